@@ -1,0 +1,1 @@
+"""Launchers: they start processes somewhere and know which still live."""

@@ -1,0 +1,121 @@
+"""Settings of this machine, and how files become frozen structs. The only module that reads the environment."""
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from argosy.core.errors import InvalidInput, NotFound
+
+T = TypeVar("T")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The base of every section of a file: frozen, keywords only, unknown fields refused."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where this machine keeps things. Environment before default; `argosy config show` prints each with its source."""
+
+    home: Path
+    """State of this machine: keys, index, caches, process records (`ARGOSY_HOME`)."""
+    store: str
+    """URL of the object store that holds blobs and log (`ARGOSY_STORE`); default a folder in `home`."""
+    runtime: Path
+    """Folder for sockets and process records; short, because a Unix socket's path has at most 107 bytes."""
+    actor: str
+    """Who writes to the log (`ARGOSY_ACTOR`); default the user's name."""
+    log_level: str
+    """Lowest level written to the logs of processes (`ARGOSY_LOG_LEVEL`); default info."""
+    sources: dict[str, str] = {}
+    """For each field, where its value came from."""
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from `environment` (the process's own when not given)."""
+    env = os.environ if environment is None else environment
+    sources: dict[str, str] = {}
+
+    def take(field: str, variable: str, default: str) -> str:
+        sources[field] = variable if env.get(variable) else "default"
+        return env.get(variable) or default
+
+    data_home = env.get("XDG_DATA_HOME") or str(Path(env.get("HOME") or "~").expanduser() / ".local" / "share")
+    home = Path(take("home", "ARGOSY_HOME", str(Path(data_home) / "argosy"))).expanduser().absolute()
+    store = take("store", "ARGOSY_STORE", str(home / "store"))
+    if "://" not in store:
+        store = Path(store).expanduser().absolute().as_uri()
+    short = hashlib.sha256(str(home).encode()).hexdigest()[:12]
+    default_runtime = Path(tempfile.gettempdir()) / f"argosy-{os.getuid()}" / short
+    runtime = Path(take("runtime", "ARGOSY_RUNTIME", str(default_runtime))).absolute()
+    return Settings(
+        home=home,
+        store=store,
+        runtime=runtime,
+        actor=take("actor", "ARGOSY_ACTOR", env.get("USER") or env.get("LOGNAME") or f"uid-{os.getuid()}"),
+        log_level=take("log_level", "ARGOSY_LOG_LEVEL", "info"),
+        sources=sources,
+    )
+
+
+def private_folder(path: Path) -> Path:
+    """Make `path` a folder only this user can enter, and return it; refuse one that belongs to somebody else."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.is_symlink() or path.stat().st_uid != os.getuid():
+        raise InvalidInput(
+            f"'{path}' belongs to somebody else, so sockets and keys can't be kept there",
+            hint="set ARGOSY_RUNTIME to a folder of your own",
+        )
+    path.chmod(0o700)
+    return path
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with `changes`, for a process that is about to be started."""
+    return {**os.environ, **changes}
+
+
+def read_toml(path: Path, kind: type[T]) -> T:
+    """Read a TOML file into `kind`; a wrong file says where: ``Expected `float`, got `str` - at `$.train.lr` ``."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no '{path.name}' in '{path.parent}'", hint="make one with: argosy init") from error
+    try:
+        found = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"'{path}' is not TOML: {error}", path=str(path)) from error
+    return from_plain(found, kind, where=str(path))
+
+
+def from_plain(found: Any, kind: type[T], *, where: str) -> T:
+    """Turn plain values into `kind`; InvalidInput says which field of `where` is wrong and why."""
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"'{where}' is wrong: {_wording(error, kind)}", where=where) from error
+
+
+def _wording(error: msgspec.ValidationError, kind: Any) -> str:
+    text = str(error)
+    if "contains unknown field" not in text:
+        return text
+    section = text.partition("at `$")[2].rstrip("`").lstrip(".")
+    known = _fields(kind, section)
+    return f"{text}; known fields are: {', '.join(known)}" if known else text
+
+
+def _fields(kind: Any, section: str) -> list[str]:
+    for name in filter(None, section.split(".")):
+        hints = {field.name: field.type for field in msgspec.structs.fields(kind)} if _is_struct(kind) else {}
+        kind = next((k for k in (hints.get(name), *getattr(hints.get(name), "__args__", ())) if _is_struct(k)), None)
+    return sorted(field.encode_name for field in msgspec.structs.fields(kind)) if _is_struct(kind) else []
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

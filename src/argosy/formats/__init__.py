@@ -1,0 +1,1 @@
+"""One module per model format: load as a runner, export, compare."""

@@ -1,0 +1,1 @@
+"""Desired state, the controller that makes it true, and rollouts."""

@@ -1,0 +1,1 @@
+"""The gateway owns requests, replicas only compute."""

@@ -1,0 +1,178 @@
+"""What the sections `[endpoint]` and `[rollout]` of argosy.toml may say, checked strictly."""
+
+import msgspec
+
+from argosy.core.config import Config, from_plain
+from argosy.core.errors import InvalidInput
+from argosy.core.units import parse_time
+
+METRICS_JUDGED = ("errors", "latency", "agreement")
+"""What the judge can look at, in the order its weights are given."""
+
+
+class EndpointConfig(Config, frozen=True):
+    """How an endpoint is kept: `[endpoint]`."""
+
+    replicas: int | str = 1
+    """Processes that serve the current version: a number, or `"1..4"` for a range. A range runs its lower end today."""
+    backup: str = "previous"
+    """Which version is kept warm beside the current one: `"previous"` (one replica) or `"none"`."""
+    threads: int = 1
+    """Threads of each replica. One by default: two replicas with one thread each beat one with two on small models."""
+
+    def check(self) -> None:
+        """Raise InvalidInput when a value is impossible."""
+        self.replica_range()
+        if self.backup not in ("previous", "none"):
+            raise InvalidInput(f"endpoint.backup is {self.backup!r}; it can be 'previous' or 'none'")
+        if not 1 <= self.threads <= 256:
+            raise InvalidInput(f"endpoint.threads is {self.threads}; it must be between 1 and 256")
+
+    def replica_range(self) -> tuple[int, int]:
+        """Return the least and the greatest number of replicas; raise InvalidInput when they make no sense."""
+        low, dots, high = str(self.replicas).partition("..")
+        try:
+            found = int(low), int(high if dots else low)
+        except ValueError as error:
+            raise InvalidInput(
+                f"endpoint.replicas is {self.replicas!r}; write a number such as 2 or a range such as '1..4'"
+            ) from error
+        if not 1 <= found[0] <= found[1] <= 64:
+            raise InvalidInput(f"endpoint.replicas is {self.replicas!r}; it needs 1 <= lowest <= highest <= 64")
+        return found
+
+
+class Tolerate(Config, frozen=True):
+    """How much worse a new version may be and still count as no worse: `[rollout.tolerate]`."""
+
+    errors: float = 1.0
+    """Ratio of failed requests, new to current. 1 means: not one bit more."""
+    latency: float = 1.25
+    """Ratio of times to answer, new to current."""
+    agreement: float = 0.05
+    """Share of mirrored requests on which the two versions may answer differently."""
+
+
+class RolloutConfig(Config, frozen=True):
+    """How a new version takes over from the current one: `[rollout]`."""
+
+    steps: tuple[float, ...] = (5, 25, 50)
+    """Percent of the requests that the new version answers, step by step. Empty: switch at once when it is ready.
+    After the last step it is promoted to all requests when the evidence suffices."""
+    dwell: str = "60s"
+    """Least time at each step."""
+    false_alarm: float = 0.01
+    """Greatest probability that a version that is no worse is ever rolled back, over all steps and metrics."""
+    judge: tuple[str, ...] = ("errors", "latency", "agreement")
+    """What is judged."""
+    tolerate: Tolerate = Tolerate()
+    """How much worse still counts as no worse."""
+    window: str = "10s"
+    """Length of the time windows that evidence is counted in. Shorter only where traffic is dense."""
+    time_limit: str = "30min"
+    """Time from the first step after which an undecided rollout ends."""
+    undecided: str = "rollback"
+    """What happens then: `"rollback"`, `"promote"`, or `"ask"` (stay at the step until somebody says)."""
+    mirror: float = 10.0
+    """Percent of the requests that are also answered by the other version, to compare answers. 0: none."""
+    sticky: bool = False
+    """Whether a caller stays with one version during the rollout."""
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The steps as shares of one."""
+        return tuple(step / 100 for step in self.steps)
+
+    @property
+    def dwell_s(self) -> float:
+        """Seconds at each step."""
+        return parse_time(self.dwell)
+
+    @property
+    def window_s(self) -> float:
+        """Seconds of one window."""
+        return parse_time(self.window)
+
+    @property
+    def time_limit_s(self) -> float:
+        """Seconds from the first step to the end."""
+        return parse_time(self.time_limit)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is judged; agreement drops out where nothing is mirrored."""
+        return tuple(m for m in self.judge if m != "agreement" or self.mirror > 0)
+
+    def check(self) -> None:
+        """Raise InvalidInput when a value is impossible or two contradict each other."""
+        self._check_steps()
+        self._check_judge()
+        _within("rollout.mirror", self.mirror, 0, 100)
+        times = {name: parse_time(getattr(self, name)) for name in ("dwell", "window", "time_limit")}
+        if not 0.1 <= times["window"] <= 600:
+            raise InvalidInput(f"rollout.window is {self.window!r}; it must be between 0.1s and 10min")
+        if not 0 < times["dwell"] <= 7 * 86400:
+            raise InvalidInput(f"rollout.dwell is {self.dwell!r}; it must be above 0s and at most 7d")
+        least = times["dwell"] * len(self.steps)
+        if self.steps and not least < times["time_limit"] <= 30 * 86400:
+            raise InvalidInput(
+                f"rollout.time_limit is {self.time_limit!r}, but {len(self.steps)} steps of {self.dwell!r} "
+                f"need more than {least:g}s",
+                hint="raise time_limit (at most 30d), or shorten dwell",
+            )
+
+    def _check_steps(self) -> None:
+        if any(not 0 < step < 100 for step in self.steps):
+            raise InvalidInput(
+                f"rollout.steps is {list(self.steps)}; each step is a percentage above 0 and below 100",
+                hint="leave 100 out: after the last step the version is promoted to all requests by evidence",
+            )
+        if any(later <= former for former, later in zip(self.steps, self.steps[1:], strict=False)):
+            raise InvalidInput(f"rollout.steps is {list(self.steps)}; each step must be greater than the one before")
+        if len(self.steps) > 50:
+            raise InvalidInput(f"rollout.steps has {len(self.steps)} steps; at most 50 are possible")
+
+    def _check_judge(self) -> None:
+        unknown = [name for name in self.judge if name not in METRICS_JUDGED]
+        if unknown:
+            raise InvalidInput(
+                f"rollout.judge names {unknown[0]!r}; what can be judged is: {', '.join(METRICS_JUDGED)}"
+            )
+        if len(set(self.judge)) < len(self.judge):
+            raise InvalidInput(f"rollout.judge is {list(self.judge)}; it names something twice")
+        if self.steps and not self.metrics:
+            raise InvalidInput(
+                f"rollout.judge is {list(self.judge)} and rollout.mirror is {self.mirror:g}: nothing would be judged",
+                hint="judge at least 'errors', or mirror some requests",
+            )
+        if self.undecided not in ("rollback", "promote", "ask"):
+            raise InvalidInput(f"rollout.undecided is {self.undecided!r}; it can be 'rollback', 'promote' or 'ask'")
+        _within("rollout.false_alarm", self.false_alarm, 1e-6, 0.5)
+        _within("rollout.tolerate.errors", self.tolerate.errors, 1, 10)
+        _within("rollout.tolerate.latency", self.tolerate.latency, 1, 10)
+        _within("rollout.tolerate.agreement", self.tolerate.agreement, 0.0001, 0.9)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidInput(f"{name} is {value:g}; it must be between {low:g} and {high:g}")
+
+
+def endpoint_config(found: object, *, where: str) -> EndpointConfig:
+    """Read and check an `[endpoint]` section given as plain values."""
+    config = from_plain(found, EndpointConfig, where=where)
+    config.check()
+    return config
+
+
+def rollout_config(found: object, *, where: str) -> RolloutConfig:
+    """Read and check a `[rollout]` section given as plain values."""
+    config = from_plain(found, RolloutConfig, where=where)
+    config.check()
+    return config
+
+
+def to_plain(config: Config) -> dict[str, object]:
+    """Return a config as plain values, defaults left out: the form in which the log keeps it."""
+    found: dict[str, object] = msgspec.json.decode(msgspec.json.encode(config))
+    return found

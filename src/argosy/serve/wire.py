@@ -1,0 +1,217 @@
+"""Frames between gateway, replicas and controller: a msgpack header, then raw tensors, over a Unix socket.
+
+    frame = length of header (uint32 LE) | length of body (uint64 LE) | header | body
+
+A batch's body holds, input after input, the raw little-endian bytes of all its requests one behind the other. As every
+tensor is batch-major, that *is* the batch: the gateway joins and splits requests by slicing bytes and never looks at an
+element, and the replica maps the body to arrays without a copy.
+"""
+
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from argosy.core.errors import DeadlineExceeded, InvalidInput, Unavailable
+from argosy.core.tensors import Signature
+
+PREFIX = struct.Struct("<IQ")
+MAX_HEADER_BYTES = 16 << 20
+"""Status of a gateway with thousands of replicas and windows stays far below this."""
+MAX_BODY_BYTES = 1 << 30
+"""The largest batch that may travel; a length beyond it means that the peer speaks something else."""
+
+
+class Tensor(NamedTuple):
+    """One tensor as raw bytes: little-endian, row-major, `shape` complete; BYTES as a 4-byte length before each."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes | memoryview
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The base of every header; fields travel as an array, so their order is the format."""
+
+
+class Hello(Message, frozen=True):
+    """A replica's first frame: what it has loaded and how it wants to be fed."""
+
+    replica: str
+    pid: int
+    digest: str
+    ref: str
+    signature: Signature
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of `probabilities`; empty when the version has none."""
+    max_batch: int = 1
+    """Most rows worth running together, by the replica's calibration."""
+    run_s: float = 0.0
+    """Seconds one run of `max_batch` rows took then."""
+
+
+class Run(Message, frozen=True):
+    """Gateway to replica: run this batch. The body holds the inputs in the order of `inputs`."""
+
+    batch: int
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    """Name, datatype, and shape of all requests together."""
+    rows: tuple[int, ...]
+    """Rows of each request, in order; (1,) for a version that can't be batched."""
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why the request at `index` of a batch has no answer."""
+
+    index: int
+    code: str
+    message: str
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """One output of a whole batch. `cuts`: bytes of each request where the datatype has no fixed size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    cuts: tuple[int, ...] = ()
+
+
+class Done(Message, frozen=True):
+    """Replica to gateway: the outputs of a batch, or why it, or some of its requests, failed."""
+
+    batch: int
+    run_s: float
+    outputs: tuple[Output, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    error: tuple[str, str] = ("", "")
+    """Code and message when the whole run failed; then there are no outputs."""
+
+
+class Beat(Message, frozen=True):
+    """Replica to gateway, twice a second from a thread of its own: this process runs, even while it computes."""
+
+
+class Leaving(Message, frozen=True):
+    """Replica to gateway: hand me nothing more; answered by `Bye` when nothing is in flight."""
+
+
+class Bye(Message, frozen=True):
+    """Gateway to replica: no batch is on its way to you."""
+
+
+class Ask(Message, frozen=True):
+    """Controller to gateway: do `what` with `given` (plain values)."""
+
+    what: str
+    given: Any = None
+
+
+class Answer(Message, frozen=True):
+    """Gateway to controller: the plain result, or an error as `core.errors.to_dict` gives it."""
+
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+
+Frame = Hello | Run | Done | Beat | Leaving | Bye | Ask | Answer
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Frame)
+
+
+def encode(message: Message, body: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
+    """Return the pieces of one frame, for a gathering write; `body` is not copied."""
+    header = _encoder.encode(message)
+    size = sum(len(piece) for piece in body) if body else 0
+    return [PREFIX.pack(len(header), size) + header, *body]
+
+
+def decode(header: bytes | memoryview) -> Frame:
+    """Return the message of a header; InvalidInput when it is none of ours."""
+    try:
+        return _decoder.decode(header)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidInput(f"a frame's header is not understood: {error}", code="bad_frame") from error
+
+
+def check_lengths(header_size: int, body_size: int) -> None:
+    """Raise InvalidInput for lengths no peer of ours would send."""
+    if header_size > MAX_HEADER_BYTES or body_size > MAX_BODY_BYTES:
+        raise InvalidInput(
+            f"a frame of {header_size} + {body_size} bytes was announced; at most {MAX_HEADER_BYTES} + "
+            f"{MAX_BODY_BYTES} are allowed",
+            code="bad_frame",
+        )
+
+
+class FrameReader:
+    """Puts frames together from the pieces a socket delivers, each byte copied at most once."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._have = 0
+        self._need = PREFIX.size
+
+    def feed(self, data: bytes) -> Iterable[tuple[Frame, memoryview]]:
+        """Take received bytes and yield each frame that is complete, its body as a view."""
+        self._pieces.append(data)
+        self._have += len(data)
+        if self._have < self._need:
+            return
+        buffer = memoryview(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        start = 0
+        while True:
+            left = len(buffer) - start
+            if left < PREFIX.size:
+                self._need = PREFIX.size
+                break
+            header_size, body_size = PREFIX.unpack_from(buffer, start)
+            check_lengths(header_size, body_size)
+            self._need = PREFIX.size + header_size + body_size
+            if left < self._need:
+                break
+            header_end = start + PREFIX.size + header_size
+            frame = decode(buffer[start + PREFIX.size : header_end])
+            start = header_end + body_size
+            yield frame, buffer[header_end:start]
+        self._pieces = [bytes(buffer[start:])] if start < len(buffer) else []
+        self._have = len(buffer) - start
+
+
+def send(connection: socket.socket, message: Message, body: Sequence[bytes | memoryview] = ()) -> None:
+    """Send one frame over a blocking socket."""
+    pieces = [memoryview(piece).cast("B") for piece in encode(message, body) if len(piece)]
+    while pieces:
+        sent = connection.sendmsg(pieces[:64])
+        while pieces and sent >= len(pieces[0]):
+            sent -= len(pieces.pop(0))
+        if sent:
+            pieces[0] = pieces[0][sent:]
+
+
+def receive(connection: socket.socket) -> tuple[Frame, memoryview]:
+    """Wait for one frame on a blocking socket; Unavailable when the peer is gone, DeadlineExceeded on its timeout."""
+    header_size, body_size = PREFIX.unpack(_exactly(connection, PREFIX.size))
+    check_lengths(header_size, body_size)
+    frame = decode(_exactly(connection, header_size))
+    return frame, _exactly(connection, body_size)
+
+
+def _exactly(connection: socket.socket, size: int) -> memoryview:
+    buffer = memoryview(bytearray(size))
+    got = 0
+    while got < size:
+        try:
+            count = connection.recv_into(buffer[got:])
+        except TimeoutError as error:
+            raise DeadlineExceeded("the peer sent nothing in the time given", code="peer_silent") from error
+        except OSError as error:
+            raise Unavailable(f"the connection broke: {error.strerror}", code="peer_gone") from error
+        if count == 0:
+            raise Unavailable("the peer closed the connection", code="peer_gone")
+        got += count
+    return buffer

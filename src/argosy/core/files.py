@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -39,9 +38,9 @@ def create_exclusive(path: Path, data: bytes | memoryview, *, mode: int = 0o644)
 
 @contextlib.contextmanager
 def _staged(path: Path, data: bytes | memoryview, mode: int) -> Iterator[str]:
-    staged = f"{path}.{secrets.token_hex(6)}.tmp"
+    staged = f"{path}.{os.urandom(6).hex()}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         try:
             view = memoryview(data)
@@ -69,6 +68,14 @@ def _explained(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InvalidInput(f"'{path}' cannot be written: {error.strerror}", hint="check the folder's permissions")
     return error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make `folder` and the ones above it so that their names, too, outlive a power cut."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

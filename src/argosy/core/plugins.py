@@ -1,7 +1,6 @@
 """One table per extension point: built-in implementations as strings, installed ones by entry point."""
 
 import importlib
-from importlib import metadata
 from typing import Generic, TypeVar, cast
 
 from argosy.core.errors import NotFound, PluginError
@@ -27,6 +26,8 @@ class Plugins(Generic[T]):
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""
+        from importlib import metadata  # 50 ms of imports, so only when the built-in table is not enough
+
         installed = {entry.name for entry in metadata.entry_points(group=self.group)}
         return sorted(installed | set(self._builtin))
 
@@ -37,6 +38,8 @@ class Plugins(Generic[T]):
         """
         where = self._builtin.get(name)
         if where is None:
+            from importlib import metadata
+
             found = [entry for entry in metadata.entry_points(group=self.group) if entry.name == name]
             if not found:
                 kind = self.group.rpartition(".")[2]

@@ -1,0 +1,295 @@
+"""Desired state: what the log's entries about endpoints, rollouts and the gateway add up to.
+
+Everything the controller decides from is here or observed; nothing else outlives it. The fold takes every entry in
+order, never fails on one, and gives the same state however often it was interrupted.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from argosy.operate.config import EndpointConfig, RolloutConfig
+
+ENDPOINT = "endpoint.desired"
+GATEWAY = "gateway.desired"
+BOUND = "gateway.bound"
+STARTED = "rollout.started"
+STEPPED = "rollout.stepped"
+OBSERVED = "rollout.observed"
+ENDED = "rollout.ended"
+ELECTED = "controller.elected"
+KINDS = (ENDPOINT, GATEWAY, BOUND, STARTED, STEPPED, OBSERVED, ENDED, ELECTED)
+
+# Phases of a rollout, in the words of the table in `rollout.py`.
+PENDING, WARMING, CANARY, PROMOTING, ROLLING_BACK = "pending", "warming", "canary", "promoting", "rolling_back"
+PROMOTED, ROLLED_BACK = "promoted", "rolled_back"
+
+# Kinds of a rollout: the first version of an endpoint, one by canary steps, a direct switch, a return by hand.
+FIRST, STEPWISE, SWITCH, UNDO = "first", "canary", "switch", "undo"
+
+
+class LogEntry(Protocol):
+    """The part of a registry entry that the fold reads."""
+
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+    @property
+    def time(self) -> float: ...  # noqa: D102
+    @property
+    def actor(self) -> str: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def subject(self) -> str: ...  # noqa: D102
+    @property
+    def data(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+class LogLike(Protocol):
+    """The part of the registry's log that operating needs; `registry.log.Log` has it."""
+
+    @property
+    def head(self) -> int:
+        """The number of the last entry known."""
+        ...
+
+    def refresh(self) -> int:
+        """Read what others have written; return the head."""
+        ...
+
+    def append(
+        self, kind: str, subject: str, data: dict[str, Any], *, check: Callable[[Any], None] | None = None
+    ) -> LogEntry:
+        """Write an entry if `check` still agrees when it is written."""
+        ...
+
+    def entries(self, *, after: int = 0, kind: str | None = None, subject: str | None = None) -> Iterable[LogEntry]:
+        """Return entries in order."""
+        ...
+
+    def last(self, kind: str, subject: str) -> LogEntry | None:
+        """Return the newest entry of a kind about a subject."""
+        ...
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A version as an endpoint knows it."""
+
+    digest: str
+    ref: str
+
+    def __str__(self) -> str:
+        return self.ref
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How the last rollout of an endpoint ended."""
+
+    rollout: str
+    kind: str
+    outcome: str
+    reason: str
+    base: Target | None
+    to: Target
+    time: float
+    seq: int
+    verdict: dict[str, Any]
+
+
+class Rollout(msgspec.Struct, kw_only=True):
+    """One change of an endpoint from `base` to `to`, under way."""
+
+    id: str
+    endpoint: str
+    kind: str
+    base: Target | None
+    to: Target
+    config: RolloutConfig
+    actor: str
+    asked: float
+    phase: str = PENDING
+    step: int = 0
+    since: float
+    """When this phase and step were entered."""
+    first_step: float = 0.0
+    """When the new version got its first share; 0 before."""
+    reason: str = ""
+    """Why this phase was entered."""
+    verdict: dict[str, Any] = {}
+    """What the judge said last, as far as it was written down."""
+    windows: list[dict[str, Any]] = []
+    """Every window that was judged and written down, oldest first."""
+    rollback_asked: str = ""
+    promote_asked: str = ""
+
+    @property
+    def share(self) -> float:
+        """The share of requests the new version is to answer in this phase."""
+        if self.kind == STEPWISE and self.phase in (CANARY, PROMOTING):
+            return self.config.shares[min(self.step, len(self.config.steps) - 1)]
+        return 0.0
+
+
+class Endpoint(msgspec.Struct, kw_only=True):
+    """What one endpoint is to be."""
+
+    name: str
+    config: EndpointConfig
+    stable: Target | None = None
+    """The current version; it was ready once, or it would not be here."""
+    backup: Target | None = None
+    """The former version, kept warm."""
+    rollout: Rollout | None = None
+    last: Ended | None = None
+    is_active: bool = True
+    """False after `down`: known, but nothing of it runs."""
+
+
+class Desired:
+    """The fold. `catch_up` reads what is new; the attributes are read by whoever holds it."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, Endpoint] = {}
+        self.host = "127.0.0.1"
+        self.port = 0
+        self.bound_port = 0
+        """The port the gateway got when none was asked for; it keeps it when it is restarted."""
+        self.is_running = False
+        """Whether a gateway is wanted."""
+        self.elected = 0
+        """The number of the entry by which the present controller was elected: its epoch."""
+        self.head = 0
+
+    def catch_up(self, log: LogLike) -> bool:
+        """Take in all entries that `log` has and this has not; return whether there were any of interest."""
+        changed = False
+        if log.head > self.head:
+            for entry in _relevant(log, self.head):
+                self.apply(entry)
+                changed = True
+            self.head = log.head
+        return changed
+
+    def apply(self, entry: LogEntry) -> None:
+        """Take in one entry; an entry that fits nothing changes nothing."""
+        if entry.kind == ELECTED:
+            self.elected = entry.seq
+        elif entry.kind == BOUND:
+            self.bound_port = int(entry.data["port"])
+        elif entry.kind == GATEWAY:
+            self._gateway(entry)
+        elif entry.kind == ENDPOINT:
+            self._endpoint(entry)
+        elif entry.kind in (STARTED, STEPPED, OBSERVED, ENDED):
+            endpoint = self.endpoints.get(entry.subject)
+            rollout = endpoint.rollout if endpoint else None
+            if endpoint and rollout and rollout.id == entry.data.get("rollout"):
+                _advance(endpoint, rollout, entry)
+
+    def _gateway(self, entry: LogEntry) -> None:
+        if entry.data.get("running", True):
+            host, port = str(entry.data.get("host", self.host)), int(entry.data.get("port", self.port))
+            if (host, port) != (self.host, self.port):
+                self.bound_port = 0
+            self.host, self.port, self.is_running = host, port, True
+            return
+        self.is_running = False
+        for endpoint in self.endpoints.values():
+            endpoint.is_active = False
+            _end(endpoint, entry, ROLLED_BACK, f"everything was stopped by {entry.actor}")
+
+    def _endpoint(self, entry: LogEntry) -> None:
+        action = entry.data.get("action")
+        if action == "deploy":
+            self._deploy(entry)
+            return
+        endpoint = self.endpoints.get(entry.subject)
+        if endpoint is None:
+            return
+        rollout = endpoint.rollout
+        if action == "remove":
+            del self.endpoints[entry.subject]
+        elif action == "rollback" and rollout and entry.data.get("rollout") == rollout.id:
+            rollout.rollback_asked = str(entry.data.get("reason") or f"asked by {entry.actor}")
+        elif action == "promote" and rollout and entry.data.get("rollout") == rollout.id:
+            rollout.promote_asked = f"asked by {entry.actor}"
+        elif action == "rollback" and not rollout and endpoint.backup:
+            endpoint.rollout = _new_rollout(endpoint, entry, UNDO, endpoint.backup, RolloutConfig(steps=()))
+
+    def _deploy(self, entry: LogEntry) -> None:
+        config = msgspec.convert(entry.data.get("endpoint", {}), EndpointConfig)
+        endpoint = self.endpoints.get(entry.subject)
+        if endpoint is None:
+            endpoint = self.endpoints[entry.subject] = Endpoint(name=entry.subject, config=config)
+        if endpoint.rollout:
+            return
+        endpoint.config = config
+        endpoint.is_active = self.is_running = True
+        if config.backup == "none":
+            endpoint.backup = None
+        to = msgspec.convert(entry.data["version"], Target)
+        plain = entry.data.get("rollout")
+        rollout = msgspec.convert(plain, RolloutConfig) if plain is not None else RolloutConfig(steps=())
+        if endpoint.stable is None:
+            endpoint.rollout = _new_rollout(endpoint, entry, FIRST, to, rollout)
+        elif endpoint.stable.digest != to.digest:
+            endpoint.rollout = _new_rollout(endpoint, entry, STEPWISE if rollout.steps else SWITCH, to, rollout)
+
+
+def _relevant(log: LogLike, after: int) -> Iterator[LogEntry]:
+    """Merge the kinds of interest; a log is mostly about other things."""
+    return heapq.merge(*(log.entries(after=after, kind=kind) for kind in KINDS), key=lambda entry: entry.seq)
+
+
+def _new_rollout(endpoint: Endpoint, entry: LogEntry, kind: str, to: Target, config: RolloutConfig) -> Rollout:
+    return Rollout(
+        id=f"r{entry.seq}",
+        endpoint=endpoint.name,
+        kind=kind,
+        base=endpoint.stable,
+        to=to,
+        config=config,
+        actor=entry.actor,
+        asked=entry.time,
+        since=entry.time,
+    )
+
+
+def _advance(endpoint: Endpoint, rollout: Rollout, entry: LogEntry) -> None:
+    data = entry.data
+    rollout.windows.extend(data.get("windows", ()))
+    rollout.verdict = data.get("verdict") or rollout.verdict
+    if entry.kind == ENDED:
+        _end(endpoint, entry, str(data["outcome"]), str(data.get("reason", "")))
+    elif entry.kind != OBSERVED:
+        rollout.phase = str(data["phase"])
+        rollout.step = int(data.get("step", 0))
+        rollout.since = entry.time
+        rollout.reason = str(data.get("reason", ""))
+        if rollout.phase == CANARY and not rollout.first_step:
+            rollout.first_step = entry.time
+
+
+def _end(endpoint: Endpoint, entry: LogEntry, outcome: str, reason: str) -> None:
+    rollout = endpoint.rollout
+    if rollout is None:
+        return
+    endpoint.rollout = None
+    endpoint.last = Ended(
+        rollout=rollout.id,
+        kind=rollout.kind,
+        outcome=outcome,
+        reason=reason,
+        base=rollout.base,
+        to=rollout.to,
+        time=entry.time,
+        seq=entry.seq,
+        verdict=rollout.verdict,
+    )
+    if outcome == PROMOTED:
+        keeps_former = endpoint.config.backup == "previous" and rollout.kind != UNDO
+        # After a return by hand the version that was left is not kept as something to fall back to.
+        endpoint.backup = endpoint.stable if keeps_former else None
+        endpoint.stable = rollout.to

@@ -1,0 +1,60 @@
+# The doors of this repository. `make demo` and `make test` each do all the set-up they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check lint types layers docs bench bench-rollouts clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
+
+.venv/made:
+	$(PYTHON) -c 'import sys; sys.exit("Argosy needs Python 3.11 or newer; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/demo: .venv/made pyproject.toml constraints.txt
+	@echo "installing Argosy with its training extra (about 1 GB, once) ..."
+	$(PIP) --editable '.[train,explain]' 'scikit-learn>=1.5'
+	@touch $@
+
+.venv/dev: .venv/made pyproject.toml constraints.txt
+	@echo "installing Argosy, its extras and the test tools (once) ..."
+	$(PIP) --editable '.[train,explain,ui]' --group dev
+	@touch $@ .venv/demo
+
+demo: .venv/demo  ## The whole life of a model: data to a rolled-back canary, on real digits
+	$(BIN)/python examples/digits/demo.py
+
+test: .venv/dev  ## Run the tests (slow ones excepted)
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev  ## Run every test, the slow ones too
+	$(BIN)/python -m pytest -m 'slow or not slow' --timeout 1800
+
+lint: .venv/dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+types: .venv/dev
+	$(BIN)/mypy
+
+layers: .venv/dev
+	$(BIN)/lint-imports
+
+docs: .venv/dev  ## Build the manual strictly into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+check: lint types layers test docs  ## What CI runs
+
+bench: bench-rollouts  ## Run every benchmark and write benchmarks/results/
+
+bench-rollouts: .venv/dev  ## False alarms and detection of the judge, simulated
+	$(BIN)/python benchmarks/rollouts.py
+
+clean:  ## Remove the environment and everything that was built
+	rm -rf .venv site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

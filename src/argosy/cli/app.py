@@ -1,0 +1,316 @@
+"""The command `argosy`: names, flags and their help. What a command does stands in `cli/verbs/`.
+
+Nothing heavy is imported here: `argosy --help` has to be instant.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from argosy import __version__
+from argosy.core.errors import ArgosyError, Internal
+
+app = typer.Typer(
+    name="argosy",
+    help="A large model from data to a running, watched, reversible service, from one file.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(help="Versions: list, show, history.", no_args_is_help=True, rich_markup_mode=None)
+audit = typer.Typer(help="The tamper-evident log: verify it, read it.", no_args_is_help=True, rich_markup_mode=None)
+keys = typer.Typer(help="Signing keys of this machine and keys it trusts.", no_args_is_help=True, rich_markup_mode=None)
+config = typer.Typer(help="Settings and where each came from.", no_args_is_help=True, rich_markup_mode=None)
+endpoints = typer.Typer(help="Served names.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models, name="models")
+app.add_typer(audit, name="audit")
+app.add_typer(keys, name="keys")
+app.add_typer(config, name="config")
+app.add_typer(endpoints, name="endpoints")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
+File = Annotated[Path, typer.Option("--file", "-f", help="The project file, or the folder it is in.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, wins over the file; repeatable.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"argosy {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    data: Annotated[Path | None, typer.Argument(help="A data file to look at: CSV, Parquet, NPZ or image folder.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the project; default: this folder's.")] = "",
+    label: Annotated[str, typer.Option(help="Column to predict; default: guessed.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write an argosy.toml for the data you have."""
+    from argosy.cli.verbs import run as verb
+
+    verb.init(data, name=name, label=label, as_json=as_json)
+
+
+@app.command()
+def plan(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
+    """Show what a run would do, why, and how long it took before. Changes nothing."""
+    from argosy.cli.verbs import run as verb
+
+    verb.plan(file, changes, as_json=as_json)
+
+
+@app.command()
+def run(
+    file: File = Path(),
+    changes: Set = None,
+    until: Annotated[str, typer.Option(help="Stop after this stage.")] = "publish",
+    as_json: AsJson = False,
+) -> None:
+    """Do every stage that is not done yet, up to a signed version. Run it again to resume."""
+    from argosy.cli.verbs import run as verb
+
+    verb.run(file, changes, until=until, as_json=as_json)
+
+
+@app.command()
+def train(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
+    """Run up to the trained weights."""
+    from argosy.cli.verbs import run as verb
+
+    verb.run(file, changes, until="train", as_json=as_json)
+
+
+@app.command()
+def convert(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
+    """Run up to the ONNX model with its parity report."""
+    from argosy.cli.verbs import run as verb
+
+    verb.run(file, changes, until="convert", as_json=as_json)
+
+
+@app.command()
+def compress(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
+    """Run up to the model that meets the budget in [compress]."""
+    from argosy.cli.verbs import run as verb
+
+    verb.run(file, changes, until="compress", as_json=as_json)
+
+
+@app.command()
+def evaluate(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
+    """Run up to the evaluation on the test part and its gates."""
+    from argosy.cli.verbs import run as verb
+
+    verb.run(file, changes, until="evaluate", as_json=as_json)
+
+
+@app.command()
+def deploy(
+    what: Annotated[str, typer.Argument(help="A version (digits:3), a name, or an ONNX file; default: the project's newest.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the endpoint; default: the model's.")] = "",
+    file: File = Path(),
+    changes: Set = None,
+    replicas: Annotated[int, typer.Option(help="Replicas, 0: as [endpoint] says.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the gateway, 0: any free one; default 8700.")] = -1,
+    now: Annotated[bool, typer.Option("--now", help="Skip the canary: switch over as soon as the version is ready.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Don't follow the rollout to its end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a version; a canary if the file has a [rollout] section."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.deploy(
+        what,
+        name=name,
+        file=file,
+        changes=changes,
+        replicas=replicas,
+        port=port,
+        now=now,
+        detach=detach,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def watch(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint; default: all.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="Show the state and exit.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show endpoints, replicas and rollouts live; ends when the rollout does."""
+    from argosy.cli.verbs import watch as verb
+
+    verb.watch(endpoint, once=once, as_json=as_json)
+
+
+@app.command()
+def rollback(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put the former version back, or stop the rollout that runs."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.rollback(endpoint, as_json=as_json)
+
+
+@app.command()
+def predict(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    inputs: Annotated[str, typer.Argument(help="JSON text, a JSON file, or - for standard input.")] = "-",
+    as_json: AsJson = False,
+) -> None:
+    """Ask an endpoint for a prediction."""
+    from argosy.cli.verbs import predict as verb
+
+    verb.predict(endpoint, inputs, as_json=as_json)
+
+
+@app.command()
+def why(
+    what: Annotated[str, typer.Argument(help="A prediction's id, a version (digits:3), or an endpoint's rollout id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Trace a prediction or version back to its evaluation, recipe, run, code and data; check every signature."""
+    from argosy.cli.verbs import why as verb
+
+    verb.why(what, as_json=as_json)
+
+
+@app.command()
+def up(as_json: AsJson = False) -> None:
+    """Start the controller of this ARGOSY_HOME; it brings back everything that was deployed."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.up(as_json=as_json)
+
+
+@app.command()
+def down(as_json: AsJson = False) -> None:
+    """Stop every process of this ARGOSY_HOME. What was deployed is remembered for `argosy up`."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.down(as_json=as_json)
+
+
+@models.command("list")
+def models_list(
+    name: Annotated[str, typer.Argument(help="Name of the model; default: all.")] = "", as_json: AsJson = False
+) -> None:
+    """List versions with their gates, size and role."""
+    from argosy.cli.verbs import models as verb
+
+    verb.list_versions(name, as_json=as_json)
+
+
+@models.command("show")
+def models_show(
+    version: Annotated[str, typer.Argument(help="For example digits:3.")], as_json: AsJson = False
+) -> None:
+    """Show one version, its signature checked."""
+    from argosy.cli.verbs import models as verb
+
+    verb.show(version, as_json=as_json)
+
+
+@models.command("history")
+def models_history(
+    name: Annotated[str, typer.Argument(help="Name of the model or endpoint.")], as_json: AsJson = False
+) -> None:
+    """What served when, and who moved it."""
+    from argosy.cli.verbs import models as verb
+
+    verb.history(name, as_json=as_json)
+
+
+@audit.command("verify")
+def audit_verify(as_json: AsJson = False) -> None:
+    """Check every entry, its place and its signature; name the first bad one."""
+    from argosy.cli.verbs import audit as verb
+
+    verb.verify(as_json=as_json)
+
+
+@audit.command("show")
+def audit_show(
+    last: Annotated[int, typer.Option(help="How many of the newest entries.")] = 20, as_json: AsJson = False
+) -> None:
+    """Show the newest entries of the log."""
+    from argosy.cli.verbs import audit as verb
+
+    verb.show(last=last, as_json=as_json)
+
+
+@keys.command("show")
+def keys_show(as_json: AsJson = False) -> None:
+    """Show this machine's key and the keys it trusts."""
+    from argosy.cli.verbs import audit as verb
+
+    verb.keys(as_json=as_json)
+
+
+@config.command("show")
+def config_show(as_json: AsJson = False) -> None:
+    """Show every setting of this machine and where it came from."""
+    from argosy.cli.verbs import audit as verb
+
+    verb.config(as_json=as_json)
+
+
+@endpoints.command("list")
+def endpoints_list(as_json: AsJson = False) -> None:
+    """List endpoints, what they serve, and where."""
+    from argosy.cli.verbs import watch as verb
+
+    verb.watch("", once=True, as_json=as_json)
+
+
+@endpoints.command("remove")
+def endpoints_remove(
+    name: Annotated[str, typer.Argument(help="Name of the endpoint.")], as_json: AsJson = False
+) -> None:
+    """Stop serving a name. Its versions stay."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.remove(name, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line; every failure becomes one clear error and an exit code, never a stack."""
+    try:
+        app(standalone_mode=True)
+    except ArgosyError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone: `argosy models list | head`
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 the outermost border: the stack goes to a file, the user gets one line
+        fault = _unexpected(error)
+        _say(fault)
+        sys.exit(fault.exit_code)
+
+
+def _say(error: ArgosyError) -> None:
+    from argosy.cli.output import Output
+
+    Output(as_json="--json" in sys.argv).error(error)
+
+
+def _unexpected(error: Exception) -> Internal:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="argosy-fault-", suffix=".txt", delete=False) as stream:
+        stream.write("".join(traceback.format_exception(error)))
+    return Internal(
+        f"something in Argosy itself went wrong: {type(error).__name__}: {error}",
+        hint=f"please report it with '{stream.name}'",
+    )

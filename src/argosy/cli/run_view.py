@@ -1,0 +1,118 @@
+"""What a run looks like: a bar per stage on a terminal, a line now and then in a pipe."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from argosy.cli.output import Output
+from argosy.core.clock import Clock
+from argosy.core.progress import Progress
+from argosy.core.units import format_size, format_time
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_LINE_EVERY_S = 5.0
+
+
+class RunView:
+    """Takes the news of a run and shows it. Use as a context manager."""
+
+    def __init__(self, output: Output, clock: Clock, does: dict[str, str]) -> None:
+        self._output = output
+        self._clock = clock
+        self._does = does
+        self._started: dict[str, float] = {}
+        self._last_line = 0.0
+        self._bars: Bars | None = None
+        self._bar: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self._output.is_live:
+            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bars
+
+            self._bars = Bars(
+                SpinnerColumn(),
+                TextColumn("{task.description:<9}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[news]}"),
+                TimeElapsedColumn(),
+                console=self._output.console,
+                transient=True,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, news: Progress) -> None:
+        """Show one piece of news."""
+        if news.message == "started":
+            self._started[news.stage] = self._clock.monotonic()
+            self._begin(news.stage)
+        elif news.message == "finished":
+            seconds = self._clock.monotonic() - self._started.get(news.stage, self._clock.monotonic())
+            self._end()
+            self._output.line(
+                f"[green]✓[/] {news.stage:<9} {format_time(seconds):>10}  [dim]{_values(news.values)}[/]"
+            )
+        elif news.message == "cached":
+            self._output.line(f"[dim]·[/] {news.stage:<9} {'done before':>10}  [dim]{_values(news.values)}[/]")
+        else:
+            self._go_on(news)
+
+    def _begin(self, stage: str) -> None:
+        self._last_line = self._clock.monotonic()
+        if self._bars is not None:
+            self._bar = self._bars.add_task(stage, total=None, news=self._does.get(stage, ""))
+        else:
+            self._output.line(f"  {stage:<9} {self._does.get(stage, '')}")
+
+    def _end(self) -> None:
+        if self._bars is not None and self._bar is not None:
+            self._bars.remove_task(self._bar)
+            self._bar = None
+
+    def _go_on(self, news: Progress) -> None:
+        text = _news(news)
+        if self._bars is not None and self._bar is not None:
+            self._bars.update(self._bar, completed=news.done, total=news.total or None, news=text)
+        elif self._clock.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._last_line = self._clock.monotonic()
+            self._output.line(f"  {news.stage:<9} {text}")
+
+
+def _news(news: Progress) -> str:
+    parts = [news.message] if news.message else []
+    if news.total:
+        parts.append(f"{news.unit} {news.done:g} of {news.total:g}".strip())
+    if news.values:
+        parts.append(_values(news.values))
+    if news.left_s >= 0:
+        parts.append(f"{format_time(news.left_s)} left")
+    return ", ".join(parts)
+
+
+def _values(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {_value(name, value)}" for name, value in values.items() if _is_short(value))
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, (int, float, list)) or (isinstance(value, str) and len(value) <= 24)
+
+
+def _value(name: str, value: Any) -> str:
+    if name.endswith("_bytes"):
+        return format_size(float(value))
+    if name == "seconds":
+        return format_time(float(value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

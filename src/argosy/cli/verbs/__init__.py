@@ -1,0 +1,1 @@
+"""What each command does; `cli/app.py` says how it is called."""

@@ -1,0 +1,44 @@
+"""`audit verify|show`, `keys show`, `config show`."""
+
+import msgspec
+
+from argosy.cli.output import Output
+from argosy.cli.verbs.models import when
+from argosy.cli.workspace import Workspace
+
+
+def verify(*, as_json: bool) -> None:
+    """Check the whole log from its first entry; raises IntegrityError naming the first bad one."""
+    output = Output(as_json=as_json)
+    report = Workspace().registry.log.verify()
+    output.line(f"[green]✓[/] {report.entries} entries: chain, order and every signature hold")
+    output.line(f"  head {report.head_hash}")
+    output.result(msgspec.to_builtins(report))
+
+
+def show(*, last: int, as_json: bool) -> None:
+    """Show the newest entries."""
+    output = Output(as_json=as_json)
+    log = Workspace().registry.log
+    entries = list(log.entries(after=max(0, log.head - last)))
+    rows = [(str(e.seq), when(e.time), e.actor, e.kind, e.subject, e.hash[7:19]) for e in entries]
+    output.table(("entry", "time", "who", "what", "subject", "hash"), rows)
+    output.result([msgspec.to_builtins(e) for e in entries])
+
+
+def keys(*, as_json: bool) -> None:
+    """Show this machine's key and the trusted ones."""
+    output = Output(as_json=as_json)
+    ring = Workspace().registry.keys
+    for key in ring.trusted():
+        output.line(f"{key}" + ("  [bold]this machine signs with it[/]" if key == ring.key_id else ""))
+    output.result({"key": ring.key_id, "trusted": ring.trusted()})
+
+
+def config(*, as_json: bool) -> None:
+    """Show the settings and their sources."""
+    output = Output(as_json=as_json)
+    settings = Workspace().settings
+    found = {name: str(getattr(settings, name)) for name in settings.sources}
+    output.table(("setting", "value", "from"), [(n, v, settings.sources[n]) for n, v in found.items()])
+    output.result({n: {"value": v, "source": settings.sources[n]} for n, v in found.items()})

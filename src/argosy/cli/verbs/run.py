@@ -1,0 +1,165 @@
+"""`init`, `plan`, `run` and the stages by name."""
+
+from pathlib import Path
+from typing import Any
+
+from argosy.cli.output import Output
+from argosy.cli.project import FILE_NAME, load_project
+from argosy.cli.run_view import RunView
+from argosy.cli.workspace import Workspace
+from argosy.core.errors import ArgosyError, Conflict
+from argosy.core.units import format_time
+from argosy.pipeline.engine import Plan, RunResult
+from argosy.registry.versions import Version
+
+
+class GateFailed(ArgosyError):
+    """The version that was published missed a gate, so it can't be deployed."""
+
+    code = "gate_failed"
+
+
+def plan(file: Path, changes: list[str] | None, *, as_json: bool) -> None:
+    """Show what a run would do."""
+    output = Output(as_json=as_json)
+    project, base = load_project(file, changes)
+    found = Workspace().engine.plan(project, base)
+    _show_plan(output, found)
+    output.result({"project": found.project, "where": found.where, "left_s": found.left_s, "steps": found.steps})
+
+
+def _show_plan(output: Output, found: Plan) -> None:
+    rows = [
+        (
+            step.stage,
+            "done" if step.is_done else "run",
+            step.why,
+            format_time(step.last_s) if step.last_s >= 0 else "-",
+            step.key[7:19],
+        )
+        for step in found.steps
+    ]
+    output.table(("stage", "", "why", "last took", "key"), rows)
+    open_steps = [step for step in found.steps if not step.is_done]
+    if not open_steps:
+        output.line(f"[bold]{found.project}[/]: everything is done; a run would execute nothing")
+        return
+    time = f", about {format_time(found.left_s)}" if found.left_s >= 0 else ""
+    output.line(f"[bold]{found.project}[/]: {len(open_steps)} of {len(found.steps)} stages to run on {found.where}{time}")
+
+
+def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> None:
+    """Execute what isn't done, show it live, and end with the versions and what to do with them."""
+    output = Output(as_json=as_json)
+    project, base = load_project(file, changes)
+    workspace = Workspace()
+    planned = workspace.engine.plan(project, base, until)
+    open_steps = [step.stage for step in planned.steps if not step.is_done]
+    output.line(
+        f"[bold]{project.project.name}[/]: to run: {', '.join(open_steps)}" if open_steps
+        else f"[bold]{project.project.name}[/]: everything is done already"
+    )
+    does = {step.stage: step.does for step in planned.steps}
+    with RunView(output, workspace.clock, does) as view:
+        result = workspace.engine.run(project, base, view, until)
+    versions = _versions(workspace, result)
+    _show_versions(output, versions)
+    output.result(_as_plain(result, versions))
+    for version in versions[-1:]:
+        _check_gates(version)
+    if versions:
+        output.line(f"executed {len(result.executed)} stages in {format_time(result.seconds)}")
+        output.line(f"next: argosy deploy {versions[-1]}" + (f" --file '{file}'" if file != Path() else ""))
+
+
+def _versions(workspace: Workspace, result: RunResult) -> list[Version]:
+    if "publish" not in result.records:
+        return []
+    return [workspace.registry.versions.get(name) for name in result.records["publish"].values["versions"]]
+
+
+def _show_versions(output: Output, versions: list[Version]) -> None:
+    for version in versions:
+        manifest = version.manifest
+        evaluation = manifest.evaluation
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
+        mark = "[green]passed its gates[/]" if evaluation.passed else "[red]failed its gates[/]"
+        size = manifest.files["model.onnx"].size_bytes
+        output.line(f"[bold]{version}[/] {manifest.role:<10} {size / 1e3:.0f} kB  {numbers}  {mark}")
+
+
+def _check_gates(version: Version) -> None:
+    missed = [gate for gate in version.manifest.evaluation.gates if not gate.passed]
+    if missed:
+        says = "; ".join(f"{g.name} {g.value:.4g}, asked {g.bound}, missed by {g.missed_by:.3g}" for g in missed)
+        raise GateFailed(
+            f"{version} failed its gates: {says}",
+            hint=f"it is kept for inspection (argosy models show {version}) and can't be deployed",
+            version=str(version),
+        )
+
+
+def _as_plain(result: RunResult, versions: list[Version]) -> dict[str, Any]:
+    return {
+        "run": result.run,
+        "executed": result.executed,
+        "cached": result.cached,
+        "seconds": round(result.seconds, 3),
+        "values": {name: record.values for name, record in result.records.items()},
+        "versions": [
+            {
+                "version": str(v),
+                "digest": v.digest,
+                "role": v.manifest.role,
+                "size_bytes": v.manifest.files["model.onnx"].size_bytes,
+                "passed": v.manifest.evaluation.passed,
+                "metrics": v.manifest.evaluation.metrics,
+            }
+            for v in versions
+        ],
+    }
+
+
+def init(data: Path | None, *, name: str, label: str, as_json: bool) -> None:
+    """Write `argosy.toml` for the data given, or a commented one to fill in."""
+    from argosy.core.files import create_exclusive
+    from argosy.pipeline.config import check_name
+
+    output = Output(as_json=as_json)
+    path = Path.cwd() / FILE_NAME
+    chosen = check_name(name or _as_name(Path.cwd().name))
+    text = _template(chosen, data, label)
+    try:
+        create_exclusive(path, text.encode())
+    except Conflict as error:
+        raise Conflict(f"there is an '{FILE_NAME}' here already", hint="edit it, or remove it first") from error
+    output.line(f"wrote [bold]{FILE_NAME}[/]\n\n{text}")
+    output.line("next: argosy plan, then argosy run")
+    output.result({"file": str(path), "project": chosen})
+
+
+def _as_name(text: str) -> str:
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower()).strip("-")
+    return kept[:63].strip("-") or "project"
+
+
+def _template(name: str, data: Path | None, label: str) -> str:
+    guessed = label or (_guess_label(data) if data is not None else "label")
+    source = str(data) if data is not None else "data.csv"
+    return (
+        f'[project]\nname = "{name}"\n\n'
+        f'[data]\ntrain = "{source}"\nlabel = "{guessed}"\n\n'
+        '[model]\nfamily = "mlp"\n\n'
+        "[train]\nepochs = 30\n\n"
+        '[evaluate]\naccuracy = ">= 0.8"\n'
+    )
+
+
+def _guess_label(data: Path) -> str:
+    """Return the column that usually holds the answer: one called so, else the last."""
+    from argosy.data.sources import read
+
+    table = read(str(data), Path.cwd())
+    names = list(table.columns)
+    usual = [n for n in names if n.lower() in ("label", "labels", "target", "class", "y", "outcome")]
+    return usual[0] if usual else names[-1]

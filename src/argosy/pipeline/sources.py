@@ -1,0 +1,82 @@
+"""Digests of what a recipe points to: data files, and the user's code that builds the model."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+from argosy.core.digest import digest_of, digest_tree, sha256_file
+from argosy.core.errors import InvalidInput, NotFound
+from argosy.pipeline.config import Recipe
+from argosy.pipeline.graph import Sources
+
+
+def read_sources(recipe: Recipe, base: Path) -> Sources:
+    """Return the digests of data and code. Raises NotFound or InvalidInput when they aren't there."""
+    if recipe.data is None:
+        raise InvalidInput(
+            f"project {recipe.project.name!r} has no [data] section, so there is nothing to run",
+            hint='add:  [data]\\n        train = "data.csv"',
+        )
+    test = recipe.data.test
+    return Sources(
+        data=data_digest(base, recipe.data.train),
+        test=data_digest(base, test) if test else "",
+        code=digest_of({name: sha256_file(path) for name, path in local_modules(recipe, base).items()}),
+    )
+
+
+def data_digest(base: Path, name: str) -> str:
+    """Return the digest of a file, or of every file in a folder."""
+    path = base / name
+    if path.is_dir():
+        return digest_tree(path, "*")
+    if not path.is_file():
+        raise NotFound(f"the data '{name}' isn't there; looked for '{path}'", hint="check [data] train in argosy.toml")
+    return sha256_file(path)
+
+
+def local_modules(recipe: Recipe, base: Path) -> dict[str, Path]:
+    """Return the user's own modules that build the model: the one named in `[model] build` and what it imports."""
+    module = recipe.model.build.partition(":")[0]
+    found: dict[str, Path] = {}
+    waiting = [module] if module else []
+    while waiting:
+        name = waiting.pop().removesuffix(".py")
+        path = base / (name.replace(".", "/") + ".py")
+        if name in found or not path.is_file():
+            continue
+        found[name] = path
+        waiting += _imports(path)
+    return found
+
+
+def _imports(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise InvalidInput(f"'{path.name}' is not Python: {error}", path=str(path)) from error
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return names
+
+
+def code_commit(base: Path) -> str:
+    """Return the commit of the repository around `base`, with `+changes` when the tree differs, or ''."""
+    commit = _git(base, "rev-parse", "HEAD")
+    if not commit:
+        return ""
+    return commit + ("+changes" if _git(base, "status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+
+
+def _git(base: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(base), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,1 @@
+"""One module per stage: `run(context)` reads what it needs, leaves blobs, and returns their digests."""

@@ -1,0 +1,41 @@
+"""`compress`: search the passes for the version that meets the budget, measured on this machine."""
+
+from argosy.core.errors import ArgosyError, InvalidInput
+from argosy.pipeline.context import StageContext, StageRecord
+from argosy.pipeline.stages.model import open_dataset, trained_module
+
+
+class BudgetOutOfReach(ArgosyError):
+    """No candidate meets the budget; the message gives the nearest one and what would have to give."""
+
+    code = "budget_out_of_reach"
+
+
+def run(context: StageContext) -> StageRecord:
+    """Leave the chosen model with the report and its picture. Raises BudgetOutOfReach with the nearest point."""
+    from argosy.compress.search import compress
+
+    config = context.recipe.compress
+    if config is None:
+        raise InvalidInput("there is no [compress] section")
+    dataset = open_dataset(context)
+    module = trained_module(context, dataset).eval()
+    result = compress(
+        context.input_file("convert", "model.onnx"),
+        module,
+        dataset,
+        config,
+        context.recipe.train,
+        context.work / "search",
+        context.report,
+    )
+    outputs = context.keep_json("report.json", result.report())
+    picture = context.work / "report.png"
+    result.draw(picture)
+    outputs |= context.keep("report.png")
+    if result.chosen is None:
+        raise BudgetOutOfReach(result.says, hint=result.hint, context=result.nearest_values())
+    return StageRecord(
+        outputs={"model.onnx": context.registry.blobs.put(result.chosen.path), **outputs},
+        values=result.values(),
+    )

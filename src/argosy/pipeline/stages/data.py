@@ -1,0 +1,21 @@
+"""`data`: read the user's files, split them, fit the preparation on the training part."""
+
+from argosy.core.errors import InvalidInput
+from argosy.core.progress import Progress
+from argosy.data.dataset import build_dataset
+from argosy.pipeline.context import StageContext, StageRecord
+
+
+def run(context: StageContext) -> StageRecord:
+    """Leave `dataset/`: the three parts, the fitted steps, and what callers will have to send."""
+    config = context.recipe.data
+    if config is None:
+        raise InvalidInput("there is no [data] section")
+    context.report(Progress(stage="data", message=f"reading {config.train}"))
+    dataset = build_dataset(config, context.base)
+    dataset.save(context.work / "dataset")
+    counts = {name: len(split.y) for name, split in dataset.splits.items()}
+    return StageRecord(
+        outputs=context.keep("dataset"),
+        values={"task": dataset.task, "labels": len(dataset.labels), "samples": counts, "digest": dataset.digest},
+    )

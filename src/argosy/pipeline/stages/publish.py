@@ -1,0 +1,88 @@
+"""`publish`: signed, numbered, immutable versions that know where they come from."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from argosy.core.tensors import Signature
+from argosy.data.dataset import Dataset
+from argosy.data.prepare import finish_signature, steps_to_plain
+from argosy.pipeline.context import StageContext, StageRecord
+from argosy.pipeline.sources import code_commit
+from argosy.pipeline.stages.model import open_dataset
+from argosy.registry.versions import Evaluation, FileRef, Lineage, Manifest, Version
+
+
+def run(context: StageContext) -> StageRecord:
+    """Publish the original and, if there is one, its compressed sibling. Doing it twice publishes once."""
+    dataset = open_dataset(context)
+    evaluations = msgspec.json.decode(
+        context.input_file("evaluate", "evaluation.json").read_bytes(), type=dict[str, Evaluation]
+    )
+    original = _publish(context, dataset, "original", evaluations["original"], parent="")
+    versions = [original]
+    if "compressed" in evaluations:
+        versions.append(_publish(context, dataset, "compressed", evaluations["compressed"], parent=original.digest))
+    released = versions[-1]
+    return StageRecord(
+        values={
+            "versions": [str(version) for version in versions],
+            "digests": [version.digest for version in versions],
+            "passed": released.manifest.evaluation.passed,
+        }
+    )
+
+
+def _publish(context: StageContext, dataset: Dataset, role: Any, evaluation: Evaluation, parent: str) -> Version:
+    versions = context.registry.versions
+    lineage = Lineage(
+        run=context.run,
+        parent=parent,
+        code_commit=code_commit(context.base),
+        code_digest=context.keys["train"],
+        data_digest=dataset.digest,
+        stages=context.keys,
+        recipe=context.inputs["compress"].values if role == "compressed" else {},
+    )
+    for version in versions.list(context.recipe.project.name):
+        # A run that was killed between publishing and writing down that it did finds its own version here.
+        same = version.manifest.lineage.stages.get("publish") == context.keys["publish"]
+        if same and version.manifest.role == role:
+            return version
+    manifest = Manifest(
+        name=context.recipe.project.name,
+        created=context.registry.clock.now(),
+        role=role,
+        task=dataset.task,
+        format="onnx",
+        signature=Signature(
+            inputs=tuple(dataset.signature_inputs), outputs=tuple(finish_signature(dataset.task, dataset.labels))
+        ),
+        prepare=steps_to_plain(dataset.steps),
+        finish=steps_to_plain(dataset.finish),
+        files=_files(context, role),
+        evaluation=evaluation,
+        lineage=lineage,
+    )
+    return versions.publish(manifest)
+
+
+def _files(context: StageContext, role: str) -> dict[str, FileRef]:
+    if role == "compressed":
+        outputs = context.inputs["compress"].outputs
+        names = {"model.onnx": outputs["model.onnx"], "compression.json": outputs["report.json"]}
+        names["compression.png"] = outputs["report.png"]
+    else:
+        names = {
+            "model.onnx": context.inputs["convert"].outputs["model.onnx"],
+            "parity.json": context.inputs["convert"].outputs["parity.json"],
+            "weights.safetensors": context.inputs["train"].outputs["weights.safetensors"],
+            "history.json": context.inputs["train"].outputs["history.json"],
+        }
+    return {name: _reference(context, digest) for name, digest in names.items()}
+
+
+def _reference(context: StageContext, digest: str) -> FileRef:
+    path: Path = context.registry.blobs.fetch(digest)
+    return FileRef(digest=digest, size_bytes=path.stat().st_size)

@@ -1,0 +1,47 @@
+"""The process in which one stage runs: the recipe in, blobs and `result.json` out, news into `events.jsonl`."""
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from argosy.core.clock import SystemClock
+from argosy.core.config import Settings, from_plain
+from argosy.core.digest import canonical
+from argosy.core.files import write_atomic
+from argosy.core.plugins import load_object
+from argosy.core.progress import Progress, Reporter
+from argosy.pipeline.config import Recipe
+from argosy.pipeline.context import StageContext, StageRecord
+from argosy.registry.registry import open_registry
+
+
+def main(config: dict[str, Any]) -> int:
+    """Run the stage that `config` describes, as `pipeline.engine` wrote it. Returns the exit code."""
+    work = Path(config["work"])
+    settings = cast("Settings", msgspec.convert(config["settings"], Settings, dec_hook=lambda kind, value: kind(value)))
+    context = StageContext(
+        recipe=from_plain(config["recipe"], Recipe, where="recipe"),
+        base=Path(config["base"]),
+        keys=config["keys"],
+        run=config["run"],
+        work=work,
+        inputs=msgspec.convert(config["inputs"], dict[str, StageRecord]),
+        registry=open_registry(settings, SystemClock()),
+        report=_news_to(work / "events.jsonl"),
+    )
+    run = cast("Any", load_object(config["entry"], extra="train"))
+    record: StageRecord = run(context)
+    write_atomic(work / "result.json", canonical(record))
+    return 0
+
+
+def _news_to(path: Path) -> Reporter:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def report(news: Progress) -> None:
+        # One write per line: the reader never sees a part of a line that another writer continues.
+        os.write(descriptor, msgspec.json.encode(news) + b"\n")
+
+    return report

@@ -10,7 +10,7 @@ element, and the replica maps the body to arrays without a copy.
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -45,8 +45,6 @@ class Hello(Message, frozen=True):
     digest: str
     ref: str
     signature: Signature
-    labels: tuple[str, ...] = ()
-    """Names of the classes, in the order of `probabilities`; empty when the version has none."""
     max_batch: int = 1
     """Most rows worth running together, by the replica's calibration."""
     run_s: float = 0.0
@@ -133,7 +131,7 @@ def encode(message: Message, body: Sequence[bytes | memoryview] = ()) -> list[by
 def decode(header: bytes | memoryview) -> Frame:
     """Return the message of a header; InvalidInput when it is none of ours."""
     try:
-        return _decoder.decode(header)
+        return cast("Frame", _decoder.decode(header))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidInput(f"a frame's header is not understood: {error}", code="bad_frame") from error
 

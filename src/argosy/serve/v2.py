@@ -1,0 +1,202 @@
+"""Bodies of the Open Inference Protocol, version 2, over HTTP: JSON, and the binary tensor data extension.
+
+Sources: kserve/open-inference-protocol, `specification/protocol/inference_rest.md`; Triton's
+`protocol/extension_binary_data.md`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from argosy.core.errors import InvalidInput
+from argosy.core.tensors import DATATYPES, Signature, TensorSpec
+from argosy.serve import values
+from argosy.serve.requests import check_size
+from argosy.serve.wire import Tensor
+
+Parameters = dict[str, bool | int | float | str]
+
+
+class _Input(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    datatype: str
+    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=16)]
+    parameters: Parameters = {}
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Output(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    parameters: Parameters = {}
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    inputs: Annotated[list[_Input], msgspec.Meta(max_length=1024)]
+    id: str = ""
+    parameters: Parameters = {}
+    outputs: Annotated[list[_Output], msgspec.Meta(max_length=1024)] = []
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """A request as it was sent: not yet checked against any version."""
+
+    id: str
+    inputs: dict[str, Tensor]
+    outputs: tuple[tuple[str, bool], ...]
+    """Names that were asked for, and whether as binary data; empty asks for all."""
+    is_binary: bool
+    """Whether outputs that were not asked for by name come as binary data."""
+
+
+_requests = msgspec.json.Decoder(_Request)
+
+
+def decode_request(body: bytes | memoryview, header_length: int | None) -> InferRequest:
+    """Read a request; `header_length` is the header `Inference-Header-Content-Length`, if there was one.
+
+    Binary tensors stay views of `body`. Raises InvalidInput with the path of the wrong field.
+    """
+    view = memoryview(body)
+    if header_length is not None and not 0 <= header_length <= len(view):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {header_length}, but the body has {len(view)} bytes", code="wrong_size"
+        )
+    end = len(view) if header_length is None else header_length
+    request = decode_json(_requests, view[:end])
+    raw = view[end:]
+    inputs: dict[str, Tensor] = {}
+    at = 0
+    for index, item in enumerate(request.inputs):
+        where = f"$.inputs[{index}]"
+        if item.datatype not in DATATYPES:
+            raise InvalidInput(
+                f"{item.datatype[:40]!r} is not a datatype; known are: {', '.join(DATATYPES)} - at `{where}.datatype`",
+                code="wrong_datatype",
+                path=f"{where}.datatype",
+            )
+        if item.name in inputs:
+            raise InvalidInput(f"input '{item.name[:100]}' is sent twice - at `{where}`", code="repeated_input")
+        size = _binary_size(item, where, len(raw) - at)
+        data = _from_json(item, where) if size is None else raw[at : at + size]
+        at += size or 0
+        tensor = Tensor(item.name, item.datatype, tuple(item.shape), data)
+        if size is not None:
+            check_size(tensor, where)
+        inputs[item.name] = tensor
+    if at != len(raw):
+        raise InvalidInput(
+            f"{len(raw)} bytes follow the JSON part, but the inputs' binary_data_size add up to {at}", code="wrong_size"
+        )
+    return InferRequest(
+        request.id,
+        inputs,
+        tuple((o.name, o.parameters.get("binary_data", False) is True) for o in request.outputs),
+        request.parameters.get("binary_data_output", False) is True,
+    )
+
+
+def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes | memoryview) -> Any:
+    """Decode strictly; InvalidInput says where and why."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        path = message.rpartition("at `")[2].rstrip("`") if "at `" in message else "$"
+        raise InvalidInput(message[:500], code="wrong_field", path=path[:200]) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the body is not JSON: {error}"[:500], code="bad_json") from error
+
+
+def _binary_size(item: _Input, where: str, left: int) -> int | None:
+    size = item.parameters.get("binary_data_size")
+    if size is None:
+        if isinstance(item.data, msgspec.UnsetType):
+            raise InvalidInput(
+                f"input '{item.name[:100]}' has neither data nor the parameter binary_data_size - at `{where}`",
+                code="missing_data",
+                path=where,
+            )
+        return None
+    path = f"{where}.parameters.binary_data_size"
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= left:
+        raise InvalidInput(
+            f"binary_data_size is {str(size)[:40]}, but {left} bytes are left in the body - at `{path}`",
+            code="wrong_size",
+            path=path,
+        )
+    if not isinstance(item.data, msgspec.UnsetType):
+        raise InvalidInput(f"input has both data and binary_data_size - at `{where}`", code="wrong_field", path=where)
+    return size
+
+
+def _from_json(item: _Input, where: str) -> bytes:
+    where = f"{where}.data"
+    flat, shape = values.parse(memoryview(item.data), item.datatype, where)  # type: ignore[arg-type]
+    # The protocol allows the elements flat in row-major order, or nested like the shape.
+    if len(flat) != math.prod(item.shape) or (len(shape) != 1 and shape != item.shape):
+        raise InvalidInput(
+            f"the shape {item.shape} needs {math.prod(item.shape)} elements, flat or nested like it, but an array of "
+            f"shape {shape} was sent - at `{where}`",
+            code="wrong_size",
+            path=where,
+        )
+    return values.pack(flat, item.datatype, where)
+
+
+def check_outputs(signature: Signature, request: InferRequest) -> None:
+    """Raise InvalidInput if an output is asked for that the version doesn't have."""
+    known = [spec.name for spec in signature.outputs]
+    for index, (name, _) in enumerate(request.outputs):
+        if name not in known:
+            raise InvalidInput(
+                f"there is no output '{name[:100]}'; the outputs are: {', '.join(known)} - "
+                f"at `$.outputs[{index}].name`",
+                code="unknown_output",
+                path=f"$.outputs[{index}].name",
+            )
+
+
+def encode_response(
+    request: InferRequest, name: str, version: str, outputs: Sequence[Tensor], prediction: str
+) -> tuple[list[bytes | memoryview], int | None]:
+    """Return the pieces of the answer's body, and the length of its JSON part if binary tensors follow."""
+    binary: list[bytes | memoryview] = []
+    listed: list[dict[str, Any]] = []
+    by_name = {tensor.name: tensor for tensor in outputs}
+    wanted = request.outputs or tuple((tensor.name, request.is_binary) for tensor in outputs)
+    for output, is_binary in wanted:
+        tensor = by_name[output]
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if is_binary:
+            entry["parameters"] = {"binary_data_size": len(tensor.data)}
+            binary.append(tensor.data)
+        else:
+            entry["data"] = values.unpack(tensor.data, tensor.datatype)
+        listed.append(entry)
+    answer: dict[str, Any] = {"model_name": name, "model_version": version}
+    if request.id:
+        answer["id"] = request.id
+    answer["parameters"] = {"prediction": prediction}
+    answer["outputs"] = listed
+    head = msgspec.json.encode(answer)
+    return [head, *binary], len(head) if binary else None
+
+
+def metadata(name: str, versions: Sequence[str], signature: Signature) -> dict[str, Any]:
+    """Return a model's metadata, `GET /v2/models/{name}`."""
+    return {
+        "name": name,
+        "versions": list(versions),
+        "platform": "argosy_onnx",
+        "inputs": [_described(spec) for spec in signature.inputs],
+        "outputs": [_described(spec) for spec in signature.outputs],
+    }
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+    if spec.columns:
+        found["columns"] = list(spec.columns)
+    return found

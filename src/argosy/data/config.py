@@ -1,0 +1,66 @@
+"""The `[data]` section: which file, which column is the answer, how it is split and prepared. Nothing heavy here."""
+
+from typing import Literal
+
+from argosy.core.config import Config
+from argosy.core.errors import InvalidInput
+
+PREPARATIONS = ("impute", "standardize", "minmax", "scale")
+"""What `prepare` may name."""
+
+
+class DataConfig(Config, frozen=True, kw_only=True):
+    """Where the data is and what becomes of it before a model sees it."""
+
+    train: str
+    """CSV, Parquet or NPZ file, or a folder of images with one folder per class; relative to `argosy.toml`, or a URL
+    of an object store."""
+    test: str = ""
+    """A file of its own for the test part; empty: a share of `train`."""
+    label: str = "label"
+    """The column (or NPZ array) that holds the answer. Image folders have their folders' names instead."""
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """auto: text, truth values and few whole numbers are classes, everything else is a quantity."""
+    prepare: list[str] | None = None
+    """Steps fitted on the training part: standardize, minmax, scale (bytes to 0..1), impute (the median where a number
+    is missing; tables always have it). Default: standardize for numbers, scale for bytes."""
+    validation: float = 0.1
+    """Share of the rows kept for choosing between candidates; above 0, below 1."""
+    test_share: float = 0.2
+    """Share of the rows kept for the final judgement; above 0, below 1; unused with a test file."""
+    seed: int = 0
+    """Decides which row goes where; 0 or more."""
+    columns: list[str] = []  # noqa: RUF012  # msgspec copies defaults
+    """Use only these columns; empty: all but the label."""
+    drop: list[str] = []  # noqa: RUF012
+    """Leave these columns out."""
+    image_size: int = 0
+    """Pixels per side every image is resized to; 0: all images must have one size already."""
+
+    def check(self) -> None:
+        """Raise InvalidInput for values that can't work, before any file is opened."""
+        if not self.train:
+            raise InvalidInput("[data] train is empty", hint='name a file, such as train = "data.csv"')
+        shares = {"validation": self.validation, "test_share": 0.0 if self.test else self.test_share}
+        for name, share in shares.items():
+            if not 0.0 <= share < 1.0 or (share == 0.0 and not (name == "test_share" and self.test)):
+                raise InvalidInput(
+                    f"[data] {name} is {share:g}; it must be above 0 and below 1",
+                    hint="0.1 for validation and 0.2 for test_share are usual",
+                )
+        if sum(shares.values()) >= 1.0:
+            raise InvalidInput(
+                f"[data] validation {self.validation:g} and test_share {self.test_share:g} leave no rows to train on",
+                hint="their sum must be below 1",
+            )
+        if self.seed < 0:
+            raise InvalidInput(f"[data] seed is {self.seed}; it must be 0 or more")
+        if not 0 <= self.image_size <= 4096:
+            raise InvalidInput(f"[data] image_size is {self.image_size}; it must be between 1 and 4096 pixels, or 0")
+        unknown = [name for name in self.prepare or () if name not in PREPARATIONS]
+        if unknown:
+            raise InvalidInput(f"[data] prepare names {unknown[0]!r}; known are: {', '.join(PREPARATIONS)}")
+        if self.prepare is not None and {"standardize", "minmax"} <= set(self.prepare):
+            raise InvalidInput("[data] prepare names both 'standardize' and 'minmax'", hint="choose one")
+        if self.label in self.columns or self.label in self.drop:
+            raise InvalidInput(f"[data] label '{self.label}' also stands in columns or drop", hint="take it out there")

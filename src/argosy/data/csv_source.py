@@ -1,0 +1,84 @@
+"""CSV files as people have them: any usual delimiter, quotes, missing values, numbers, dates and texts."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from argosy.core.errors import InvalidInput
+from argosy.core.plugins import missing
+from argosy.data.arrow_columns import to_table
+from argosy.data.sources import Table, headerless_hint, name_columns
+
+# What counts as a missing number; Arrow's own list leaves out the question mark of the UCI archive. In a text column
+# these stay what they are: "None" may be a category.
+_NULLS = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "#N/A", "-", "."]
+_BLOCK_BYTES = 16 << 20
+_MOST_BYTES = (1 << 31) - 1  # Arrow counts a block's bytes in 32 bits
+
+
+def read_csv(path: Path, *, image_size: int = 0) -> Table:
+    """Read a CSV file with a header line; the delimiter (comma, semicolon, tab or bar) is seen from it."""
+    del image_size
+    try:
+        from pyarrow import csv as arrow_csv
+        from pyarrow import lib
+    except ModuleNotFoundError as error:
+        raise missing(error, "train") from error
+    header, delimiter = _header(path)
+    names = name_columns(header, path.name)
+    size = path.stat().st_size
+
+    def parse(block: int) -> Any:
+        return arrow_csv.read_csv(
+            path,
+            read_options=arrow_csv.ReadOptions(block_size=block, column_names=names, skip_rows_after_names=1),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=False),
+        )
+
+    try:
+        try:
+            arrow = parse(_BLOCK_BYTES)
+        except lib.ArrowInvalid as error:
+            # Types are guessed from the first block: a column of whole numbers may hold 3.5 further down.
+            if "conversion error" not in str(error) or not _BLOCK_BYTES < size < _MOST_BYTES:
+                raise
+            arrow = parse(size + 1)
+    except lib.ArrowInvalid as error:
+        raise InvalidInput(
+            f"'{path.name}' can't be read as CSV: {_short(str(error))}",
+            hint=headerless_hint(names) or f"it was read with {delimiter!r} between columns and {len(names)} of them",
+            path=str(path),
+        ) from error
+    return to_table(arrow, names, "table", path.name)
+
+
+def _header(path: Path) -> tuple[list[str], str]:
+    """Return the column names and the delimiter."""
+    with path.open("rb") as stream:
+        head = stream.read(1 << 20)
+    if b"\x00" in head[:4096]:
+        raise InvalidInput(f"'{path.name}' is not text", hint="save it as CSV in UTF-8", path=str(path))
+    try:
+        # A character may be cut in two at the end of what was read.
+        text = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"'{path.name}' is not UTF-8 at byte {error.start}", hint="save it as CSV in UTF-8", path=str(path)
+        ) from error
+    first = text.lstrip("\r\n")
+    if not first.strip():
+        raise InvalidInput(f"the data file '{path.name}' holds nothing but white space", path=str(path))
+    best: list[str] = []
+    chosen = ","
+    for delimiter in (",", ";", "\t", "|"):
+        found = next(csv.reader(io.StringIO(first, newline=""), delimiter=delimiter))
+        if len(found) > len(best):
+            best, chosen = found, delimiter
+    return best, chosen
+
+
+def _short(text: str) -> str:
+    line = text.replace("\n", " ")
+    return line if len(line) <= 200 else line[:200] + "…"

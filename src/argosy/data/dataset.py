@@ -1,0 +1,372 @@
+"""A data set: its three parts as callers would send them, the fitted steps, and what the model has to learn."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from argosy.core.digest import digest_of, sha256
+from argosy.core.errors import IntegrityError, InvalidInput, NotFound
+from argosy.core.files import write_atomic
+from argosy.core.tensors import Signature, TensorSpec
+from argosy.data.config import DataConfig
+from argosy.data.fit import choose_layout, fit_preparation, raw_inputs
+from argosy.data.labels import Target, read_target, target_like
+from argosy.data.prepare import (
+    Array,
+    Arrays,
+    FinishStep,
+    Step,
+    apply,
+    finish_from_plain,
+    finish_signature,
+    finish_steps,
+    steps_from_plain,
+    steps_to_plain,
+)
+from argosy.data.shuffle import Indices, permutation
+from argosy.data.sources import Table, headerless_hint, read
+from argosy.data.split import split_rows, strata_of_numbers
+
+PARTS = ("train", "validation", "test")
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """One part: raw inputs as a caller sends them, and the answers: int64 class numbers or float32 values."""
+
+    inputs: Arrays
+    y: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """Train, validation and test parts with the preparation that was fitted on the first of them.
+
+    `notes` are sentences for the user: what was left out, and why.
+    """
+
+    splits: dict[str, Split]
+    steps: list[Step]
+    finish: list[FinishStep]
+    signature_inputs: tuple[TensorSpec, ...]
+    task: str
+    labels: list[str]
+    digest: str
+    notes: list[str] = []
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives per row: one per class, or one."""
+        return len(self.labels) if self.task == "classification" else 1
+
+    @property
+    def signature(self) -> Signature:
+        """What callers send and get."""
+        return Signature(inputs=self.signature_inputs, outputs=finish_signature(self.task, self.labels))
+
+    def prepared(self, split: str) -> tuple[Arrays, npt.NDArray[Any]]:
+        """Return a part's model-ready tensors and what the model shall learn from them.
+
+        That is the class number (int64), or for a regression the value less its mean over its deviation (float32), of
+        which `finish` makes the value again. Compare finished answers with `splits[split].y`, not with this.
+        """
+        part = self._part(split)
+        return apply(self.steps, part.inputs), self._learned(part.y)
+
+    def _learned(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.task == "classification":
+            return y
+        value: Any = self.finish[0]
+        learned: npt.NDArray[Any] = ((y.astype(np.float64) - value.offset) / value.scale).astype(np.float32)
+        return learned
+
+    def _part(self, split: str) -> Split:
+        if split not in self.splits:
+            raise NotFound(f"the data set has no part '{split}'; it has: {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def save(self, folder: Path) -> None:
+        """Write one NPZ file per part and `dataset.json`, the last; a folder without it is not a data set."""
+        files = {}
+        for name, part in self.splits.items():
+            data = _pack({**{f"input.{key}": array for key, array in part.inputs.items()}, "y": part.y})
+            write_atomic(folder / f"{name}.npz", data)
+            files[name] = sha256(data)
+        write_atomic(folder / "dataset.json", msgspec.json.encode(self._description(files)))
+
+    def _description(self, files: dict[str, str]) -> "_Description":
+        return _Description(
+            files=files,
+            steps=steps_to_plain(self.steps),
+            finish=steps_to_plain(self.finish),
+            inputs=self.signature_inputs,
+            task=self.task,
+            labels=self.labels,
+            digest=self.digest,
+            notes=self.notes,
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Dataset":
+        """Read what `save` wrote. Raises NotFound, or IntegrityError when a part isn't what was written."""
+        found = _read_description(folder)
+        return cls(
+            splits={name: _load_split(folder / f"{name}.npz", digest) for name, digest in found.files.items()},
+            steps=steps_from_plain(found.steps),
+            finish=finish_from_plain(found.finish),
+            signature_inputs=found.inputs,
+            task=found.task,
+            labels=found.labels,
+            digest=found.digest,
+            notes=found.notes,
+        )
+
+
+class _Description(msgspec.Struct, frozen=True, kw_only=True):
+    files: dict[str, str]
+    steps: list[dict[str, Any]]
+    finish: list[dict[str, Any]]
+    inputs: tuple[TensorSpec, ...]
+    task: str
+    labels: list[str]
+    digest: str
+    notes: list[str]
+
+
+def build_dataset(config: DataConfig, base: Path) -> Dataset:
+    """Read, split and fit what `[data]` says. Equal files and config give an equal data set, digest included.
+
+    Raises NotFound and InvalidInput that say which file, column or row, and what to do.
+    """
+    config.check()
+    table = read(config.train, base, image_size=config.image_size)
+    label = _label_name(table, config)
+    target = read_target(table.columns[label], label, config.task)
+    columns = _chosen(table, config, label)
+    rows = _split(target, config)
+    notes = [*target.notes]
+    layout = choose_layout(_take_rows(columns, rows["train"]), config.columns)
+    notes += layout.notes
+    steps, specs = fit_preparation(config, _take_rows(columns, rows["train"]), layout)
+    splits = {name: _part_of(specs, columns, target, part) for name, part in rows.items() if len(part)}
+    if config.test:
+        splits["test"] = _test_file(config, base, table, label=label, target=target, specs=specs)
+    finish = finish_steps(target.task, target.labels, **_unit(target, rows["train"]))
+    notes += _repeated(splits)
+    return Dataset(
+        splits={name: splits[name] for name in PARTS},
+        steps=steps,
+        finish=finish,
+        signature_inputs=specs,
+        task=target.task,
+        labels=list(target.labels),
+        digest=_digest(splits, steps, finish, specs, target),
+        notes=notes,
+    )
+
+
+def _label_name(table: Table, config: DataConfig) -> str:
+    if table.kind == "images":
+        return "label"
+    if config.label in table.columns:
+        return config.label
+    why = table.unusable.get(config.label)
+    if why is not None:
+        raise InvalidInput(f"the label '{config.label}' of '{table.where}' can't be used: {why}")
+    what = "array" if table.kind == "arrays" else "column"
+    raise InvalidInput(
+        f"'{table.where}' has no {what} '{config.label}' for the label; its {what}s are: {table.names()}",
+        hint=headerless_hint(list(table.columns)) or "name the one to predict: [data] label",
+        columns=list(table.columns),
+    )
+
+
+def _chosen(table: Table, config: DataConfig, label: str) -> dict[str, Array]:
+    """Return the columns to learn from."""
+    for field, names in (("columns", config.columns), ("drop", config.drop)):
+        for name in names:
+            if name not in table.columns and name not in table.unusable:
+                raise InvalidInput(
+                    f"[data] {field} names '{name}', which '{table.where}' doesn't have; it has: {table.names()}"
+                )
+    dropped = {*config.drop, label}
+    wanted = config.columns or [name for name in (*table.columns, *table.unusable) if name not in dropped]
+    for name in wanted:
+        if name in table.unusable and name not in dropped:
+            raise InvalidInput(
+                f"the column '{name}' of '{table.where}' can't be used: {table.unusable[name]}",
+                hint=f"leave it out: [data] drop = [{name!r}]",
+                column=name,
+            )
+    found = {name: table.columns[name] for name in wanted if name not in dropped}
+    if not found:
+        raise InvalidInput(f"'{table.where}' has nothing to learn from beside the label '{label}'")
+    return found
+
+
+def _split(target: Target, config: DataConfig) -> dict[str, Indices]:
+    rows = np.flatnonzero(target.known)
+    y = target.y[rows]
+    is_classes = target.task == "classification"
+    parts = split_rows(
+        y if is_classes else strata_of_numbers(y),
+        validation=config.validation,
+        test=0.0 if config.test else config.test_share,
+        seed=config.seed,
+        rare_in_train=is_classes,
+    )
+    return {name: rows[part] for name, part in parts.items()}
+
+
+def _take_rows(columns: Mapping[str, Array], rows: Indices) -> dict[str, Array]:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _part_of(specs: tuple[TensorSpec, ...], columns: Mapping[str, Array], target: Target, rows: Indices) -> Split:
+    return Split(inputs=raw_inputs(specs, _take_rows(columns, rows)), y=target.y[rows])
+
+
+def _test_file(
+    config: DataConfig, base: Path, train: Table, *, label: str, target: Target, specs: tuple[TensorSpec, ...]
+) -> Split:
+    table = read(config.test, base, image_size=config.image_size or _side(train))
+    needed = [label, *(name for spec in specs for name in (spec.columns or (spec.name,)))]
+    lacking = [name for name in needed if name not in table.columns]
+    if lacking:
+        raise InvalidInput(
+            f"the test file '{config.test}' lacks {', '.join(map(repr, lacking[:10]))}, which '{config.train}' has; "
+            f"its columns are: {table.names()}",
+            columns=lacking,
+        )
+    answers = target_like(target, table.columns[label], label, config.test)
+    return _part_of(specs, table.columns, answers, np.flatnonzero(answers.known))
+
+
+def _side(table: Table) -> int:
+    """Return the side of square images, so that those of the test folder are brought to the same size."""
+    shape = table.columns["image"].shape if table.kind == "images" else (0, 0, 0, 1)
+    return int(shape[2]) if shape[2] == shape[3] else 0
+
+
+def _unit(target: Target, rows: Indices) -> dict[str, float]:
+    if target.task == "classification":
+        return {}
+    y = target.y[rows].astype(np.float64)
+    return {"offset": float(y.mean()), "scale": float(y.std()) or 1.0}
+
+
+def _repeated(splits: Mapping[str, Split]) -> list[str]:
+    """Tell of test rows that also stand in training: they make a model look better than it is."""
+    seen = set(_row_hashes(splits["train"]))
+    again = sum(row in seen for row in _row_hashes(splits["test"]))
+    share = again / max(1, len(splits["test"]))
+    return [f"{again} test rows ({share:.1%}) also stand in the training part, input and label"] if again else []
+
+
+def _row_hashes(part: Split) -> Iterator[bytes]:
+    arrays: list[Array] = [*part.inputs.values(), part.y]
+    plain = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays if a.dtype.kind != "O"]
+    texts = [array for array in arrays if array.dtype.kind == "O"]
+    for row in range(len(part)):
+        content = b"".join(array[row].tobytes() for array in plain)
+        content += repr([array[row].tolist() for array in texts]).encode()
+        yield hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _digest(
+    splits: Mapping[str, Split],
+    steps: list[Step],
+    finish: list[FinishStep],
+    specs: tuple[TensorSpec, ...],
+    target: Target,
+) -> str:
+    """Return one digest over everything that decides what a model sees."""
+    parts = {
+        name: {**{key: _array_digest(array) for key, array in part.inputs.items()}, "": _array_digest(part.y)}
+        for name, part in splits.items()
+    }
+    return digest_of([parts, steps_to_plain(steps), steps_to_plain(finish), specs, target.task, target.labels])
+
+
+def _array_digest(array: Array) -> str:
+    """Return a digest over dtype, shape and values, however the array lies in memory."""
+    if array.dtype.kind == "O":
+        return digest_of([list(array.shape), array.ravel().tolist()])
+    head = f"{array.dtype.str} {array.shape} ".encode()
+    return sha256(head + np.ascontiguousarray(array).tobytes())
+
+
+def _pack(arrays: Mapping[str, Array]) -> memoryview:
+    """Return the arrays as an NPZ file; texts as one UTF-8 array and where each ends, so that nothing is pickled."""
+    flat: dict[str, Array] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind == "O":
+            texts = [text.encode() for text in array.ravel().tolist()]
+            flat[f"text.{name}"] = np.frombuffer(b"".join(texts), dtype=np.uint8)
+            flat[f"ends.{name}"] = np.cumsum([len(text) for text in texts], dtype=np.int64).reshape(array.shape)
+        else:
+            flat[name] = array
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **flat)
+    return buffer.getbuffer()
+
+
+def _load_split(path: Path, digest: str) -> Split:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"the data set lacks its part '{path.name}'", path=str(path)) from error
+    if sha256(data) != digest:
+        raise IntegrityError(f"'{path}' is not what was written", hint="delete the folder and run again")
+    arrays: dict[str, Array] = {}
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        for name in archive.files:
+            kind, _, rest = name.partition(".")
+            if kind == "ends":
+                arrays[rest] = _texts(archive[f"text.{rest}"].tobytes(), archive[name])
+            elif kind != "text":
+                arrays[name] = archive[name]
+    y = arrays.pop("y")
+    return Split(inputs={name.removeprefix("input."): array for name, array in arrays.items()}, y=y)
+
+
+def _texts(data: bytes, ends: npt.NDArray[np.int64]) -> Array:
+    texts = np.empty(ends.size, dtype=object)
+    start = 0
+    for place, end in enumerate(ends.ravel().tolist()):
+        texts[place] = data[start:end].decode()
+        start = end
+    return texts.reshape(ends.shape)
+
+
+def _read_description(folder: Path) -> _Description:
+    path = folder / "dataset.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Description)
+    except FileNotFoundError as error:
+        raise NotFound(f"'{folder}' holds no data set", hint="make one with: argosy run", path=str(path)) from error
+    except (msgspec.DecodeError, zipfile.BadZipFile) as error:
+        raise IntegrityError(f"'{path}' is not what was written: {error}") from error
+
+
+def batches(n: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[Indices]:
+    """Yield this rank's row numbers for each global batch of an epoch.
+
+    All ranks walk through one order that `seed` and `epoch` decide, in the same number of steps. Of each global batch
+    of `batch_size` rows (the last one may be smaller) every rank gets a slice; sizes differ by one at most, and a rank
+    gets an empty slice when a batch has fewer rows than there are ranks.
+    """
+    if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
+        raise InvalidInput(f"batch_size {batch_size}, rank {rank} and world_size {world_size} don't go together")
+    order = permutation(n, seed, epoch)
+    for start in range(0, n, batch_size):
+        size = min(batch_size, n - start)
+        yield order[start + size * rank // world_size : start + size * (rank + 1) // world_size]

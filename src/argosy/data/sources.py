@@ -1,0 +1,150 @@
+"""Reading the user's files: one module per kind, one table that says which."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import numpy as np
+
+from argosy.core.errors import InvalidInput, NotFound
+from argosy.core.plugins import Plugins
+
+Column = np.ndarray[Any, np.dtype[Any]]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read: named columns of one length.
+
+    Columns of a table are one-dimensional: numbers, truth values, datetime64[us], or objects (`str`, None where
+    missing). Arrays and images have more dimensions. `unusable` says of the columns that can't be used, why.
+    """
+
+    columns: dict[str, Column]
+    kind: str
+    where: str
+    unusable: dict[str, str] = {}
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.columns.values()), ()))
+
+    def names(self) -> str:
+        """Return the names of the columns as an error shows them, at most 40."""
+        names = [repr(name) for name in self.columns]
+        return ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+
+
+class Source(Protocol):
+    """Reads one kind of file. Raises InvalidInput that names the file for whatever is wrong with it."""
+
+    def __call__(self, path: Path, *, image_size: int) -> Table:
+        """Return everything in `path`."""
+        ...
+
+
+SOURCES = Plugins[Source](
+    "argosy.sources",
+    {
+        "csv": "argosy.data.csv_source:read_csv",
+        "parquet": "argosy.data.parquet_source:read_parquet",
+        "npz": "argosy.data.npz_source:read_npz",
+        "images": "argosy.data.image_source:read_images",
+    },
+    extras={"csv": "train", "parquet": "train", "images": "train"},
+)
+_KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".data": "csv", ".parquet": "parquet", ".pq": "parquet"}
+_KINDS |= {".npz": "npz"}
+
+
+def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
+    """Read a CSV, Parquet or NPZ file or a folder of images; relative paths start at `base`.
+
+    Raises NotFound, or InvalidInput that says what is wrong and where.
+    """
+    with _local(path_or_url, base) as path:
+        if path.is_dir():
+            kind = "images"
+        else:
+            kind = _KINDS.get(path.suffix.lower(), "")
+            if not kind:
+                raise InvalidInput(
+                    f"'{path_or_url}' ends in none of {', '.join(_KINDS)} and is no folder of images",
+                    hint="convert it to CSV or Parquet",
+                )
+            if path.stat().st_size == 0:
+                raise InvalidInput(f"the data file '{path_or_url}' is empty", path=str(path))
+        table = SOURCES.load(kind)(path, image_size=image_size)
+    table = msgspec.structs.replace(table, where=path_or_url)
+    if table.rows == 0:
+        raise InvalidInput(f"'{path_or_url}' has columns but no rows: {table.names()}", path=path_or_url)
+    return table
+
+
+@contextlib.contextmanager
+def _local(path_or_url: str, base: Path) -> Iterator[Path]:
+    """Give a path of the data on this machine, for as long as it is read."""
+    if "://" not in path_or_url or path_or_url.startswith("file://"):
+        is_url = path_or_url.startswith("file://")
+        path = Path(unquote(urlsplit(path_or_url).path)) if is_url else base / Path(path_or_url).expanduser()
+        if not path.exists():
+            raise NotFound(
+                f"there is no data file '{path_or_url}'; looked for '{path}'",
+                hint=_alike(path) or "check [data] train and test in argosy.toml",
+                path=str(path),
+            )
+        yield path
+        return
+    from argosy.registry.store import open_store
+
+    folder, _, name = path_or_url.rstrip("/").rpartition("/")
+    data = open_store(folder).get(name)
+    with tempfile.TemporaryDirectory(prefix="argosy-data-") as temporary:
+        path = Path(temporary) / name
+        path.write_bytes(data)
+        yield path
+
+
+def _alike(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    near = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in _KINDS)[:10]
+    return f"data files there: {', '.join(near)}" if near else ""
+
+
+def name_columns(found: Sequence[str], where: str) -> list[str]:
+    """Return usable column names: stripped, unnamed ones named by position as pandas does.
+
+    Raises InvalidInput when a name occurs twice: it would be unclear which one is meant.
+    """
+    names = [str(name).strip() or f"Unnamed: {position}" for position, name in enumerate(found)]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise InvalidInput(
+            f"'{where}' has more than one column called {', '.join(map(repr, twice[:10]))}",
+            hint="give every column a name of its own" + (f"; {_HEADERLESS}" if all(map(is_number, names)) else ""),
+            columns=twice,
+        )
+    return names
+
+
+_HEADERLESS = "the first line looks like data: a CSV file needs a line of column names first"
+
+
+def headerless_hint(names: Sequence[str]) -> str:
+    """Return a hint when column names look like a row of data, else ''."""
+    numbers = [name for name in names if is_number(name) and not name.strip().isdigit()]
+    return _HEADERLESS if len(numbers) * 2 > len(names) else ""
+
+
+def is_number(text: str) -> bool:
+    """Return whether `text` reads as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,7 @@ def onnx_bytes(
             except ArgosyError as error:
                 said.append(f"{exporter.__name__.removeprefix('_with_')}: {error.message}")
             except Exception as error:  # noqa: BLE001 - exporters raise whatever the user's code and torch raise
-                said.append(f"{exporter.__name__.removeprefix('_with_')}: {_last_line(error)}")
+                said.append(f"{exporter.__name__.removeprefix('_with_')}: {_told(error)}")
             else:
                 return found
     raise InvalidInput(
@@ -194,6 +195,9 @@ def _silence() -> Iterator[None]:
             logging.disable(disabled)
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+def _told(error: BaseException) -> str:
+    """The first line of what went wrong underneath: the exporters wrap it in pages about themselves, in colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

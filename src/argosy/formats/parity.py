@@ -47,6 +47,22 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+def check_arrays(
+    reference: Callable[[np.ndarray], np.ndarray],
+    candidate: Callable[[np.ndarray], np.ndarray],
+    samples: np.ndarray,
+    *,
+    tolerance: float = TOLERANCE,
+) -> ParityReport:
+    """Do what `check_parity` does for models with one input and one output, given without names."""
+    return check_parity(
+        lambda inputs: {"output": reference(inputs["input"])},
+        lambda inputs: {"output": candidate(inputs["input"])},
+        {"input": samples},
+        tolerance=tolerance,
+    )
+
+
 def check_parity(
     reference: Answer, candidate: Answer, samples: Arrays, *, tolerance: float = TOLERANCE
 ) -> ParityReport:

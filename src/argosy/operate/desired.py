@@ -60,7 +60,12 @@ class LogLike(Protocol):
         ...
 
     def append(
-        self, kind: str, subject: str, data: dict[str, Any], *, check: Callable[[Any], None] | None = None
+        self,
+        kind: str,
+        subject: str,
+        data: dict[str, Any] | Callable[[Any], dict[str, Any]],
+        *,
+        check: Callable[[Any], None] | None = None,
     ) -> LogEntry:
         """Write an entry if `check` still agrees when it is written."""
         ...

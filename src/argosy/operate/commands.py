@@ -1,0 +1,374 @@
+"""What an operator can ask for. Each command checks, and writes one entry of desired state; it starts nothing.
+
+Check and entry are one transaction: what was checked still holds at the entry's place in the log, whoever else writes.
+Every command may be repeated: asked again for what is already so, it says so and writes nothing.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from argosy.core.errors import Conflict, Denied, InvalidInput, NotFound
+from argosy.core.tensors import Signature
+from argosy.operate import desired as d
+from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
+from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout, Target
+from argosy.registry.versions import Version
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class VersionsLike(Protocol):
+    """The part of the registry's versions that commands need."""
+
+    def get(self, ref: str) -> Version:
+        """Return the version a reference names; NotFound."""
+        ...
+
+
+class RegistryLike(Protocol):
+    """The part of the registry that commands need."""
+
+    @property
+    def log(self) -> LogLike:
+        """The log."""
+        ...
+
+    @property
+    def versions(self) -> VersionsLike:
+        """The versions."""
+        ...
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command did."""
+
+    endpoint: str
+    is_changed: bool
+    """False when all was already as asked; nothing was written then."""
+    summary: str
+    """What happens now, in one sentence."""
+    rollout: str = ""
+    """The rollout this starts, moves or ends, to follow it by."""
+    undo: str = ""
+    """The command line that takes it back."""
+    entry: int = 0
+    """The number of the log's entry."""
+
+
+class _AsWanted(Exception):  # noqa: N818 - carries an answer out of a transaction, is no error
+    def __init__(self, accepted: Accepted) -> None:
+        super().__init__(accepted.summary)
+        self.accepted = accepted
+
+
+def deploy(
+    registry: RegistryLike,
+    ref: str,
+    *,
+    name: str = "",
+    endpoint: EndpointConfig | None = None,
+    rollout: RolloutConfig | None = None,
+) -> Accepted:
+    """Ask that endpoint `name` (default: the version's name) serves version `ref`.
+
+    With `rollout`, an endpoint that serves already changes by canary steps; without, it switches when the new version
+    is ready. Raises NotFound (no such version), Denied (it missed a gate), Conflict (a rollout is under way),
+    InvalidInput (impossible values, or callers of the endpoint would break).
+    """
+    version = registry.versions.get(ref)
+    name = name or version.name
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"{name!r} cannot name an endpoint; use letters, digits, '.', '_', '-', at most 63")
+    refuse_failed_gates(version)
+    if rollout is not None:
+        rollout.check()
+    to = Target(version.digest, str(version))
+    settled: list[EndpointConfig] = []
+
+    def check(state: Desired) -> None:
+        known = state.endpoints.get(name)
+        config = endpoint or (known.config if known else EndpointConfig())
+        config.check()
+        settled[:] = [config]
+        if known is None:
+            return
+        _refuse_during_rollout(known, f"version '{to.ref}' cannot be deployed to it now")
+        if known.stable is None:
+            return
+        if known.stable.digest != to.digest:
+            former = registry.versions.get(known.stable.digest)
+            _refuse_other_signature(known, version, former.manifest.signature)
+        elif known.is_active and known.config == config:
+            raise _AsWanted(
+                Accepted(endpoint=name, is_changed=False, summary=f"endpoint '{name}' serves '{to.ref}' already")
+            )
+
+    def data(state: Desired) -> dict[str, Any]:
+        del state
+        return {
+            "action": "deploy",
+            "version": {"digest": to.digest, "ref": to.ref},
+            "endpoint": to_plain(settled[0]),
+            "rollout": to_plain(rollout) if rollout is not None else None,
+        }
+
+    def answer(state: Desired, seq: int) -> Accepted:
+        found = state.endpoints[name]
+        new = found.rollout
+        return Accepted(
+            endpoint=name,
+            is_changed=True,
+            summary=_deploy_summary(found, to),
+            rollout=new.id if new else "",
+            undo=f"argosy rollback {name}" if new and new.base else f"argosy down {name}",
+            entry=seq,
+        )
+
+    return _transact(registry.log, d.ENDPOINT, name, check, data, answer)
+
+
+def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted:
+    """Ask that the endpoint returns: a rollout under way is ended; else the former version takes over, at once.
+
+    Asked again it does nothing. Raises NotFound (no such endpoint) and Conflict (there is no former version).
+    """
+
+    def check(state: Desired) -> None:
+        endpoint = _known(state, name)
+        rollout = endpoint.rollout
+        if rollout is not None:
+            if rollout.kind == d.UNDO or rollout.phase == d.ROLLING_BACK or rollout.rollback_asked:
+                raise _AsWanted(_unchanged(endpoint, "is being rolled back already", rollout.id))
+            return
+        last = endpoint.last
+        if last is not None and (last.outcome == d.ROLLED_BACK or last.kind == d.UNDO):
+            raise _AsWanted(_unchanged(endpoint, f"was rolled back already{_serves(endpoint)}", last.rollout))
+        if endpoint.backup is None:
+            raise Conflict(
+                f"endpoint '{name}' has no former version to return to{_serves(endpoint)}",
+                hint=f"choose a version yourself: argosy deploy <name:number> --name {name}",
+                code="no_former_version",
+            )
+        if not endpoint.is_active:
+            raise Conflict(
+                f"endpoint '{name}' is stopped", hint=f"deploy it first: argosy deploy {endpoint.backup} --name {name}"
+            )
+
+    def data(state: Desired) -> dict[str, Any]:
+        rollout = state.endpoints[name].rollout
+        return {"action": "rollback", "rollout": rollout.id if rollout else "", "reason": reason}
+
+    def answer(state: Desired, seq: int) -> Accepted:
+        endpoint = state.endpoints[name]
+        rollout = endpoint.rollout
+        summary = f"endpoint '{name}' returns"
+        if rollout:
+            stays = rollout.to if rollout.kind == d.UNDO else rollout.base
+            summary = f"endpoint '{name}' {'returns to' if rollout.kind == d.UNDO else 'stays with'} '{stays}'"
+        return Accepted(
+            endpoint=name, is_changed=True, summary=summary, rollout=rollout.id if rollout else "", entry=seq
+        )
+
+    return _transact(registry.log, d.ENDPOINT, name, check, data, answer)
+
+
+def promote(registry: RegistryLike, name: str) -> Accepted:
+    """Ask that the rollout under way is promoted now, whatever the evidence. Raises NotFound and Conflict."""
+
+    def check(state: Desired) -> None:
+        endpoint = _known(state, name)
+        rollout = endpoint.rollout
+        if rollout is None or rollout.rollback_asked or rollout.phase == d.ROLLING_BACK:
+            raise Conflict(
+                f"endpoint '{name}' has no rollout to promote{_serves(endpoint)}",
+                hint=f"start one with: argosy deploy <name:number> --name {name}",
+            )
+        if rollout.promote_asked or rollout.phase == d.PROMOTING:
+            raise _AsWanted(_unchanged(endpoint, f"is being promoted to '{rollout.to}' already", rollout.id))
+
+    def data(state: Desired) -> dict[str, Any]:
+        rollout = state.endpoints[name].rollout
+        return {"action": "promote", "rollout": rollout.id if rollout else ""}
+
+    def answer(state: Desired, seq: int) -> Accepted:
+        rollout = state.endpoints[name].rollout
+        return Accepted(
+            endpoint=name,
+            is_changed=True,
+            summary=f"endpoint '{name}' goes over to '{rollout.to if rollout else ''}'",
+            rollout=rollout.id if rollout else "",
+            undo=f"argosy rollback {name}",
+            entry=seq,
+        )
+
+    return _transact(registry.log, d.ENDPOINT, name, check, data, answer)
+
+
+def remove(registry: RegistryLike, name: str) -> Accepted:
+    """Ask that the endpoint is gone: unrouted, its replicas stopped. Its versions stay. Raises NotFound."""
+
+    def check(state: Desired) -> None:
+        _known(state, name)
+
+    def answer(state: Desired, seq: int) -> Accepted:
+        del state
+        return Accepted(endpoint=name, is_changed=True, summary=f"endpoint '{name}' is being removed", entry=seq)
+
+    return _transact(registry.log, d.ENDPOINT, name, check, lambda _: {"action": "remove"}, answer)
+
+
+def stop_all(registry: RegistryLike) -> Accepted:
+    """Ask that nothing runs: rollouts end where they are, endpoints stay known and come back when deployed again."""
+
+    def check(state: Desired) -> None:
+        if not state.is_running:
+            raise _AsWanted(Accepted(endpoint="", is_changed=False, summary="nothing is running"))
+
+    def answer(state: Desired, seq: int) -> Accepted:
+        return Accepted(endpoint="", is_changed=True, summary=f"stopping {_listed(state) or 'the gateway'}", entry=seq)
+
+    return _transact(registry.log, d.GATEWAY, "gateway", check, lambda _: {"running": False}, answer)
+
+
+def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 0) -> Accepted:
+    """Ask for a gateway at this address; port 0 takes a free one and keeps it. Raises InvalidInput."""
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        raise InvalidInput(
+            f"the gateway cannot listen on '{host}': without access control and TLS only loopback is allowed",
+            hint="use 127.0.0.1, and a proxy with TLS before it",
+        )
+    if not 0 <= port <= 65535:
+        raise InvalidInput(f"{port} is not a port; use 1 to 65535, or 0 for a free one")
+
+    def check(state: Desired) -> None:
+        if state.is_running and (state.host, state.port) == (host, port):
+            raise _AsWanted(Accepted(endpoint="", is_changed=False, summary=f"the gateway listens on {host} already"))
+
+    def answer(state: Desired, seq: int) -> Accepted:
+        del state
+        return Accepted(endpoint="", is_changed=True, summary=f"the gateway will listen on {host}:{port}", entry=seq)
+
+    wanted = {"running": True, "host": host, "port": port}
+    return _transact(registry.log, d.GATEWAY, "gateway", check, lambda _: wanted, answer)
+
+
+def refuse_failed_gates(version: Version) -> None:
+    """Raise Denied, saying what was missed by how much, unless the version passed its evaluation."""
+    missed = gates_missed(version)
+    if missed:
+        raise Denied(
+            f"version '{version}' cannot be released: {missed}",
+            hint="improve it, or change the gate in [evaluate] and run again",
+            code="gate_missed",
+            version=str(version),
+        )
+
+
+def gates_missed(version: Version) -> str:
+    """Return what a version's evaluation failed, empty when it passed."""
+    evaluation = version.manifest.evaluation
+    failed = [gate for gate in evaluation.gates if not gate.passed]
+    if failed:
+        return "; ".join(
+            f"{gate.name} is {gate.value:.4g} and must be {gate.bound}, missed by {gate.missed_by:.4g}"
+            for gate in failed
+        )
+    return "" if evaluation.passed else f"its evaluation ({evaluation.kind}) did not pass"
+
+
+def _transact(
+    log: LogLike,
+    kind: str,
+    subject: str,
+    check: Callable[[Desired], None],
+    data: Callable[[Desired], dict[str, Any]],
+    answer: Callable[[Desired, int], Accepted],
+) -> Accepted:
+    """Write one entry if `check` agrees with everything written before it, and answer from the state it makes."""
+    state = Desired()
+
+    def check_state(log: LogLike) -> None:
+        state.catch_up(log)
+        check(state)
+
+    def data_then(log: LogLike) -> dict[str, Any]:
+        del log
+        return data(state)
+
+    try:
+        entry = log.append(kind, subject, data_then, check=check_state)
+    except _AsWanted as known:
+        return known.accepted
+    state.catch_up(log)
+    return answer(state, entry.seq)
+
+
+def _known(state: Desired, name: str) -> Endpoint:
+    endpoint = state.endpoints.get(name)
+    if endpoint is None:
+        raise NotFound(
+            f"no endpoint is called '{name}'; known are: {_listed(state) or 'none'}",
+            hint=f"make it with: argosy deploy <name:number> --name {name}",
+            known=sorted(state.endpoints),
+        )
+    return endpoint
+
+
+def _listed(state: Desired) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(state.endpoints))
+
+
+def _refuse_during_rollout(endpoint: Endpoint, asked: str) -> None:
+    rollout = endpoint.rollout
+    if rollout is not None:
+        raise Conflict(
+            f"endpoint '{endpoint.name}' is in a rollout {_from_to(rollout)} ({rollout.phase}); {asked}",
+            hint=f"follow it: argosy watch {endpoint.name}; or end it first: argosy rollback {endpoint.name}",
+            code="rollout_running",
+            rollout=rollout.id,
+        )
+
+
+def _refuse_other_signature(endpoint: Endpoint, version: Version, former: Signature) -> None:
+    new = version.manifest.signature
+    for what, asked, found in (("inputs", new.inputs, former.inputs), ("outputs", new.outputs, former.outputs)):
+        if asked != found:
+            raise InvalidInput(
+                f"version '{version}' has other {what} than '{endpoint.stable}', which endpoint '{endpoint.name}' "
+                f"serves: {_shapes(asked)} instead of {_shapes(found)}; its callers would break",
+                hint=f"deploy it under another name: argosy deploy {version} --name <other>",
+                code="other_signature",
+            )
+
+
+def _shapes(specs: tuple[Any, ...]) -> str:
+    return ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs)
+
+
+def _deploy_summary(endpoint: Endpoint, to: Target) -> str:
+    rollout = endpoint.rollout
+    if rollout is None:
+        return f"endpoint '{endpoint.name}' goes on with '{to.ref}'"
+    if rollout.kind == d.FIRST:
+        return f"endpoint '{endpoint.name}' will serve '{to.ref}' as soon as it is ready"
+    if rollout.kind == d.SWITCH:
+        return f"endpoint '{endpoint.name}' switches {_from_to(rollout)} as soon as it is ready"
+    steps = ", ".join(f"{step:g}" for step in rollout.config.steps)
+    return f"endpoint '{endpoint.name}' goes {_from_to(rollout)} by steps of {steps} % of the requests"
+
+
+def _from_to(rollout: Rollout) -> str:
+    return f"from '{rollout.base}' to '{rollout.to}'" if rollout.base else f"to '{rollout.to}'"
+
+
+def _serves(endpoint: Endpoint) -> str:
+    return f"; it serves '{endpoint.stable}'" if endpoint.stable else ""
+
+
+def _unchanged(endpoint: Endpoint, what: str, rollout: str) -> Accepted:
+    return Accepted(
+        endpoint=endpoint.name, is_changed=False, summary=f"endpoint '{endpoint.name}' {what}", rollout=rollout
+    )

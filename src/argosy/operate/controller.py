@@ -1,0 +1,320 @@
+"""The controller: makes true what the log says should be, and moves rollouts. Kill it anywhere, start it again.
+
+Everything durable is in the log, and every action is computed from the log and from what is observed, never from what
+was done before. A move of a rollout is written first and acted on after; only taking requests away from a new version
+does not wait for the disk.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from argosy.cluster.launcher import Launcher
+from argosy.core.clock import Clock
+from argosy.core.errors import ArgosyError, Conflict
+from argosy.operate import desired as d
+from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout
+from argosy.operate.evidence import MOST_WINDOWS, Evidence, MakeJudge
+from argosy.operate.gateway_process import Gateway, GatewayProcess
+from argosy.operate.layout import needed_replicas, route_of, wanted_replicas
+from argosy.operate.replicas import MakeConfig, Replicas
+from argosy.operate.rollout import Decision, Facts, State, step
+from argosy.serve.control import Window
+
+IDLE_S = 1.0
+"""Time between two looks at processes when nothing is under way."""
+BUSY_S = 0.1
+POLL_S = 0.25
+"""Time between two looks at the log: a return by hand must act within a second, and a look costs one stat."""
+RETRY_S = 1.0
+
+MakeGatewayConfig = Callable[[str, int], dict[str, Any]]
+
+
+class Report(Protocol):
+    """Where the controller tells what it does: structlog's form, a constant event and fields."""
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Take one event."""
+        ...
+
+
+class Deposed(Conflict):
+    """Another controller was elected; this one must not act any more."""
+
+    code = "deposed"
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reconciler works with; everything that touches the world is in here."""
+
+    log: LogLike
+    launcher: Launcher
+    gateway: Gateway
+    clock: Clock
+    randomness: random.Random
+    gate_missed: Callable[[str], str]
+    """What the evaluation of a version (by digest) failed; empty when it passed."""
+    make_judge: MakeJudge
+    make_replica: MakeConfig
+    make_gateway: MakeGatewayConfig
+    report: Report
+
+
+class Reconciler:
+    """One controller's life. `elect` once, then `tick` for ever; both may raise Deposed."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._clock = parts.clock
+        self._log = parts.log
+        self._gateway = GatewayProcess(parts.launcher, parts.gateway, parts.clock, parts.make_gateway)
+        self._replicas = Replicas(parts.launcher, parts.clock, parts.randomness, parts.make_replica)
+        self._evidence: dict[str, Evidence] = {}
+        self._stopwatch: dict[tuple[str, str, int], float] = {}
+        self._passed: set[str] = set()
+        self._withdrawn: dict[str, str] = {}
+        """Rollouts that were decided to end, and why: they get no share again, should writing it down fail."""
+        self._epoch = -1
+        self._next_look = 0.0
+        self.desired = Desired()
+
+    def elect(self) -> None:
+        """Become the one controller that acts: whoever was it before is refused from the next entry on."""
+        self._epoch = self._log.append(d.ELECTED, "controller", {}).seq
+        self.desired.catch_up(self._log)
+        self._parts.report("controller_elected", epoch=self._epoch)
+
+    def tick(self) -> float:
+        """Bring the world one look closer to what is wanted; return after how many seconds to look again.
+
+        Doing it twice changes nothing. Raises Deposed, after which nothing must be done any more.
+        """
+        changed = self._read_log()
+        now = self._clock.monotonic()
+        if not changed and now < self._next_look:
+            return min(POLL_S, self._next_look - now)
+        self._next_look = now
+        requeue = self._reconcile()
+        self._next_look = self._clock.monotonic() + requeue
+        return min(requeue, POLL_S)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is wanted and nothing runs, so that the process may end."""
+        return not self.desired.is_running and not self._replicas.living and self._gateway.status is None
+
+    # ---- reading
+
+    def _read_log(self) -> bool:
+        """Take in what is new; with a store that fails, go on with what is known."""
+        try:
+            self._log.refresh()
+        except ArgosyError as error:
+            self._parts.report("log_unreadable", error=error.message, code=error.code)
+            return False
+        changed = self.desired.catch_up(self._log)
+        if self.desired.elected != self._epoch:
+            raise Deposed(f"another controller was elected by entry {self.desired.elected} of the log")
+        return changed
+
+    def _reconcile(self) -> float:
+        status = self._gateway.observe()
+        self._replicas.observe(status)
+        self._replicas.stop_sick()
+        requeue = IDLE_S
+        windows = self._take_windows()
+        for name in sorted(self.desired.endpoints):
+            requeue = min(requeue, self._follow(name, windows))
+        self._forget_ended()
+        return min(requeue, self._lay_out())
+
+    def _take_windows(self) -> list[Window]:
+        status = self._gateway.status
+        if status is None or not status.windows_waiting:
+            return []
+        running = {e.rollout.id: e.rollout for e in self.desired.endpoints.values() if e.rollout}
+        windows = self._gateway.windows({id_: self._of(rollout).written_index for id_, rollout in running.items()})
+        orphans = {w.rollout: w.index for w in windows if w.rollout not in running}
+        if orphans:
+            self._gateway.windows(orphans)
+        return windows
+
+    def _of(self, rollout: Rollout) -> Evidence:
+        evidence = self._evidence.get(rollout.id)
+        if evidence is None:
+            evidence = Evidence(rollout, self._parts.make_judge(rollout), self._clock.monotonic())
+            self._evidence[rollout.id] = evidence
+        return evidence
+
+    def _forget_ended(self) -> None:
+        running = {e.rollout.id for e in self.desired.endpoints.values() if e.rollout}
+        self._evidence = {id_: evidence for id_, evidence in self._evidence.items() if id_ in running}
+        self._stopwatch = {key: since for key, since in self._stopwatch.items() if key[0] in running}
+        self._withdrawn = {id_: reason for id_, reason in self._withdrawn.items() if id_ in running}
+
+    # ---- rollouts
+
+    def _follow(self, name: str, windows: list[Window]) -> float:
+        """Move an endpoint's rollout as far as it goes now; a store that fails stops the move, not the service."""
+        requeue = IDLE_S
+        try:
+            for _ in range(8):  # a rollout by hand goes through four phases at once; more is a fault
+                endpoint = self.desired.endpoints.get(name)
+                if endpoint is None or endpoint.rollout is None:
+                    return requeue
+                rollout = endpoint.rollout
+                self._of(rollout).take(window for window in windows if window.rollout == rollout.id)
+                decision = self._decide(endpoint, rollout)
+                requeue = min(requeue, decision.requeue_s)
+                if not decision.moved:
+                    self._write_evidence(rollout)
+                    return requeue
+                self._move(endpoint, rollout, decision)
+        except Deposed:
+            raise
+        except Conflict:
+            return 0.0  # somebody wrote meanwhile: read, and decide again
+        except ArgosyError as error:
+            self._parts.report("rollout_held_up", endpoint=name, error=error.message, code=error.code)
+            return RETRY_S
+        return BUSY_S
+
+    def _decide(self, endpoint: Endpoint, rollout: Rollout) -> Decision:
+        state = State(kind=rollout.kind, phase=rollout.phase, step=rollout.step, config=rollout.config)
+        return step(state, self._facts(endpoint, rollout))
+
+    def _facts(self, endpoint: Endpoint, rollout: Rollout) -> Facts:
+        ready = self._replicas.ready
+        verdict = self._of(rollout).verdict
+        base = rollout.base
+        return Facts(
+            gate_missed=self._gate_missed(rollout.to.digest) if rollout.phase == d.PENDING else "",
+            new_is_ready=ready(rollout.to.digest) >= needed_replicas(rollout, endpoint.config.replica_range()[0]),
+            base_is_ready=base is not None and ready(base.digest) > 0,
+            base_failed=self._replicas.failed(base.digest) if base else "",
+            new_failed=self._replicas.failed(rollout.to.digest),
+            verdict=str(verdict.get("verdict", "")),
+            verdict_reason=str(verdict.get("reason", "")),
+            rollback_asked=rollout.rollback_asked or self._withdrawn.get(rollout.id, ""),
+            promote_asked=rollout.promote_asked,
+            is_unrouted=self._gateway.is_unrouted(rollout.id),
+            phase_s=self._elapsed((rollout.id, rollout.phase, rollout.step), rollout.since),
+            canary_s=self._elapsed((rollout.id, "first", 0), rollout.first_step) if rollout.first_step else 0.0,
+        )
+
+    def _gate_missed(self, digest: str) -> str:
+        if digest in self._passed:
+            return ""
+        missed = self._parts.gate_missed(digest)
+        if not missed:
+            self._passed.add(digest)
+        return missed
+
+    def _elapsed(self, key: tuple[str, str, int], since: float) -> float:
+        """Return the seconds since a moment of the log, by a clock that does not jump while this process lives."""
+        now = self._clock.monotonic()
+        if key not in self._stopwatch:
+            self._stopwatch[key] = now - max(0.0, self._clock.now() - since)
+        return now - self._stopwatch[key]
+
+    def _move(self, endpoint: Endpoint, rollout: Rollout, decision: Decision) -> None:
+        if decision.phase == d.ROLLING_BACK:
+            self._withdrawn[rollout.id] = decision.reason
+            self._set_routes()
+        evidence = self._of(rollout)
+        while len(evidence.unwritten) > MOST_WINDOWS:
+            self._write_evidence(rollout, must=True)
+        kind, data = _entry_of(rollout, decision)
+        self._append(kind, endpoint.name, {**data, **evidence.plain()})
+        evidence.written(self._clock.monotonic())
+        self._parts.report(
+            "rollout_step",
+            endpoint=endpoint.name,
+            rollout=rollout.id,
+            version=rollout.to.ref,
+            from_state=data["from_phase"],
+            to_state=decision.phase,
+            step=decision.step,
+            reason=decision.reason,
+        )
+
+    def _write_evidence(self, rollout: Rollout, *, must: bool = False) -> None:
+        evidence = self._of(rollout)
+        now = self._clock.monotonic()
+        if must or evidence.is_due(now):
+            self._append(d.OBSERVED, rollout.endpoint, {"rollout": rollout.id, **evidence.plain()})
+            evidence.written(now)
+
+    def _append(self, kind: str, subject: str, data: dict[str, Any]) -> None:
+        """Write an entry if nobody wrote about operating since this state was read, and this controller still leads."""
+
+        def check(log: LogLike) -> None:
+            for entry in log.entries(after=self.desired.head):
+                if entry.kind == d.ELECTED:
+                    raise Deposed(f"another controller was elected by entry {entry.seq} of the log")
+                if entry.kind in d.KINDS:
+                    raise Conflict(f"entry {entry.seq} of the log came first", code="state_moved")
+
+        self._log.append(kind, subject, data, check=check)
+        self.desired.catch_up(self._log)
+
+    # ---- the world
+
+    def _lay_out(self) -> float:
+        """Start what is missing, set routes, and only then stop what is not routed any more."""
+        desired = self.desired
+        wanted = wanted_replicas(desired.endpoints.values())
+        if desired.is_running:
+            self._gateway.ensure(desired.host, desired.bound_port or desired.port)
+            self._note_port()
+        self._replicas.start_missing(wanted)
+        is_set = self._set_routes()
+        is_busy = False
+        if is_set:
+            is_busy = self._replicas.stop_extras(wanted, self._gateway.routed or set(), self._gateway.drain)
+        elif desired.is_running:
+            is_busy = True
+        else:
+            self._replicas.stop_all()
+        if not desired.is_running and not self._replicas.living:
+            self._gateway.stop()
+        return BUSY_S if is_busy or self._has_short_versions(wanted) else IDLE_S
+
+    def _has_short_versions(self, wanted: Mapping[str, Any]) -> bool:
+        return any(self._replicas.ready(digest) < want.replicas for digest, want in wanted.items())
+
+    def _note_port(self) -> None:
+        """Write down the port the system chose, so that a restarted gateway is found where it was."""
+        status, desired = self._gateway.status, self.desired
+        if status is None or desired.port or desired.bound_port:
+            return
+        try:
+            self._append(d.BOUND, "gateway", {"host": status.host, "port": status.port})
+        except Deposed:
+            raise
+        except ArgosyError as error:
+            self._parts.report("port_not_noted", error=error.message)
+
+    def _set_routes(self) -> bool:
+        routes = []
+        for name in sorted(self.desired.endpoints):
+            endpoint = self.desired.endpoints[name]
+            is_safe = endpoint.rollout is not None and endpoint.rollout.id in self._withdrawn
+            route = route_of(endpoint, self._replicas.ready, is_safe=is_safe)
+            if route is not None:
+                routes.append(route)
+        return self._gateway.set_routes(routes)
+
+
+def _entry_of(rollout: Rollout, decision: Decision) -> tuple[str, dict[str, Any]]:
+    data: dict[str, Any] = {"rollout": rollout.id, "from_phase": rollout.phase}
+    if decision.phase in (d.PROMOTED, d.ROLLED_BACK):
+        data["base"] = rollout.base.ref if rollout.base else ""
+        return d.ENDED, {**data, "outcome": decision.phase, "to": rollout.to.ref, "reason": rollout.reason}
+    data |= {"phase": decision.phase, "step": decision.step, "reason": decision.reason}
+    if decision.phase == d.CANARY:
+        data["share"] = rollout.config.shares[decision.step]
+    return (d.STARTED if rollout.phase == d.PENDING else d.STEPPED), data

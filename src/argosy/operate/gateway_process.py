@@ -1,0 +1,136 @@
+"""The gateway's process: one that lives, answers, and has the routes that are wanted."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from argosy.cluster.launcher import Launcher, ProcessSpec
+from argosy.core.clock import Clock
+from argosy.core.errors import ArgosyError, Unavailable
+from argosy.operate.layout import routed_versions
+from argosy.serve.control import EndpointRoute, GatewayStatus, Window
+
+NAME = "gateway"
+ENTRY = "argosy.serve.gateway:main"
+
+SILENT_S = 10.0
+"""A living gateway that doesn't answer for so long is replaced."""
+MAX_BACKOFF_S = 10.0
+
+
+class Gateway(Protocol):
+    """What the controller needs of the gateway; `serve.control.GatewayClient` has it, `memory.FakeGateway` fakes it."""
+
+    def status(self) -> GatewayStatus:
+        """Return what the gateway sees now; Unavailable when it doesn't answer."""
+        ...
+
+    def set_routes(self, routes: Iterable[EndpointRoute]) -> None:
+        """Replace all routes at once, durably."""
+        ...
+
+    def windows(self, ack: dict[str, int] | None = None) -> list[Window]:
+        """Return closed windows after forgetting the acknowledged ones."""
+        ...
+
+    def drain(self, replica: str) -> None:
+        """Hand the replica nothing new."""
+        ...
+
+
+class GatewayProcess:
+    """Keeps the gateway alive, and remembers which routes it has confirmed."""
+
+    def __init__(
+        self, launcher: Launcher, client: Gateway, clock: Clock, make_config: Callable[[str, int], dict[str, Any]]
+    ) -> None:
+        self._launcher = launcher
+        self._clock = clock
+        self._make_config = make_config
+        self._confirmed: tuple[int, float, list[EndpointRoute]] | None = None
+        self._silent_since: float | None = None
+        self._starts = 0
+        self._next_start = 0.0
+        self.client = client
+        self.status: GatewayStatus | None = None
+        self.start_error: ArgosyError | None = None
+        self._possible: list[EndpointRoute] | None = None
+
+    def observe(self) -> GatewayStatus | None:
+        """Ask the gateway; None when it doesn't answer."""
+        now = self._clock.monotonic()
+        try:
+            self.status = self.client.status()
+        except Unavailable:
+            self.status = None
+            self._silent_since = now if self._silent_since is None else self._silent_since
+        else:
+            self._silent_since = None
+            self._starts = 0
+        return self.status
+
+    def ensure(self, host: str, port: int) -> None:
+        """Start the gateway if it is dead or does not answer, with back-off; on the same port as before."""
+        now = self._clock.monotonic()
+        if self.status is not None or now < self._next_start:
+            return
+        info = self._launcher.get(NAME)
+        if info is not None and info.alive:
+            if self._silent_since is None or now - self._silent_since < SILENT_S:
+                return
+            self._launcher.stop(NAME, 0.3)
+        self._starts += 1
+        self._silent_since = None
+        self._next_start = now + min(MAX_BACKOFF_S, 0.5 * 2.0 ** min(self._starts, 9))
+        spec = ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=self._make_config(host, port), threads=1)
+        self.start_error = None
+        try:
+            self._launcher.start(spec)
+        except ArgosyError as error:
+            self.start_error = error
+
+    def set_routes(self, routes: Sequence[EndpointRoute]) -> bool:
+        """Give the gateway these routes if it has others; return whether it has them now."""
+        if self.status is None:
+            return False
+        wanted = list(routes)
+        if self._confirmed == (self.status.pid, self.status.started, wanted):
+            return True
+        # Should the answer get lost, either the former or the new routes hold.
+        self._possible = wanted + (self._possible or [])
+        try:
+            self.client.set_routes(wanted)
+        except Unavailable:
+            self.status = None
+            return False
+        self._confirmed = (self.status.pid, self.status.started, wanted)
+        self._possible = wanted
+        return True
+
+    @property
+    def routed(self) -> set[str] | None:
+        """Versions that may get requests, by the last routes confirmed or tried; None before the first."""
+        return None if self._possible is None else routed_versions(self._possible)
+
+    def is_unrouted(self, rollout: str) -> bool:
+        """Return whether the gateway has confirmed routes without this rollout."""
+        return self._possible is not None and all(route.rollout != rollout for route in self._possible)
+
+    def windows(self, ack: dict[str, int]) -> list[Window]:
+        """Return closed windows; none when the gateway doesn't answer."""
+        if self.status is None:
+            return []
+        try:
+            return self.client.windows(ack)
+        except Unavailable:
+            return []
+
+    def drain(self, replica: str) -> None:
+        """Ask the gateway to drain a replica; tried again at the next look if it doesn't answer."""
+        with contextlib.suppress(Unavailable):
+            self.client.drain(replica)
+
+    def stop(self) -> None:
+        """Stop the gateway's process."""
+        self._launcher.stop(NAME, 5.0)
+        self._confirmed = self._possible = self.status = None

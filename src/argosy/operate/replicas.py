@@ -1,0 +1,277 @@
+"""Replica processes: as many of each version as wanted, the dead and the sick replaced, the superfluous drained."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from argosy.cluster.launcher import Launcher, ProcessInfo, ProcessSpec
+from argosy.core.clock import Clock
+from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, NotFound, PluginError
+from argosy.operate.desired import Target
+from argosy.operate.layout import Wanted
+from argosy.operate.rollout import READY_LIMIT_S
+from argosy.serve.control import GatewayStatus, ReplicaStatus
+
+ROLE = "replica"
+ENTRY = "argosy.serve.replica:main"
+
+FAILED_STARTS = 3
+"""So many ends in a row, none after `PROVEN_S` of being ready, and the version counts as unable to run."""
+PROVEN_S = 10.0
+"""A replica that was ready for so long has proven that its version can run."""
+BACKOFF_S = 0.5
+MAX_BACKOFF_S = 30.0
+LOST_S = 10.0
+"""A living replica that has been connected and is not for so long is replaced. It dials again every second or less."""
+FROZEN_S = 5.0
+DRAIN_S = 30.0
+"""A drain that takes longer is cut: it is the gateway's default deadline of a request."""
+STOP_GRACE_S = 0.3
+"""A drained replica has nothing in its hands. The controller waits for its end, so it is short."""
+KEPT_FAILURES = 5
+"""Ended processes whose logs stay for the user to read."""
+
+_HOPELESS = (IntegrityError, PluginError, InvalidInput, NotFound)
+"""Errors that the next start would only repeat."""
+
+MakeConfig = Callable[[str, Target, int], dict[str, Any]]
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """One living replica process, with what the gateway says of it."""
+
+    name: str
+    key: str
+    started: float
+    state: str
+    """starting (not connected), else as the gateway says: ready, draining, drained, frozen, faulty."""
+
+    @property
+    def is_staying(self) -> bool:
+        """Whether it counts towards what is wanted."""
+        return self.state not in ("draining", "drained")
+
+
+class _Failures(msgspec.Struct):
+    count: int = 0
+    reason: str = ""
+    next_at: float = 0.0
+    is_hopeless: bool = False
+
+
+def version_key(digest: str) -> str:
+    """Return what names of processes say of a version: enough of its digest to tell it from the others of a home."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+def replica_name(target: Target, nonce: str) -> str:
+    """Return a process's name that people can read and `key_of` can take apart."""
+    readable = "".join(c if c.isalnum() or c in "._" else "-" for c in target.ref).strip("-.") or "version"
+    return f"{ROLE}-{readable[:60].replace('..', '--')}-{version_key(target.digest)}-{nonce}"
+
+
+def key_of(name: str) -> str:
+    """Return the version's key in a replica's name."""
+    parts = name.rsplit("-", 2)
+    return parts[-2] if len(parts) == 3 else ""
+
+
+class Replicas:
+    """The supervisor. What it knows beyond the launcher's records is only how often versions failed lately."""
+
+    def __init__(self, launcher: Launcher, clock: Clock, randomness: random.Random, make_config: MakeConfig) -> None:
+        self._launcher = launcher
+        self._clock = clock
+        self._random = randomness
+        self._make_config = make_config
+        self._failures: dict[str, _Failures] = {}
+        self._seen_ended: set[str] | None = None
+        self._ready_since: dict[str, float] = {}
+        self._absent_since: dict[str, float] = {}
+        self._draining_since: dict[str, float] = {}
+        self._frozen_since: dict[str, float] = {}
+        self.living: list[Replica] = []
+
+    def observe(self, status: GatewayStatus | None) -> None:
+        """Look at the processes, and at what the gateway says of them; None: it can't be asked."""
+        connected = {replica.id: replica for replica in status.replicas} if status else {}
+        processes = self._launcher.list(ROLE)
+        self._note_ended([info for info in processes if not info.alive])
+        self.living = [
+            Replica(info.name, key_of(info.name), info.started, _state(connected.get(info.name)))
+            for info in processes
+            if info.alive
+        ]
+        if status is None:
+            self._absent_since.clear()  # it is the gateway that is absent
+            self._frozen_since.clear()
+        else:
+            self._note_states()
+
+    def ready(self, digest: str) -> int:
+        """Return how many replicas of a version can take requests now."""
+        key = version_key(digest)
+        return sum(1 for replica in self.living if replica.key == key and replica.state == "ready")
+
+    def failed(self, digest: str) -> str:
+        """Return why a version can't run, empty as long as there is hope."""
+        failures = self._failures.get(version_key(digest))
+        if failures is None or not (failures.is_hopeless or failures.count >= FAILED_STARTS):
+            return ""
+        return failures.reason
+
+    def start_missing(self, wanted: Mapping[str, Wanted]) -> None:
+        """Start what is wanted and not there, with back-off where it failed before."""
+        now = self._clock.monotonic()
+        keys = {version_key(digest) for digest in wanted}
+        self._failures = {key: failures for key, failures in self._failures.items() if key in keys}
+        for digest, want in wanted.items():
+            key = version_key(digest)
+            missing = want.replicas - sum(1 for r in self.living if r.key == key and r.is_staying)
+            failures = self._failures.get(key)
+            if failures is not None and failures.count:
+                missing = min(missing, 1) if now >= failures.next_at else 0
+            for _ in range(missing):
+                self._start(want)
+
+    def stop_sick(self) -> None:
+        """End replicas that live but can't work, so that the next look replaces them."""
+        for replica in list(self.living):
+            reason = self._sickness(replica)
+            if reason:
+                self._stop(replica)
+                self._note_failure(replica.key, reason, is_hopeless=False)
+
+    def stop_extras(self, wanted: Mapping[str, Wanted], routed: set[str], drain: Callable[[str], None] | None) -> bool:
+        """Drain, then stop, what is not wanted; return whether some of that is still under way.
+
+        `routed`: versions that may still get requests; those are left alone until they are not. `drain` is None when
+        there is no gateway to ask.
+        """
+        counts = {version_key(digest): want.replicas for digest, want in wanted.items()}
+        routed_keys = {version_key(digest) for digest in routed}
+        is_busy = False
+        for key in sorted({replica.key for replica in self.living}):
+            if key in routed_keys and not counts.get(key):
+                is_busy = True
+                continue
+            for replica in self._extras(key, counts.get(key, 0)):
+                is_busy = True
+                if replica.state == "starting" or drain is None:
+                    self._stop(replica)
+                else:
+                    drain(replica.name)
+                    self._draining_since.setdefault(replica.name, self._clock.monotonic())
+        return self._stop_drained() or is_busy
+
+    def stop_all(self) -> None:
+        """Stop every replica."""
+        for replica in list(self.living):
+            self._stop(replica)
+
+    def _extras(self, key: str, count: int) -> list[Replica]:
+        staying = [replica for replica in self.living if replica.key == key and replica.is_staying]
+        # The ready ones are kept before others, the old before the young: so the last ready one never goes.
+        staying.sort(key=lambda replica: (replica.state != "ready", replica.started, replica.name))
+        return staying[count:]
+
+    def _stop_drained(self) -> bool:
+        now = self._clock.monotonic()
+        is_busy = False
+        for replica in [r for r in self.living if not r.is_staying]:
+            since = self._draining_since.setdefault(replica.name, now)
+            if replica.state == "drained" or now - since > DRAIN_S:
+                self._stop(replica)
+            else:
+                is_busy = True
+        return is_busy
+
+    def _start(self, want: Wanted) -> None:
+        name = replica_name(want.target, f"{self._random.getrandbits(24):06x}")
+        config = self._make_config(name, want.target, want.threads)
+        spec = ProcessSpec(name=name, role=ROLE, entry=ENTRY, config=config, threads=want.threads)
+        try:
+            self._launcher.start(spec)
+        except ArgosyError as error:
+            self._note_failure(version_key(want.target.digest), error.message, is_hopeless=False)
+            return
+        self.living.append(Replica(name, key_of(name), self._clock.now(), "starting"))
+
+    def _stop(self, replica: Replica) -> None:
+        if self._seen_ended is not None:
+            self._seen_ended.add(replica.name)
+        self._launcher.stop(replica.name, STOP_GRACE_S)
+        self._launcher.forget(replica.name)
+        self.living = [other for other in self.living if other.name != replica.name]
+
+    def _note_ended(self, ended: list[ProcessInfo]) -> None:
+        if self._seen_ended is None:
+            # What ended before this controller's time is not its versions' present trouble.
+            self._seen_ended = {info.name for info in ended}
+        for info in ended:
+            if info.name not in self._seen_ended:
+                self._seen_ended.add(info.name)
+                if info.exit_code not in (0, -15):
+                    error = self._launcher.error(info.name)
+                    reason = self._reason(info, error)
+                    self._note_failure(key_of(info.name), reason, is_hopeless=isinstance(error, _HOPELESS))
+        for info in sorted(ended, key=lambda info: info.started)[:-KEPT_FAILURES]:
+            self._launcher.forget(info.name)
+            self._seen_ended.discard(info.name)
+
+    def _reason(self, info: ProcessInfo, error: ArgosyError | None) -> str:
+        if error is not None:
+            return error.message
+        if info.exit_code is not None and info.exit_code < 0:
+            return f"it was ended by signal {-info.exit_code}"
+        lines = [line for line in self._launcher.log_tail(info.name, 5).splitlines() if line.strip()]
+        said = f": {lines[-1].strip()[:300]}" if lines else ""
+        return f"it ended with exit code {info.exit_code}{said}"
+
+    def _note_failure(self, key: str, reason: str, *, is_hopeless: bool) -> None:
+        failures = self._failures.setdefault(key, _Failures())
+        failures.count += 1
+        failures.reason = reason
+        failures.is_hopeless = is_hopeless
+        delay = 0.0 if failures.count == 1 else min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(failures.count - 2, 16))
+        if is_hopeless:
+            delay = MAX_BACKOFF_S
+        failures.next_at = self._clock.monotonic() + delay * self._random.uniform(0.8, 1.2)
+
+    def _note_states(self) -> None:
+        now = self._clock.monotonic()
+        living = {replica.name for replica in self.living}
+        for table in (self._ready_since, self._absent_since, self._draining_since, self._frozen_since):
+            for name in [name for name in table if name not in living]:
+                del table[name]
+        for replica in self.living:
+            _since(self._absent_since, replica.name, now, holds=replica.state == "starting")
+            _since(self._frozen_since, replica.name, now, holds=replica.state == "frozen")
+            if replica.state == "ready":
+                since = self._ready_since.setdefault(replica.name, now)
+                if now - since >= PROVEN_S:
+                    self._failures.pop(replica.key, None)
+
+    def _sickness(self, replica: Replica) -> str:
+        now = self._clock.monotonic()
+        if replica.state == "faulty":
+            return "it failed requests that other replicas of its version answered"
+        if now - self._frozen_since.get(replica.name, now) > FROZEN_S:
+            return f"it was silent for {FROZEN_S:g} s"
+        absent = now - self._absent_since.get(replica.name, now)
+        if replica.name in self._ready_since and absent > LOST_S:
+            return f"it lost the gateway and did not come back within {LOST_S:g} s"
+        return f"it was not ready within {READY_LIMIT_S:g} s" if absent > READY_LIMIT_S else ""
+
+
+def _state(status: ReplicaStatus | None) -> str:
+    return status.state if status is not None else "starting"
+
+
+def _since(table: dict[str, float], name: str, now: float, *, holds: bool) -> None:
+    if holds:
+        table.setdefault(name, now)
+    else:
+        table.pop(name, None)

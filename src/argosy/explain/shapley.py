@@ -12,7 +12,9 @@ from argosy.explain.explainer import Array, Explanation, Floats, Predict
 _BLOCK_ROWS = 2048
 _BLOCK_ELEMENTS = 2**22
 """Rows given to the model at once have at most so many elements together (unless one row has more)."""
-_LEAST_PAIRS = 2
+_LEAST_PAIRS = 4
+_LEAST_SPARE = 24
+"""Second and later pairs of background rows from which the spread between orders is believed."""
 _MOST_PAIRS = 50_000
 _EXACT_ENOUGH = 0.005
 """Ends when the largest standard error is below this share of the largest value: finer than any picture shows."""
@@ -186,8 +188,8 @@ def _estimate(sums: _Sums, total: float) -> tuple[Floats, Floats]:
     means = sums.sums / counts
     values = means.mean(axis=0)
     spare = int((sums.counts - 1).sum())
-    if spare == 0:
-        # One pair per row tells nothing about the spread between orders; the spread between rows is no smaller.
+    if spare < _LEAST_SPARE and len(means) > 1:
+        # Too few orders per row to know their spread; the spread between rows is usually greater, never unknown.
         errors = means.std(axis=0, ddof=1) / np.sqrt(len(means))
     else:
         within = np.maximum(sums.squares - counts * means**2, 0).sum(axis=0) / spare
@@ -210,11 +212,12 @@ def _before_the_first_turn(sums: _Sums, total: float) -> tuple[Floats, Floats]:
     is_flat = spread <= 1e-20 * max(1.0, float(gains @ gains))
     slopes = np.full(len(values), 1 / len(values)) if is_flat else off @ shares / spread
     rest = shares - values - off[:, None] * slopes
-    errors = rest.std(axis=0) / np.sqrt(max(1, len(shares) - 1))
+    # Mean and slope were fitted, so two numbers fewer are free.
+    errors = np.sqrt((rest**2).sum(axis=0) / (len(shares) - 2) / len(shares))
     return values + slopes * (total - float(gains.mean())), errors
 
 
 def _is_exact(values: Floats, errors: Floats, sums: _Sums) -> bool:
     # Twice around, so that a feature that rarely matters is not believed to be nothing from a few walks.
-    has_seen_enough = sums.counts.min() >= 2 and sums.counts.sum() >= 64
+    has_seen_enough = sums.counts.min() >= 2 and (sums.counts - 1).sum() >= 2 * _LEAST_SPARE
     return bool(has_seen_enough and errors.max() <= _EXACT_ENOUGH * np.abs(values).max())

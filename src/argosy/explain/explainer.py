@@ -26,7 +26,8 @@ class Explanation:
     """How the difference between one answer and the average answer is shared out among the features.
 
     `values` has one number per group of elements (per element when no groups were given); together they give
-    `prediction - base`. `standard_error` is how far each may be off from having drawn only some orders of features; below some 20 `permutations` it is a guess itself.
+    `prediction - base`. `standard_error` is how far each may be off from having drawn only some orders of features;
+    below some 20 `permutations` it is a guess itself.
     `groups` has the shape of the row and says which group each of its elements belongs to.
     """
 

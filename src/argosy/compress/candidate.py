@@ -31,7 +31,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     drop: float = 0.0
     """The original's value less this one's."""
     drop_high: float = 0.0
-    """With 90 % confidence the drop on fresh data is below this."""
+    """With 80 % confidence the drop on fresh data is below this."""
     seen_drop: float = 0.0
     """The drop on training samples: says little when it is small, and much when it isn't."""
     agreement: float = 1.0

@@ -1,0 +1,86 @@
+"""Which candidate is taken, and what is said when none can be.
+
+The rule: of the measured candidates that keep size, p95 and drop on the validation part and are not slower than the
+original at any measured batch size, those are preferred whose drop is below the bound with 80 % confidence and also
+on samples seen in training. Among them the smallest product of latency and size, relative to the original, wins.
+When the validation part is too small to make any sure, the one with the lowest upper bound of the drop wins.
+"""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from argosy.compress.candidate import Candidate
+from argosy.compress.config import Budget
+from argosy.core.units import format_size, format_time
+
+# A millionth of an item: sums of shares are not exact.
+_EPSILON = 1e-6
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome: `chosen`, or `nearest` with what would have to give."""
+
+    chosen: Candidate | None
+    nearest: Candidate | None
+    is_sure: bool
+    """Whether the chosen one keeps the drop with 80 % confidence, not only on the items that were looked at."""
+    says: str
+    hint: str
+
+
+def select(original: Candidate, candidates: Sequence[Candidate], budget: Budget) -> Selection:
+    """Apply the rule at the top of this module."""
+    measured = [c for c in candidates if c.status == "measured" and c.quality is not None]
+    fitting = [c for c in measured if not c.misses(budget) and (c.latency_ratio < 1 or c.size_ratio < 1)]
+    if fitting:
+        sure = [c for c in fitting if is_sure(c, budget)]
+        chosen = min(sure, key=lambda c: c.cost) if sure else min(fitting, key=lambda c: (_drop_high(c), c.cost))
+        doubt = "" if sure else "; the validation part is too small to be sure of the drop"
+        return Selection(chosen=chosen, nearest=None, is_sure=bool(sure), says=f"{chosen.says()}{doubt}", hint="")
+    nearest = min(measured, key=lambda c: _distance(c, budget), default=None)
+    says, hint = _out_of_reach(original, nearest, candidates, budget)
+    return Selection(chosen=None, nearest=nearest, is_sure=False, says=says, hint=hint)
+
+
+def is_sure(candidate: Candidate, budget: Budget) -> bool:
+    """Return whether the drop is within the budget with 80 % confidence, and on the training samples too."""
+    quality = candidate.quality
+    assert quality is not None
+    return max(quality.drop_high, quality.seen_drop) <= budget.max_drop + _EPSILON
+
+
+def _drop_high(candidate: Candidate) -> float:
+    return max(candidate.quality.drop_high, candidate.quality.seen_drop) if candidate.quality else math.inf
+
+
+def _distance(candidate: Candidate, budget: Budget) -> tuple[float, float]:
+    """How far outside: the product of the factors by which parts of the budget are missed."""
+    return math.prod(candidate.misses(budget).values()), candidate.cost
+
+
+def _out_of_reach(
+    original: Candidate, nearest: Candidate | None, candidates: Sequence[Candidate], budget: Budget
+) -> tuple[str, str]:
+    if nearest is None or nearest.quality is None:
+        reasons = "; ".join(f"{c.name}: {c.reason}" for c in candidates[:4]) or "no pass can work on this model"
+        return f"the budget ({budget}) is out of reach: {reasons}", "raise the budget or allow more passes"
+    missed = nearest.misses(budget)
+    gives = []
+    if "max_drop" in missed:
+        needed = math.ceil(nearest.quality.drop * 1000 - _EPSILON) / 10
+        gives.append(f'max_drop = "{needed:g}pt"')
+    if "size" in missed:
+        gives.append(f'size = "{math.ceil(nearest.size_bytes / 1000)}KB"')
+    if "latency_p95" in missed:
+        gives.append(f'latency_p95 = "{math.ceil(nearest.p95_s * 1.05e6)}us"')
+    says = f"the budget ({budget}) is out of reach; nearest is {nearest.says()}"
+    if gives:
+        return says, f"it would be met with: {', '.join(gives)}"
+    if "not slower" in missed:
+        return (
+            f"nothing faster or smaller than the original was found that isn't slower; nearest is {nearest.says()}",
+            f"the original has {format_size(original.size_bytes)} and p95 {format_time(original.p95_s)}; keep it",
+        )
+    return says, "keep the original: nothing that was tried is smaller or faster"

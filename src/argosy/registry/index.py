@@ -53,6 +53,11 @@ class Index:
         """Close the file."""
         self._db.close()
 
+    def __del__(self) -> None:
+        # A process that ends without closing is the rule; from Python 3.13 on, leaving this to SQLite warns.
+        with contextlib.suppress(Exception):
+            self._db.close()
+
     def top(self) -> int:
         """Return the number of the last entry, 0 when empty."""
         return int(self._guard(lambda: self._db.execute("SELECT ifnull(max(seq), 0) FROM entries").fetchone()[0]))

@@ -21,6 +21,7 @@ class Registry:
         self, settings: Settings, *, clock: Clock, store: ObjectStore | None = None, keys: KeyRing | None = None
     ) -> None:
         home = settings.home
+        self.clock = clock
         # By the store's address, so that a log put in the place of another is noticed.
         name = sha256(settings.store.rstrip("/").encode()).removeprefix("sha256:")[:16]
         self.keys = keys if keys is not None else KeyRing.open(home)

@@ -233,41 +233,35 @@ class Versions:
         check_name(alias)
         version = self.get(f"{name}:{number}")
 
-        def data(log: Log) -> dict[str, Any]:
-            former = log.last(ALIAS_MOVED, f"{name}@{alias}")
-            return {
-                "alias": alias,
-                "number": number,
-                "digest": version.digest,
-                "former": int(former.data["number"]) if former else 0,
-                "reason": reason,
-            }
+        def data(_: Log) -> dict[str, Any]:
+            former = self.aliases(name).get(alias, 0)
+            return {"alias": alias, "number": number, "digest": version.digest, "former": former, "reason": reason}
 
-        return self._log.append(ALIAS_MOVED, f"{name}@{alias}", data)
+        return self._log.append(ALIAS_MOVED, name, data)
 
     def alias(self, name: str, alias: str) -> Version:
         """Return the version that `name@alias` means now."""
         self._log.refresh()
-        entry = self._log.last(ALIAS_MOVED, f"{name}@{alias}")
-        if entry is None:
+        number = self.aliases(name).get(alias)
+        if number is None:
             if not self._published(name):
                 raise self._unknown(name)
             raise NotFound(
                 f"model '{name}' has no alias '{alias}'",
-                hint=f"set it with: argosy models alias {name}:1 {alias}",
+                hint=f"list versions with: argosy models show {name}",
                 code="alias_not_found",
             )
-        return self._by_digest(str(entry.data["digest"]))
+        return self.get(f"{name}:{number}")
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return all aliases of `name` and the number of the version each means now."""
-        return {str(e.data["alias"]): int(e.data["number"]) for e in self.history(name) if e.kind == ALIAS_MOVED}
+        moves = self._log.entries(kind=ALIAS_MOVED, subject=name)
+        return {str(entry.data["alias"]): int(entry.data["number"]) for entry in moves}
 
     def history(self, name: str) -> Entries:
         """Return what happened to `name`, oldest first: versions published, aliases moved."""
         self._log.refresh()
-        moved = (e for e in self._log.entries(kind=ALIAS_MOVED) if e.subject.startswith(f"{name}@"))
-        return sorted([*self._published(name), *moved], key=lambda entry: entry.seq)
+        return [entry for entry in self._log.entries(subject=name) if entry.kind in (PUBLISHED, ALIAS_MOVED)]
 
     def _check(self, manifest: Manifest) -> None:
         check_name(manifest.name)

@@ -97,7 +97,7 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images, which may be flat."""
-        x_bchw = x.reshape(-1, *self.image)
+        x_bchw = x if x.dim() == 4 else x.reshape(-1, *self.image)
         x_bchw = self.stages(F.relu(self.stem(x_bchw)))
         return cast("Tensor", self.head(x_bchw.mean(dim=(2, 3))))
 

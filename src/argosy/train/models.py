@@ -128,27 +128,41 @@ def load_users_module(name: str, base: Path) -> ModuleType:
 
 
 @contextlib.contextmanager
-def users_code(base: Path, doing: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into InvalidInput that shows the user's file and line, not our stack."""
+def users_code(base: Path, doing: str, *, only_theirs: bool = False) -> Iterator[None]:
+    """Turn whatever the user's code raises into InvalidInput that shows the user's file and line, not our stack.
+
+    With `only_theirs` an error that passed through no file of the user's stays as it is.
+    """
     try:
         yield
     except ArgosyError:
         raise
     except Exception as error:
-        raise InvalidInput(
-            f"{doing} failed{_place(error, base)}: {type(error).__name__}: {error}", code="user_code"
-        ) from error
+        place = _place(error, base)
+        if only_theirs and not place:
+            raise
+        raise InvalidInput(f"{doing} failed{place}: {type(error).__name__}: {error}", code="user_code") from error
 
 
 def _place(error: Exception, base: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {Path(error.filename).name}, line {error.lineno}"
     root = base.absolute()
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if root in Path(f.filename).absolute().parents]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(Path(f.filename).absolute(), root)]
     if not frames:
         return ""
     last = frames[-1]
     return f" at {Path(last.filename).absolute().relative_to(root)}, line {last.lineno} ({last.line})"
+
+
+def _is_users(path: Path, root: Path) -> bool:
+    # A project's folder may hold its environment, and Argosy itself.
+    libraries = {"site-packages", "dist-packages", Path(contextlib.__file__).parent.name}
+    return root in path.parents and _OURS not in path.parents and libraries.isdisjoint(path.parts)
+
+
+_OURS = Path(families.__file__).absolute().parent.parent
+"""Where Argosy's own code is."""
 
 
 def check_output(model: nn.Module, config: ModelConfig, base: Path, input_shape: tuple[int, ...], outputs: int) -> None:

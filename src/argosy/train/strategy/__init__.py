@@ -1,1 +1,5 @@
-"""How several processes train one model; the loop does not know which of these it uses."""
+"""How the ranks of a training work together: one Protocol, and the table of its implementations."""
+
+from argosy.train.strategy.contract import STRATEGIES, Strategy
+
+__all__ = ["STRATEGIES", "Strategy"]

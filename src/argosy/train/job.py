@@ -1,0 +1,262 @@
+"""One training from data to weights: starts its ranks, watches them, starts them again when one is lost.
+
+No torch here: the process that calls `run_training` stays small.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from argosy.cluster.launcher import Launcher, ProcessSpec, stop_all
+from argosy.cluster.local import LocalLauncher
+from argosy.core.clock import Clock, SystemClock
+from argosy.core.digest import digest_of, sha256_file
+from argosy.core.errors import ArgosyError, Conflict, NotFound, Unavailable
+from argosy.core.files import FileLock
+from argosy.core.progress import Progress, Reporter, silent
+from argosy.train.config import ModelConfig, TrainConfig
+from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
+from argosy.train.shared_memory import Segment
+
+_POLL_S = 0.05
+_SILENCE_S = 10.0
+"""A rank without a sign of life for so long is frozen or cut off."""
+_JOIN_S = 180.0
+"""A rank that has not joined by then never will; importing torch takes 2 s on an idle machine."""
+_OTHERS_S = 1.0
+"""When a rank has failed, the others get so long to end too: the one that knows the cause may not be the first."""
+_RESTARTS = 3
+"""Restarts without a new checkpoint in between; then something is wrong that restarting doesn't cure."""
+
+
+class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training gave. `history` has one entry per epoch; `seconds` counts all starts."""
+
+    weights: Path
+    history: list[dict[str, Any]]
+    epochs: int
+    steps: int
+    metric: str
+    best_metric: float
+    seconds: float
+    restarts: int = 0
+
+
+def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order of the words
+    dataset_folder: Path,
+    model: ModelConfig,
+    train: TrainConfig,
+    base: Path,
+    work: Path,
+    report: Reporter = silent,
+    *,
+    launcher: Launcher | None = None,
+    clock: Clock | None = None,
+    threads: int = 0,
+) -> TrainResult:
+    """Train with `train.workers` rank processes and return where the weights are.
+
+    `work` belongs to this training: checkpoints in it are resumed, to the same bits as without a break, and a
+    finished training is not run again. `threads` is per rank; 0 shares out the cores. Blocks until the end; a
+    reporter that raises stops it. Raises what a rank raised (InvalidInput for the user's mistakes), Conflict if
+    `work` is in use or another training's, Unavailable when ranks die again and again.
+    """
+    model.check()
+    train.check()
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / "lock")
+    if not lock.acquire():
+        raise Conflict(f"another process is training in '{work}'", hint="wait for it, or use another folder")
+    try:
+        clock = clock or SystemClock()
+        made_by = _made_by(dataset_folder, model, train, base)
+        found = _outcome(work, made_by)
+        if found is not None:
+            return _result(work, found, restarts=0)
+        setup = RankSetup(
+            rank=0,
+            segment="",
+            threads=threads or max(1, len(os.sched_getaffinity(0)) // train.workers),
+            dataset=str(dataset_folder.absolute()),
+            model=model,
+            train=train,
+            base=str(base.absolute()),
+            work=str(work.absolute()),
+            made_by=made_by,
+        )
+        return _Job(setup, launcher or LocalLauncher(work / "processes", clock), clock, report).run()
+    finally:
+        lock.release()
+
+
+def _made_by(dataset_folder: Path, model: ModelConfig, train: TrainConfig, base: Path) -> str:
+    """Return one digest over all that decides the weights."""
+    description = dataset_folder / "dataset.json"
+    if not description.is_file():
+        raise NotFound(f"'{dataset_folder}' holds no data set")
+    code = base.joinpath(*model.build.partition(":")[0].split(".")).with_suffix(".py") if model.build else None
+    deciding = msgspec.structs.replace(train, checkpoint_s=1.0)
+    return digest_of(
+        {
+            "data": sha256_file(description),
+            "model": model,
+            "train": deciding,
+            "code": sha256_file(code) if code is not None and code.is_file() else "",
+        }
+    )
+
+
+def _outcome(work: Path, made_by: str) -> Outcome | None:
+    """Return the outcome of a finished training whose weights are whole."""
+    try:
+        found = msgspec.json.decode((work / RESULT).read_bytes(), type=Outcome)
+        if found.made_by == made_by and sha256_file(work / WEIGHTS) == found.digest:
+            return found
+    except (OSError, msgspec.DecodeError):
+        return None
+    return None
+
+
+def _result(work: Path, found: Outcome, *, restarts: int) -> TrainResult:
+    return TrainResult(
+        weights=work / WEIGHTS,
+        history=found.history,
+        epochs=found.epochs,
+        steps=found.steps,
+        metric=found.metric,
+        best_metric=found.best_metric,
+        seconds=found.seconds,
+        restarts=restarts,
+    )
+
+
+class _Job:
+    def __init__(self, setup: RankSetup, launcher: Launcher, clock: Clock, report: Reporter) -> None:
+        self._setup = setup
+        self._launcher = launcher
+        self._clock = clock
+        self._report = report
+        self._work = Path(setup.work)
+        self._read = 0
+
+    def run(self) -> TrainResult:
+        in_vain = restarts = 0
+        while True:
+            checkpoint = self._newest_checkpoint()
+            lost = self._attempt()
+            found = _outcome(self._work, self._setup.made_by)
+            if found is not None:
+                return _result(self._work, found, restarts=restarts)
+            lost = lost or "the ranks ended without a result"
+            in_vain = 1 if self._newest_checkpoint() != checkpoint else in_vain + 1
+            if in_vain > _RESTARTS:
+                raise Unavailable(
+                    f"{lost}, for the {in_vain}th time without any progress",
+                    hint=f"the ranks' logs are in '{self._work / 'processes'}'; too little memory is a usual cause",
+                    code="ranks_lost",
+                )
+            restarts += 1
+            self._say(f"{lost}; all ranks start again from the last checkpoint")
+
+    def _attempt(self) -> str:
+        """Start all ranks and watch them to their end; return which one was lost and how, or an empty text.
+
+        Raises what a rank raised. No rank lives any more afterwards.
+        """
+        (self._work / NEWS).unlink(missing_ok=True)
+        self._read = 0
+        segment = Segment.create(self._setup.train.workers)
+        token = secrets.token_hex(4)
+        names = [f"rank-{token}-{rank}" for rank in range(segment.world_size)]
+        try:
+            for rank, name in enumerate(names):
+                self._launcher.start(self._spec(rank, name, segment.path))
+            return self._watch(names, segment)
+        finally:
+            # The transport lets the others go when one is gone, but a frozen or confused one needs the signal.
+            stop_all(self._launcher, names, grace_s=0.0)
+            segment.close()
+
+    def _spec(self, rank: int, name: str, segment: str) -> ProcessSpec:
+        setup = msgspec.structs.replace(self._setup, rank=rank, segment=segment)
+        return ProcessSpec(
+            name=name,
+            role="rank",
+            entry="argosy.train.rank:main",
+            config=msgspec.to_builtins(setup),
+            threads=setup.threads,
+            detached=False,
+        )
+
+    def _watch(self, names: list[str], segment: Segment) -> str:
+        started = self._clock.monotonic()
+        failed_at = left_at = -1.0
+        while True:
+            self._pass_news()
+            now = self._clock.monotonic()
+            ended = self._ended(names)
+            if all(ended.get(name) == 0 for name in names):
+                self._pass_news()
+                return ""
+            if any(ended.values()):
+                failed_at = now if failed_at < 0 else failed_at
+                if len(ended) == len(names) or now - failed_at > _OTHERS_S:
+                    return self._judge(names, ended)
+            states = [segment.silent_s(rank, self._clock) for rank in range(len(names))]
+            for rank, silent_s in enumerate(states):
+                if silent_s > _SILENCE_S and names[rank] not in ended:
+                    return f"rank {rank} gave no sign of life for {silent_s:.0f} s"
+            if now - started > _JOIN_S and not segment.is_joined():
+                return f"not all ranks came up within {_JOIN_S:.0f} s"
+            if segment.is_left():
+                left_at = now if left_at < 0 else left_at
+                if now - left_at > _SILENCE_S:
+                    return ""  # all is written; something of the user's keeps a process from ending
+            self._clock.sleep(_POLL_S)
+
+    def _ended(self, names: list[str]) -> dict[str, int]:
+        """Return the exit codes of the ranks that have ended; one that nobody saw end counts as killed."""
+        found = {}
+        for name in names:
+            info = self._launcher.get(name)
+            if info is None or not info.alive:
+                code = info.exit_code if info is not None else None
+                found[name] = -9 if code is None else code
+        return found
+
+    def _judge(self, names: list[str], ended: dict[str, int]) -> str:
+        """Raise the error that a rank ended by, or return which rank was lost without one."""
+        errors: list[ArgosyError] = []
+        lost = ""
+        for rank, name in enumerate(names):
+            code = ended.get(name, 0)
+            error = self._launcher.error(name) if code else None
+            if error is not None:
+                errors.append(error)
+            elif code and not lost:
+                lost = f"rank {rank} " + (f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
+        causes = [error for error in errors if error.code != "rank_lost"]
+        if causes:
+            raise causes[0]
+        return lost or str(errors[0])
+
+    def _pass_news(self) -> None:
+        """Hand on what rank 0 has written since the last time; a line that isn't whole yet waits."""
+        try:
+            with (self._work / NEWS).open("rb") as stream:
+                stream.seek(self._read)
+                whole, newline, _ = stream.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return
+        self._read += len(whole) + len(newline)
+        for line in whole.splitlines():
+            self._report(msgspec.json.decode(line, type=Progress))
+
+    def _newest_checkpoint(self) -> str:
+        return max((path.name for path in (self._work / CHECKPOINTS).glob("step-*.json")), default="")
+
+    def _say(self, message: str) -> None:
+        self._report(Progress(stage="train", message=message))

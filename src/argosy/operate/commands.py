@@ -4,7 +4,6 @@ Check and entry are one transaction: what was checked still holds at the entry's
 Every command may be repeated: asked again for what is already so, it says so and writes nothing.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,9 +14,7 @@ from argosy.core.tensors import Signature
 from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout, Target
-from argosy.registry.versions import Version
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+from argosy.registry.versions import Version, check_name
 
 
 class VersionsLike(Protocol):
@@ -58,7 +55,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the log's entry."""
 
 
-class _AsWanted(Exception):  # noqa: N818 - carries an answer out of a transaction, is no error
+class _AsWanted(Exception):
     def __init__(self, accepted: Accepted) -> None:
         super().__init__(accepted.summary)
         self.accepted = accepted
@@ -80,8 +77,7 @@ def deploy(
     """
     version = registry.versions.get(ref)
     name = name or version.name
-    if not _NAME.fullmatch(name):
-        raise InvalidInput(f"{name!r} cannot name an endpoint; use letters, digits, '.', '_', '-', at most 63")
+    check_name(name)
     refuse_failed_gates(version)
     if rollout is not None:
         rollout.check()
@@ -127,7 +123,7 @@ def deploy(
             entry=seq,
         )
 
-    return _transact(registry.log, d.ENDPOINT, name, check, data, answer)
+    return _transact(registry.log, (d.ENDPOINT, name), check, data, answer)
 
 
 def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted:
@@ -172,7 +168,7 @@ def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted
             endpoint=name, is_changed=True, summary=summary, rollout=rollout.id if rollout else "", entry=seq
         )
 
-    return _transact(registry.log, d.ENDPOINT, name, check, data, answer)
+    return _transact(registry.log, (d.ENDPOINT, name), check, data, answer)
 
 
 def promote(registry: RegistryLike, name: str) -> Accepted:
@@ -204,7 +200,7 @@ def promote(registry: RegistryLike, name: str) -> Accepted:
             entry=seq,
         )
 
-    return _transact(registry.log, d.ENDPOINT, name, check, data, answer)
+    return _transact(registry.log, (d.ENDPOINT, name), check, data, answer)
 
 
 def remove(registry: RegistryLike, name: str) -> Accepted:
@@ -217,7 +213,7 @@ def remove(registry: RegistryLike, name: str) -> Accepted:
         del state
         return Accepted(endpoint=name, is_changed=True, summary=f"endpoint '{name}' is being removed", entry=seq)
 
-    return _transact(registry.log, d.ENDPOINT, name, check, lambda _: {"action": "remove"}, answer)
+    return _transact(registry.log, (d.ENDPOINT, name), check, lambda _: {"action": "remove"}, answer)
 
 
 def stop_all(registry: RegistryLike) -> Accepted:
@@ -230,7 +226,7 @@ def stop_all(registry: RegistryLike) -> Accepted:
     def answer(state: Desired, seq: int) -> Accepted:
         return Accepted(endpoint="", is_changed=True, summary=f"stopping {_listed(state) or 'the gateway'}", entry=seq)
 
-    return _transact(registry.log, d.GATEWAY, "gateway", check, lambda _: {"running": False}, answer)
+    return _transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: {"running": False}, answer)
 
 
 def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 0) -> Accepted:
@@ -252,7 +248,7 @@ def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 
         return Accepted(endpoint="", is_changed=True, summary=f"the gateway will listen on {host}:{port}", entry=seq)
 
     wanted = {"running": True, "host": host, "port": port}
-    return _transact(registry.log, d.GATEWAY, "gateway", check, lambda _: wanted, answer)
+    return _transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: wanted, answer)
 
 
 def refuse_failed_gates(version: Version) -> None:
@@ -281,8 +277,7 @@ def gates_missed(version: Version) -> str:
 
 def _transact(
     log: LogLike,
-    kind: str,
-    subject: str,
+    what: tuple[str, str],
     check: Callable[[Desired], None],
     data: Callable[[Desired], dict[str, Any]],
     answer: Callable[[Desired, int], Accepted],
@@ -299,7 +294,7 @@ def _transact(
         return data(state)
 
     try:
-        entry = log.append(kind, subject, data_then, check=check_state)
+        entry = log.append(*what, data_then, check=check_state)
     except _AsWanted as known:
         return known.accepted
     state.catch_up(log)

@@ -6,8 +6,8 @@ from argosy.core.config import Config, from_plain
 from argosy.core.errors import InvalidInput
 from argosy.core.units import parse_time
 
-METRICS_JUDGED = ("errors", "latency", "agreement")
-"""What the judge can look at, in the order its weights are given."""
+METRICS_JUDGED = ("errors", "latency", "agreement", "mirrored_errors")
+"""What the judge can look at; the last two need mirrored requests."""
 
 
 class EndpointConfig(Config, frozen=True):
@@ -100,8 +100,8 @@ class RolloutConfig(Config, frozen=True):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is judged; agreement drops out where nothing is mirrored."""
-        return tuple(m for m in self.judge if m != "agreement" or self.mirror > 0)
+        """What is judged; what compares mirrored requests drops out where none are."""
+        return tuple(m for m in self.judge if self.mirror > 0 or m not in ("agreement", "mirrored_errors"))
 
     def check(self) -> None:
         """Raise InvalidInput when a value is impossible or two contradict each other."""

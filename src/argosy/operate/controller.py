@@ -79,6 +79,7 @@ class Reconciler:
         """Rollouts that were decided to end, and why: they get no share again, should writing it down fail."""
         self._epoch = -1
         self._next_look = 0.0
+        self._log_trouble = ""
         self.desired = Desired()
 
     def elect(self) -> None:
@@ -106,6 +107,12 @@ class Reconciler:
         """Whether nothing is wanted and nothing runs, so that the process may end."""
         return not self.desired.is_running and not self._replicas.living and self._gateway.status is None
 
+    def is_wanted_now(self) -> bool:
+        """Read the log again and return whether anything should run."""
+        self._log.refresh()
+        self.desired.catch_up(self._log)
+        return self.desired.is_running
+
     # ---- reading
 
     def _read_log(self) -> bool:
@@ -113,8 +120,11 @@ class Reconciler:
         try:
             self._log.refresh()
         except ArgosyError as error:
-            self._parts.report("log_unreadable", error=error.message, code=error.code)
+            if self._log_trouble != error.message:
+                self._parts.report("log_unreadable", error=error.message, code=error.code)
+            self._log_trouble = error.message
             return False
+        self._log_trouble = ""
         changed = self.desired.catch_up(self._log)
         if self.desired.elected != self._epoch:
             raise Deposed(f"another controller was elected by entry {self.desired.elected} of the log")

@@ -1,0 +1,62 @@
+"""From a rollout's settings and the gateway's windows to the judge and its verdict as plain values."""
+
+import contextlib
+from typing import Any
+
+import msgspec
+
+from argosy.core.errors import InvalidInput
+from argosy.evaluate.judge import Judge, JudgeConfig, WindowCounts
+from argosy.operate.config import RolloutConfig
+from argosy.operate.desired import Rollout
+from argosy.serve.control import Window
+
+_WARM_UP_WINDOWS = 6
+"""Windows in a block of the latency warm-up: 60 s at the usual 10 s, and less with shorter ones."""
+
+
+class WindowJudge:
+    """The judge of one rollout, fed with the gateway's windows."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._first_step = rollout.first_step
+        self._judge = Judge(judge_config(rollout.config))
+        self.skipped = 0
+        """Windows that could not be, such as more bad requests than requests. They prove nothing either way."""
+
+    def take(self, window: Window) -> None:
+        """Take the next window."""
+        start = self._first_step or window.start
+        with contextlib.suppress(InvalidInput):
+            self._judge.observe(
+                WindowCounts(
+                    index=window.index,
+                    start_s=max(0.0, window.start - start),
+                    seconds=window.seconds,
+                    share=window.share,
+                    bad=window.bad,
+                    requests_stable=window.requests_stable,
+                    requests_canary=window.requests_canary,
+                    failed_canary=window.failed_canary,
+                    latency_stable=window.latency_stable,
+                    latency_canary=window.latency_canary,
+                )
+            )
+            return
+        self.skipped += 1
+
+    def verdict(self) -> dict[str, Any]:
+        """Return the verdict with all its numbers."""
+        found: dict[str, Any] = msgspec.to_builtins(self._judge.verdict())
+        return found
+
+
+def judge_config(config: RolloutConfig) -> JudgeConfig:
+    """Return the judge's settings for a rollout's."""
+    return JudgeConfig(
+        metrics=config.metrics,
+        false_alarm=config.false_alarm,
+        tolerate={"errors": config.tolerate.errors},
+        tolerate_disagreement=config.tolerate.agreement,
+        warm_up_block_s=min(600.0, _WARM_UP_WINDOWS * config.window_s),
+    )

@@ -1,0 +1,131 @@
+"""A gateway that lives in memory, for tests and simulations of whatever talks to one.
+
+It keeps the promises of `serve.control.GatewayClient`: routes are replaced at once and survive a restart, windows stay
+until they are acknowledged, indexes grow over restarts, a canary without a ready replica gets no share. Where its
+replicas come from, and when it is dead, the test says.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from argosy.core.errors import Unavailable
+from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, Window
+
+
+class FakeGateway:
+    """The same calls as `GatewayClient`, without a process."""
+
+    def __init__(self) -> None:
+        self.is_alive = True
+        self.pid = 1
+        self.port = 8080
+        self.started = 0.0
+        self.routes: dict[str, EndpointRoute] = {}
+        self.replicas: dict[str, ReplicaStatus] = {}
+        self.calls: list[str] = []
+        self._windows: list[Window] = []
+        self._next_index = 0
+
+    def status(self) -> GatewayStatus:
+        """Return what the gateway sees now."""
+        self._answer("status")
+        return GatewayStatus(
+            pid=self.pid,
+            host="127.0.0.1",
+            port=self.port,
+            started=self.started,
+            replicas=tuple(self.replicas[name] for name in sorted(self.replicas)),
+            endpoints=tuple(self._endpoint(route) for _, route in sorted(self.routes.items())),
+            windows_waiting=len(self._windows),
+        )
+
+    def set_routes(self, routes: Iterable[EndpointRoute]) -> None:
+        """Replace all routes at once."""
+        self._answer("set_routes")
+        self.routes = {route.name: route for route in routes}
+
+    def windows(self, ack: Mapping[str, int] | None = None) -> list[Window]:
+        """Return the closed windows, oldest first, after forgetting the acknowledged ones."""
+        self._answer("windows")
+        upto = dict(ack or {})
+        self._windows = [w for w in self._windows if w.index > upto.get(w.rollout, -1)]
+        return list(self._windows)
+
+    def drain(self, replica: str) -> None:
+        """Hand the replica nothing new."""
+        self._answer("drain")
+        self.set_state(replica, "draining")
+
+    # ---- what a test says
+
+    def connect(self, replica: str, digest: str, *, ref: str = "", state: str = "ready") -> None:
+        """Let a replica appear."""
+        self.replicas[replica] = ReplicaStatus(
+            id=replica,
+            version=digest,
+            ref=ref,
+            pid=1,
+            state=state,
+            in_flight=0,
+            answered=0,
+            failed=0,
+            max_batch=1,
+            run_s=0.001,
+        )
+
+    def set_state(self, replica: str, state: str) -> None:
+        """Change a replica's state; harmless for one that is not connected."""
+        if replica in self.replicas:
+            self.replicas[replica] = msgspec.structs.replace(self.replicas[replica], state=state)
+
+    def disconnect(self, replica: str) -> None:
+        """Let a replica vanish."""
+        self.replicas.pop(replica, None)
+
+    def close_window(self, endpoint: str, start: float, seconds: float, **counts: Any) -> Window | None:
+        """Close a window of an endpoint's rollout with these counts; None if it has no rollout with a share."""
+        route = self.routes.get(endpoint)
+        if route is None or not route.rollout:
+            return None
+        self._next_index += 1
+        window = Window(
+            rollout=route.rollout,
+            index=self._next_index,
+            start=start,
+            seconds=seconds,
+            share=self._share(route),
+            **counts,
+        )
+        self._windows.append(window)
+        return window
+
+    def die(self) -> None:
+        """End as by kill -9: replicas lose it, windows that nobody took are lost, routes stay in its file."""
+        self.is_alive = False
+        self.replicas = {}
+        self._windows = []
+
+    def revive(self, pid: int, started: float) -> None:
+        """Start again; replicas have to connect anew."""
+        self.is_alive, self.pid, self.started = True, pid, started
+
+    def ready(self, digest: str) -> int:
+        """Return how many ready replicas a version has."""
+        return sum(1 for replica in self.replicas.values() if replica.version == digest and replica.state == "ready")
+
+    def _share(self, route: EndpointRoute) -> float:
+        return route.share if route.canary and self.ready(route.canary) else 0.0
+
+    def _endpoint(self, route: EndpointRoute) -> EndpointStatus:
+        serving = next((v for v in (route.stable, route.backup, route.canary) if v and self.ready(v)), "")
+        note = "" if serving == route.stable else "the current version has no ready replica"
+        return EndpointStatus(
+            name=route.name, serving=serving, serving_ref="", share=self._share(route), note=note, requests=0, failed=0
+        )
+
+    def _answer(self, call: str) -> None:
+        if not self.is_alive:
+            raise Unavailable("the gateway does not answer", code="gateway_unreachable")
+        self.calls.append(call)

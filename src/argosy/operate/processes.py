@@ -1,0 +1,238 @@
+"""The processes of a home: where they meet, how the controller is started, and how everything is stopped."""
+
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from argosy.cluster.launcher import Launcher, ProcessSpec, stop_all
+from argosy.core.clock import Clock, SystemClock
+from argosy.core.config import Config, Settings, private_folder
+from argosy.core.errors import ArgosyError, Conflict, IntegrityError
+from argosy.core.files import FileLock, create_exclusive
+from argosy.operate import commands
+from argosy.operate.controller import RETRY_S, Deposed, Parts, Reconciler, Report
+from argosy.operate.desired import Target
+from argosy.operate.judging import WindowJudge
+from argosy.registry.registry import Registry
+from argosy.serve.control import GatewayClient, GatewayConfig, ReplicaConfig
+
+NAME = "controller"
+ENTRY = "argosy.operate.processes:main"
+CONTROL_TIMEOUT_S = 2.0
+"""A gateway that answers later than this is as good as silent; a healthy one takes a millisecond."""
+
+
+class ControllerConfig(Config, frozen=True):
+    """The `config` of a controller process: the fields of `Settings` it needs."""
+
+    home: str
+    store: str
+    runtime: str
+    log_level: str = "info"
+
+    def settings(self) -> Settings:
+        """Return them as settings; the controller writes to the log in its own name."""
+        return Settings(
+            home=Path(self.home),
+            store=self.store,
+            runtime=Path(self.runtime),
+            actor=NAME,
+            log_level=self.log_level,
+        )
+
+
+def gateway_socket(settings: Settings) -> Path:
+    """Return the Unix socket at which replicas, controller and CLI meet the gateway."""
+    return settings.runtime / "gateway.sock"
+
+
+def process_folder(settings: Settings) -> Path:
+    """Return the folder of the launcher's records."""
+    return settings.runtime / "processes"
+
+
+def controller_lock(settings: Settings) -> FileLock:
+    """Return the lock that the one controller of this home holds."""
+    return FileLock(settings.runtime / "controller.lock")
+
+
+def prediction_key(settings: Settings) -> str:
+    """Return the hex secret that tags prediction ids, made on first use; `argosy why` needs the same."""
+    path = settings.home / "keys" / "predictions.key"
+    with contextlib.suppress(Conflict):
+        if not path.exists():
+            private_folder(path.parent)
+            create_exclusive(path, os.urandom(32).hex().encode(), mode=0o600)
+    return path.read_text().strip()
+
+
+def start_controller(settings: Settings, launcher: Launcher) -> bool:
+    """Start this home's controller unless it runs; return whether it was started.
+
+    Call it after the wish is in the log: a controller that is just ending looks there once more.
+    """
+    private_folder(settings.runtime)
+    if controller_lock(settings).is_taken():
+        return False
+    config = ControllerConfig(
+        home=str(settings.home),
+        store=settings.store,
+        runtime=str(settings.runtime),
+        log_level=settings.log_level,
+    )
+    try:
+        launcher.start(ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=msgspec.to_builtins(config), threads=1))
+    except Conflict:
+        return False  # somebody else starts it at this moment
+    return True
+
+
+def stop_everything(
+    registry: Registry, launcher: Launcher, settings: Settings, clock: Clock, *, patience_s: float = 15.0
+) -> list[str]:
+    """Stop all processes of this home and return their names; works with a dead controller and a broken log too.
+
+    The wish goes to the log first, so that nothing comes back. A living controller drains and stops in order; what
+    still lives after `patience_s` is stopped from here. An error of the log is raised when all is stopped.
+    """
+    living = [info.name for info in launcher.list() if info.alive]
+    trouble: ArgosyError | None = None
+    try:
+        commands.stop_all(registry)
+    except ArgosyError as error:
+        trouble = error
+    deadline = clock.monotonic() + patience_s
+    lock = controller_lock(settings)
+    while trouble is None and lock.is_taken() and clock.monotonic() < deadline:
+        clock.sleep(0.05)
+    # The controller first: it would start again what is stopped.
+    launcher.stop(NAME)
+    stop_all(launcher, [info.name for info in launcher.list() if info.alive])
+    if trouble is not None:
+        raise trouble
+    return living
+
+
+def main(config: dict[str, Any]) -> int:
+    """Run the controller of a home until nothing is wanted of it any more, or another one is elected."""
+    settings = msgspec.convert(config, ControllerConfig).settings()
+    private_folder(settings.runtime)
+    lock = controller_lock(settings)
+    if not lock.acquire():
+        return 0
+    clock = SystemClock()
+    report = _reporter(settings)
+    is_stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: is_stopping.append(number))
+    reconciler = build_reconciler(settings, clock, report)
+    return run(reconciler, lock, clock, report, lambda: bool(is_stopping))
+
+
+def run(reconciler: Reconciler, lock: FileLock, clock: Clock, report: Report, is_stopping: Callable[[], bool]) -> int:
+    """Tick until stopped, deposed, or done. The only place that catches everything: one bad look must not end it."""
+    is_elected = False
+    while not is_stopping():
+        try:
+            if not is_elected:
+                reconciler.elect()
+                is_elected = True
+            wait = reconciler.tick()
+        except Deposed as error:
+            report("controller_deposed", error=error.message)
+            return 0
+        except IntegrityError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost loop
+            report("controller_trouble", error=str(error), type=type(error).__name__)
+            wait = RETRY_S
+        if is_elected and reconciler.is_done and not _is_needed_after_all(reconciler, lock):
+            report("controller_done")
+            return 0
+        clock.sleep(wait)
+    lock.release()
+    return 0
+
+
+def _is_needed_after_all(reconciler: Reconciler, lock: FileLock) -> bool:
+    """Give the lock back, and look at the log once more.
+
+    Whoever wishes something writes it first and looks at the lock then. So either they find the lock free and start a
+    controller, or their wish was there before it became free, and is seen here.
+    """
+    lock.release()
+    try:
+        return reconciler.is_wanted_now() and lock.acquire()
+    except ArgosyError:
+        return False
+
+
+def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconciler:
+    """Wire a reconciler to this machine."""
+    from argosy.cluster.local import LocalLauncher
+    from argosy.registry.registry import open_registry
+
+    registry = open_registry(settings, clock)
+    folder = process_folder(settings)
+    socket = str(gateway_socket(settings))
+
+    def make_replica(name: str, target: Target, threads: int) -> dict[str, Any]:
+        return msgspec.to_builtins(  # type: ignore[no-any-return]
+            ReplicaConfig(
+                id=name,
+                digest=target.digest,
+                ref=target.ref,
+                socket=socket,
+                store=settings.store,
+                home=str(settings.home),
+                threads=threads,
+                record=str(folder / name / "record.json"),
+                log_level=settings.log_level,
+            )
+        )
+
+    def make_gateway(host: str, port: int) -> dict[str, Any]:
+        return msgspec.to_builtins(  # type: ignore[no-any-return]
+            GatewayConfig(
+                socket=socket,
+                state=str(settings.runtime / "routes.json"),
+                key=prediction_key(settings),
+                host=host,
+                port=port,
+                log_level=settings.log_level,
+            )
+        )
+
+    return Reconciler(
+        Parts(
+            log=registry.log,
+            launcher=LocalLauncher(folder, clock),
+            gateway=GatewayClient(socket, timeout_s=CONTROL_TIMEOUT_S),
+            clock=clock,
+            randomness=random.Random(os.urandom(16)),  # noqa: S311 - back-off and names
+            gate_missed=lambda digest: commands.gates_missed(registry.versions.get(digest)),
+            make_judge=WindowJudge,
+            make_replica=make_replica,
+            make_gateway=make_gateway,
+            report=report,
+        )
+    )
+
+
+def _reporter(settings: Settings) -> Report:
+    import structlog
+
+    from argosy.core.logs import configure_logs
+
+    configure_logs(settings.log_level, process=NAME)
+    logger = structlog.get_logger()
+
+    def report(event: str, **fields: Any) -> None:
+        logger.info(event, **fields)
+
+    return report

@@ -13,7 +13,7 @@ from argosy.pipeline.config import Recipe
 FILE_NAME = "argosy.toml"
 
 
-class Project(Recipe):
+class Project(Recipe, frozen=True):
     """Every section but `[project]` is optional."""
 
     endpoint: EndpointConfig = EndpointConfig()

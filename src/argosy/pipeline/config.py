@@ -14,14 +14,14 @@ from argosy.train.config import ModelConfig, TrainConfig
 _NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 
 
-class ProjectConfig(Config):
+class ProjectConfig(Config, frozen=True):
     """Who this is about. The name becomes the name of versions and of the endpoint."""
 
     name: str
     """Lower-case letters, digits, dot, dash and underscore, at most 63; it appears in URLs and file names."""
 
 
-class Recipe(Config):
+class Recipe(Config, frozen=True):
     """The sections that a run depends on; each sits beside the code it configures."""
 
     project: ProjectConfig
@@ -53,11 +53,14 @@ def check_name(name: str) -> str:
     return name
 
 
-def plain(section: Any) -> Any:
-    """Return a section as plain values with every default written out, for digests and for showing."""
+def plain(section: Any, kind: type[msgspec.Struct] | None = None) -> Any:
+    """Return a section as plain values with every default written out, for digests and for showing.
+
+    `kind`: only the fields that this class has, when `section` is of a class that adds some.
+    """
     if section is None:
         return None
-    return {f.name: _plain_value(getattr(section, f.name)) for f in msgspec.structs.fields(section)}
+    return {f.name: _plain_value(getattr(section, f.name)) for f in msgspec.structs.fields(kind or section)}
 
 
 def _plain_value(value: Any) -> Any:

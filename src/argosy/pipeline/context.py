@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from argosy.core.clock import Clock
 from argosy.core.digest import canonical
 from argosy.core.errors import Internal
 from argosy.core.files import resolve_inside
@@ -34,6 +35,7 @@ class StageContext:
     work: Path
     inputs: dict[str, StageRecord]
     registry: Registry
+    clock: Clock
     report: Reporter
 
     def input_file(self, stage: str, name: str) -> Path:

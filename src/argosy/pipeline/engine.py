@@ -147,7 +147,7 @@ class Engine:
             config = {
                 "entry": step.stage.entry,
                 "stage": step.stage.name,
-                "recipe": plain(recipe),
+                "recipe": plain(recipe, Recipe),
                 "base": str(base),
                 "keys": {s.stage.name: s.key for s in steps},
                 "run": run,
@@ -181,7 +181,7 @@ class Engine:
             self._launcher.stop(spec.name, grace_s=2.0)
             raise
         if finished.exit_code == 0 and (work / "result.json").is_file():
-            self._launcher.stop(spec.name, grace_s=0.0)
+            self._launcher.forget(spec.name)
             return
         error = self._launcher.error(spec.name)
         if error is not None:

@@ -20,7 +20,8 @@ from argosy.registry.registry import open_registry
 def main(config: dict[str, Any]) -> int:
     """Run the stage that `config` describes, as `pipeline.engine` wrote it. Returns the exit code."""
     work = Path(config["work"])
-    settings = cast("Settings", msgspec.convert(config["settings"], Settings, dec_hook=lambda kind, value: kind(value)))
+    settings = msgspec.convert(config["settings"], Settings, dec_hook=lambda kind, value: kind(value))
+    clock = SystemClock()
     context = StageContext(
         recipe=from_plain(config["recipe"], Recipe, where="recipe"),
         base=Path(config["base"]),
@@ -28,7 +29,8 @@ def main(config: dict[str, Any]) -> int:
         run=config["run"],
         work=work,
         inputs=msgspec.convert(config["inputs"], dict[str, StageRecord]),
-        registry=open_registry(settings, SystemClock()),
+        registry=open_registry(settings, clock),
+        clock=clock,
         report=_news_to(work / "events.jsonl"),
     )
     run = cast("Any", load_object(config["entry"], extra="train"))

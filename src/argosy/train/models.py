@@ -114,7 +114,6 @@ def load_users_module(name: str, base: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    module.__name__ = name
     sys.modules[unique] = module
     if str(base) not in sys.path:
         sys.path.insert(0, str(base))

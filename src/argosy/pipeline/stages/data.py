@@ -14,8 +14,10 @@ def run(context: StageContext) -> StageRecord:
     context.report(Progress(stage="data", message=f"reading {config.train}"))
     dataset = build_dataset(config, context.base)
     dataset.save(context.work / "dataset")
+    for note in dataset.notes:
+        context.report(Progress(stage="data", message=note))
     counts = {name: len(split.y) for name, split in dataset.splits.items()}
     return StageRecord(
         outputs=context.keep("dataset"),
-        values={"task": dataset.task, "labels": len(dataset.labels), "samples": counts, "digest": dataset.digest},
+        values={"task": dataset.task, "labels": len(dataset.labels), "samples": counts, "notes": dataset.notes},
     )

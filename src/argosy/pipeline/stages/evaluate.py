@@ -26,7 +26,7 @@ def run(context: StageContext) -> StageRecord:
     Publishing keeps a version that failed, so that it can be looked at; deploying refuses it.
     """
     dataset = open_dataset(context)
-    _, truth = dataset.prepared("test")
+    truth = dataset.splits["test"].y
     config = context.recipe.evaluate
     context.report(Progress(stage="evaluate", message=f"{len(truth)} samples of the test part"))
     original = answers(context.input_file("convert", "model.onnx"), dataset)
@@ -49,11 +49,12 @@ def run(context: StageContext) -> StageRecord:
 def answers(model: Path, dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     """Return what callers would be answered for the test part, in its order."""
     runner = OnnxRunner.load(model)
-    inputs, truth = dataset.prepared("test")
+    inputs, _ = dataset.prepared("test")
+    rows = len(dataset.splits["test"])
     names = [spec.name for spec in runner.signature.inputs]
     given = dict(zip(names, inputs.values(), strict=True))
     parts: list[Arrays] = []
-    for start in range(0, len(truth), _BATCH):
+    for start in range(0, rows, _BATCH):
         outputs = runner.run({name: array[start : start + _BATCH] for name, array in given.items()})
         parts.append(apply_finish(dataset.finish, outputs))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -15,17 +15,12 @@ def open_dataset(context: StageContext) -> Dataset:
     return Dataset.load(context.input_folder("data", "dataset"))
 
 
-def outputs_of(dataset: Dataset) -> int:
-    """Return how many numbers the model gives per sample: one per class, or one for regression."""
-    return len(dataset.labels) if dataset.task == "classification" else 1
-
-
 def trained_module(context: StageContext, dataset: Dataset) -> "nn.Module":
     """Build the model again and fill it with the weights that stage `train` left."""
     from argosy.train.models import build_model, load_weights
 
     inputs, _ = dataset.prepared("validation")
     shape = tuple(next(iter(inputs.values())).shape[1:])
-    module = build_model(context.recipe.model, context.base, shape, outputs_of(dataset), context.recipe.train.seed)
+    module = build_model(context.recipe.model, context.base, shape, dataset.outputs, context.recipe.train.seed)
     load_weights(module, Path(context.input_file("train", "weights.safetensors")))
     return module

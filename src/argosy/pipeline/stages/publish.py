@@ -1,13 +1,12 @@
 """`publish`: signed, numbered, immutable versions that know where they come from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from argosy.core.tensors import Signature
 from argosy.data.dataset import Dataset
-from argosy.data.prepare import finish_signature, steps_to_plain
+from argosy.data.prepare import steps_to_plain
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.sources import code_commit
 from argosy.pipeline.stages.model import open_dataset
@@ -52,13 +51,11 @@ def _publish(context: StageContext, dataset: Dataset, role: Any, evaluation: Eva
             return version
     manifest = Manifest(
         name=context.recipe.project.name,
-        created=context.registry.clock.now(),
+        created=context.clock.now(),
         role=role,
-        task=dataset.task,
+        task=cast("Any", dataset.task),
         format="onnx",
-        signature=Signature(
-            inputs=tuple(dataset.signature_inputs), outputs=tuple(finish_signature(dataset.task, dataset.labels))
-        ),
+        signature=dataset.signature,
         prepare=steps_to_plain(dataset.steps),
         finish=steps_to_plain(dataset.finish),
         files=_files(context, role),

@@ -1,0 +1,49 @@
+"""Errors keep what they carry across processes; settings come from where they say."""
+
+import pickle
+
+import pytest
+
+from argosy.core import errors
+from argosy.core.config import load_settings, private_folder
+
+KINDS = errors.ArgosyError.__subclasses__()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_survives_pickling_and_plain_values_with_its_context(kind):
+    error = kind("model 'a' has no version 9", hint="list them", code="own_code", found=7)
+    for again in (pickle.loads(pickle.dumps(error)), errors.from_dict(errors.to_dict(error))):
+        assert type(again) is kind
+        assert (again.message, again.hint, again.code) == (error.message, error.hint, error.code)
+        assert again.context["found"] == 7
+
+
+def test_codes_and_exit_codes_are_distinct():
+    built_in = [kind for kind in KINDS if kind.__module__ == errors.__name__]
+    assert len({kind.code for kind in built_in}) == len(built_in)
+    assert len({kind.exit_code for kind in built_in}) == len(built_in)
+
+
+def test_settings_tell_where_each_came_from(tmp_path):
+    settings = load_settings({"ARGOSY_HOME": str(tmp_path), "HOME": "/nowhere", "USER": "ada"})
+    assert settings.home == tmp_path
+    assert settings.store == (tmp_path / "store").as_uri()
+    assert settings.actor == "ada"
+    assert settings.sources["home"] == "ARGOSY_HOME"
+    assert settings.sources["store"] == "default"
+
+
+def test_the_default_home_follows_xdg(tmp_path):
+    assert load_settings({"XDG_DATA_HOME": str(tmp_path)}).home == tmp_path / "argosy"
+    assert load_settings({"HOME": str(tmp_path)}).home == tmp_path / ".local/share/argosy"
+
+
+def test_the_socket_folder_is_short_however_long_the_home_is(tmp_path):
+    settings = load_settings({"ARGOSY_HOME": str(tmp_path / ("x" * 200))})
+    assert len(str(settings.runtime)) < 60
+
+
+def test_a_private_folder_is_closed_to_others(tmp_path):
+    folder = private_folder(tmp_path / "run")
+    assert folder.stat().st_mode & 0o777 == 0o700

@@ -302,8 +302,10 @@ class Log:
                 self._genesis = self._genesis or self._chain.head_hash
                 if entry.kind in (CREATED, KEY_TRUSTED):
                     # The creator is trusted on first use, whom the trusted admit by their signature. Versions signed
-                    # by them are then accepted where there is no log, in a replica.
-                    self._keys.trust(self._chain.admitted[str(entry.data["key"])])
+                    # by them are then accepted where there is no log, in a replica. A home that can't be written
+                    # trusts for as long as this process lives.
+                    with contextlib.suppress(OSError, InvalidInput):
+                        self._keys.trust(self._chain.admitted[str(entry.data["key"])])
         finally:
             if rows:
                 with contextlib.suppress(IndexLost):  # the next query fills it again

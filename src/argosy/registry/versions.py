@@ -273,13 +273,13 @@ class Versions:
             if not self._blobs.exists(ref.digest):
                 raise NotFound(f"file '{name}' ({ref.digest}) was not put into the blobs", code="blob_missing")
         try:
-            is_plain = msgspec.json.decode(canonical(manifest), type=Manifest) == manifest
+            again = canonical(msgspec.json.decode(canonical(manifest), type=Manifest))
         except (msgspec.DecodeError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(
                 f"the manifest of '{manifest.name}' can't be kept: {error}",
                 hint="a metric that is not a finite number is the usual reason",
             ) from error
-        if not is_plain:
+        if again != canonical(manifest):
             raise InvalidInput(f"the manifest of '{manifest.name}' holds values that JSON can't give back as they were")
 
     def _published(self, name: str) -> Entries:

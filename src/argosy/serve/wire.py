@@ -67,10 +67,12 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     index: int
     code: str
     message: str
+    is_callers: bool = False
+    """The version's preparation refused the input."""
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
-    """One output of a whole batch. `cuts`: bytes of each request where the datatype has no fixed size."""
+    """One output of a whole batch. `cuts`: bytes of each answered request where the datatype has no fixed size."""
 
     name: str
     datatype: str
@@ -79,7 +81,10 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Done(Message, frozen=True):
-    """Replica to gateway: the outputs of a batch, or why it, or some of its requests, failed."""
+    """Replica to gateway: the outputs of a batch, or why it, or some of its requests, failed.
+
+    The body holds, output after output, the rows of the requests that did not fail, in order.
+    """
 
     batch: int
     run_s: float

@@ -1,0 +1,94 @@
+"""One served name as the gateway knows it now."""
+
+from collections.abc import Container
+
+from argosy.core.tensors import Signature
+from argosy.serve.control import EndpointRoute, EndpointStatus
+from argosy.serve.deadlines import RetryBudget
+from argosy.serve.router import Plan, resolve
+from argosy.serve.windows import Rollout, Windows, recent_answers
+
+
+class Endpoint:
+    """A route, how it can be followed now, and what has happened on it."""
+
+    def __init__(self, route: EndpointRoute) -> None:
+        self.route = route
+        self.previous = ("", "")
+        """The stable version before, while the new one is not ready."""
+        self.answers = recent_answers()
+        self.rollout: Rollout | None = None
+        self.budget = RetryBudget()
+        self.requests = 0
+        self.failed = 0
+        self.replayed = 0
+        self.plan: Plan = resolve(route, (), self.previous)
+
+    def set_route(self, route: EndpointRoute) -> None:
+        """Follow another route; `refresh` must be called then."""
+        if route.stable != self.route.stable:
+            self.previous = (self.plan.serving, self.plan.serving_ref)
+            self.answers = recent_answers()
+        self.route = route
+
+    def refresh(self, ready: Container[str], signatures: dict[str, Signature], windows: Windows) -> None:
+        """Work out anew how the route can be followed, now that `ready` has changed."""
+        if self.route.stable in ready:
+            self.previous = ("", "")
+        stable = signatures.get(self.route.stable)
+        fits = {d for d in (self.route.stable, self.route.canary) if stable and _fits(stable, signatures.get(d))}
+        self.plan = resolve(self.route, ready, self.previous, fits)
+        self.rollout = windows.follow(self.route, self.plan.share, self.answers)
+
+    def digest_of(self, number: str) -> tuple[str, str] | None:
+        """Return digest and name of the version of this number, if the route names it."""
+        route = self.route
+        for digest, ref in (
+            (route.stable, route.stable_ref),
+            (route.canary, route.canary_ref),
+            (route.backup, route.backup_ref),
+            self.previous,
+        ):
+            if digest and version_number(ref) == number:
+                return digest, ref
+        return None
+
+    def numbers(self) -> list[str]:
+        """Return the numbers of the versions that can be asked for by number."""
+        route = self.route
+        refs = ((route.stable, route.stable_ref), (route.canary, route.canary_ref), (route.backup, route.backup_ref))
+        return list(dict.fromkeys(version_number(ref) for digest, ref in refs if digest and ref))
+
+    def status(self, waiting: int) -> EndpointStatus:
+        """Return it as the controller sees it."""
+        ordered = sorted(self.answers)
+        return EndpointStatus(
+            name=self.route.name,
+            serving="" if self.plan.is_held else self.plan.serving,
+            serving_ref="" if self.plan.is_held else self.plan.serving_ref,
+            share=self.plan.share,
+            note=self.plan.note,
+            requests=self.requests,
+            failed=self.failed,
+            replayed=self.replayed,
+            waiting=waiting,
+            stable_p50_ms=1000 * ordered[len(ordered) // 2] if ordered else 0.0,
+            stable_p95_ms=1000 * ordered[int(len(ordered) * 0.95)] if ordered else 0.0,
+        )
+
+
+def _fits(stable: Signature, other: Signature | None) -> bool:
+    """Return whether callers of `stable` can be answered by `other`: same inputs, and all of its outputs."""
+    if other is None:
+        return False
+    outputs = {spec.name for spec in other.outputs}
+    return stable.inputs == other.inputs and all(spec.name in outputs for spec in stable.outputs)
+
+
+def version_number(ref: str) -> str:
+    """Return the number of a version's name.
+
+    >>> version_number("digits:2")
+    '2'
+    """
+    return ref.rpartition(":")[2]

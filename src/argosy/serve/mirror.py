@@ -1,0 +1,69 @@
+"""Mirrored pairs: one request answered by both versions, to see whether they agree."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from argosy.core.errors import InvalidInput
+from argosy.core.tensors import DATATYPES
+from argosy.serve.values import split_texts
+from argosy.serve.windows import Rollout
+from argosy.serve.wire import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MISSING = object()
+
+
+class Pair:
+    """Waits for both halves, then tells the rollout. Either half may be dropped; then nothing is counted."""
+
+    __slots__ = ("_halves", "_rollout", "_tolerance")
+
+    def __init__(self, rollout: Rollout, tolerance: float) -> None:
+        self._rollout = rollout
+        self._tolerance = tolerance
+        self._halves: list[Any] = [_MISSING, _MISSING]
+
+    def put(self, *, is_canary: bool, outputs: Sequence[Tensor] | None, batch: int = 0) -> bool:
+        """Take one half, None if that version failed; return whether the pair is complete and counted with it.
+
+        Only the first call per side has an effect. `batch` names the batch that failed as a whole; it counts once.
+        """
+        if self._halves[is_canary] is not _MISSING:
+            return False
+        self._halves[is_canary] = (outputs, batch)
+        if _MISSING in self._halves:
+            return False
+        (stable, _), (canary, _) = self._halves
+        batches = [batch for _, batch in self._halves if batch]
+        agree = stable is not None and canary is not None and agrees(stable, canary, self._tolerance)
+        self._rollout.pair(
+            stable_failed=stable is None, canary_failed=canary is None, agree=agree, batch=batches[0] if batches else 0
+        )
+        return True
+
+
+def agrees(stable: Sequence[Tensor], canary: Sequence[Tensor], tolerance: float) -> bool:
+    """Return whether two answers to one request agree in every row."""
+    # NumPy comes into the gateway with the first mirrored pair, not before.
+    from argosy.evaluate.agreement import answers_agree
+
+    try:
+        return bool(answers_agree(_arrays(stable), _arrays(canary), tolerance=tolerance).all())
+    except (InvalidInput, ValueError):
+        # Outputs of other names or shapes can't be compared, which is a difference.
+        return False
+
+
+def _arrays(tensors: Sequence[Tensor]) -> "dict[str, np.ndarray[Any, Any]]":
+    import numpy as np
+
+    found = {}
+    for tensor in tensors:
+        if tensor.datatype == "BYTES":
+            array = np.array([item.decode(errors="replace") for item in split_texts(tensor.data)], dtype=object)
+        else:
+            array = np.frombuffer(tensor.data, dtype=DATATYPES[tensor.datatype][0])
+        found[tensor.name] = array.reshape(tensor.shape)
+    return found

@@ -1,0 +1,330 @@
+"""The gateway's side of replicas: who is connected, with what in hand, and who of them may be handed work.
+
+A replica is trusted to compute, never to survive: its batch stays here until its answer has come, so its death, silence
+or garbage costs nothing but time.
+"""
+
+import asyncio
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import structlog
+
+from argosy.core.clock import Clock
+from argosy.core.errors import InvalidInput
+from argosy.core.tensors import Signature
+from argosy.serve import wire
+from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
+from argosy.serve.control import GatewayConfig, ReplicaStatus
+from argosy.serve.values import item_size
+
+log = structlog.get_logger()
+
+READY, DRAINING, DRAINED, FROZEN, FAULTY = "ready", "draining", "drained", "frozen", "faulty"
+# Runs that fail as a whole, one after the other, while another replica of the version works: then it is this replica.
+_FAULTY_AFTER = 5
+# A run this many times longer than at calibration, and at least so many seconds, never ends.
+_RUNAWAY_FACTOR, _RUNAWAY_S = 100.0, 10.0
+# A replica that was told to stop goes on for its version's last requests for so long; launchers give 5 s of grace.
+_LEAVING_S = 3.0
+
+
+class Observer(Protocol):
+    """Whoever must know what happens here: the data plane."""
+
+    def ready_changed(self) -> None:
+        """Take the news that a version has got its first ready replica, or lost its last."""
+        ...
+
+    def dispatched(self, works: list[Work], now: float) -> None:
+        """Take the news that a batch was handed to a replica."""
+        ...
+
+
+class Replica:
+    """One connected replica."""
+
+    def __init__(self, hello: wire.Hello, transport: asyncio.WriteTransport, pool: "Pool") -> None:
+        self.hello = hello
+        self.max_batch = hello.max_batch
+        self.state = READY
+        self.batch: Batch | None = None
+        self.owed = 0
+        """Id of the batch it was handed and has not answered, also when that batch was taken away since."""
+        self.owed_since = 0.0
+        self.answered = 0
+        self.failed = 0
+        self.failed_runs = 0
+        self.last_heard = pool.clock.monotonic()
+        self.leaving_since = math.inf
+        self.transport = transport
+        self._pool = pool
+
+    def run(self, works: list[Work]) -> None:
+        """Send a batch: input after input, the raw bytes of all requests one behind the other."""
+        now = self._pool.clock.monotonic()
+        self.batch = Batch(self._pool.next_batch(), works)
+        self.owed, self.owed_since = self.batch.id, now
+        tensors = works[0].inputs.tensors
+        rows = tuple(work.inputs.rows for work in works)
+        if len(works) == 1:
+            inputs = tuple((t.name, t.datatype, t.shape) for t in tensors)
+            body = [t.data for t in tensors]
+        else:
+            total = sum(rows)
+            inputs = tuple((t.name, t.datatype, (total, *t.shape[1:])) for t in tensors)
+            body = [work.inputs.tensors[i].data for i in range(len(tensors)) for work in works]
+        self.transport.writelines(wire.encode(wire.Run(self.batch.id, inputs, rows), body))
+        self._pool.observer.dispatched(works, now)
+
+    def done(self, done: wire.Done, body: memoryview) -> None:
+        """Take an answer and pass it on; InvalidInput means that it is garbage and the connection must go."""
+        if done.batch != self.owed:
+            raise InvalidInput(f"an answer for batch {done.batch} came, but {self.owed} is owed", code="bad_frame")
+        batch, self.batch, self.owed = self.batch, None, 0
+        works = batch.works if batch is not None else []
+        if done.error[0]:
+            self.failed_runs += 1
+            self.failed += len(works)
+            if batch is not None:
+                batch.give_up(Trouble(*done.error, batch.id if len(works) > 1 else 0))
+            return
+        self.failed_runs = 0
+        failures = {failure.index: failure for failure in done.failures}
+        # A batch that was taken away (frozen, runaway) has been answered by others: nothing to split.
+        answers = split(done.outputs, body, [w for i, w in enumerate(works) if i not in failures]) if works else []
+        self.failed += len(failures)
+        self.answered += len(works) - len(failures)
+        rest = iter(answers)
+        for index, work in enumerate(works):
+            failure = failures.get(index)
+            outputs = next(rest) if failure is None else ()
+            if work.state != RUNNING:
+                continue
+            if failure is None:
+                work.answered(outputs)
+            else:
+                work.failed(Trouble(failure.code, failure.message, is_callers=failure.is_callers))
+
+    def give_up(self, code: str, message: str) -> None:
+        """Take its batch away, so that others answer it."""
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            self.failed += len(batch.works)
+            batch.give_up(Trouble(code, message, batch.id, is_replayable=True))
+
+    def status(self) -> ReplicaStatus:
+        """Return it as the controller sees it."""
+        return ReplicaStatus(
+            id=self.hello.replica,
+            version=self.hello.digest,
+            ref=self.hello.ref,
+            pid=self.hello.pid,
+            state=self.state,
+            in_flight=len(self.batch.works) if self.batch is not None else 0,
+            answered=self.answered,
+            failed=self.failed,
+            max_batch=self.max_batch,
+            run_s=self.hello.run_s,
+        )
+
+
+def split(outputs: Sequence[wire.Output], body: memoryview, works: Sequence[Work]) -> list[list[wire.Tensor]]:
+    """Return each request's part of a batch's outputs, as views of `body`.
+
+    Raises InvalidInput when sizes and rows don't add up.
+    """
+    answers: list[list[wire.Tensor]] = [[] for _ in works]
+    at = 0
+    total = sum(work.inputs.rows for work in works)
+    for output in outputs:
+        size = item_size(output.datatype)
+        if len(works) == 1:
+            count = math.prod(output.shape) * size if size else sum(output.cuts)
+            answers[0].append(wire.Tensor(output.name, output.datatype, output.shape, body[at : at + count]))
+            at += count
+            continue
+        row_bytes = math.prod(output.shape[1:]) * size
+        if not output.shape or output.shape[0] != total or (not size and len(output.cuts) != len(works)):
+            raise InvalidInput(
+                f"output '{output.name}' of a batch of {total} has shape {output.shape}", code="bad_frame"
+            )
+        for index, work in enumerate(works):
+            rows = work.inputs.rows
+            count = rows * row_bytes if size else output.cuts[index]
+            shape = (rows, *output.shape[1:])
+            answers[index].append(wire.Tensor(output.name, output.datatype, shape, body[at : at + count]))
+            at += count
+    if at != len(body):
+        raise InvalidInput(f"the outputs of a batch need {at} bytes, but {len(body)} came", code="bad_frame")
+    return answers
+
+
+class Pool:
+    """All replicas and queues of one gateway."""
+
+    def __init__(self, config: GatewayConfig, clock: Clock, observer: Observer) -> None:
+        self.clock = clock
+        self.observer = observer
+        self.replicas: dict[str, Replica] = {}
+        self.queues: dict[str, VersionQueue] = {}
+        self.ready: frozenset[str] = frozenset()
+        """Digests of the versions that have a ready replica."""
+        self._config = config
+        self._batches = itertools.count(1)
+        self._last_check = clock.monotonic()
+
+    def next_batch(self) -> int:
+        """Return a fresh id of a batch."""
+        return next(self._batches)
+
+    def queue(self, digest: str, signature: Signature) -> VersionQueue:
+        """Return the queue of a version, made on first use."""
+        found = self.queues.get(digest)
+        if found is None:
+            found = self.queues[digest] = VersionQueue(
+                digest, signature, max_requests=self._config.queue_requests, max_bytes=self._config.queue_bytes
+            )
+        return found
+
+    def keep_queues(self, digests: set[str]) -> None:
+        """Forget empty queues of versions that are neither named here nor connected."""
+        connected = {replica.hello.digest for replica in self.replicas.values()}
+        for digest in [d for d, q in self.queues.items() if not q.requests and d not in digests | connected]:
+            del self.queues[digest]
+
+    def joined(self, replica: Replica) -> None:
+        """Take in a replica that has said hello."""
+        former = self.replicas.pop(replica.hello.replica, None)
+        if former is not None:
+            # The same replica dialled again, because its connection broke before this side noticed.
+            former.transport.abort()
+            self.gone(former, pop=False)
+        self.replicas[replica.hello.replica] = replica
+        queue = self.queue(replica.hello.digest, replica.hello.signature)
+        queue.signature = replica.hello.signature
+        log.info("replica_joined", replica=replica.hello.replica, version=replica.hello.ref, batch=replica.max_batch)
+        self._review()
+
+    def gone(self, replica: Replica, *, pop: bool = True) -> None:
+        """Let go of a replica whose connection has ended; its batch is given to others."""
+        if pop and self.replicas.get(replica.hello.replica) is replica:
+            del self.replicas[replica.hello.replica]
+        replica.state = DRAINED
+        log.info(
+            "replica_gone", replica=replica.hello.replica, in_flight=len(replica.batch.works) if replica.batch else 0
+        )
+        self._review()
+        replica.give_up("replica_gone", f"replica '{replica.hello.replica}' ended while it ran the request")
+        self._dispatch_all()
+
+    def heard(self, replica: Replica) -> None:
+        """Note a sign of life."""
+        replica.last_heard = self.clock.monotonic()
+        if replica.state == FROZEN and not replica.owed:
+            replica.state = READY
+            self._review()
+
+    def finished(self, replica: Replica) -> None:
+        """Hand the next batch to a replica that has answered one."""
+        if replica.state == READY and replica.failed_runs < _FAULTY_AFTER:
+            queue = self.queues[replica.hello.digest]
+            queue.idle.append(replica)
+            queue.dispatch()
+        else:
+            if replica.state == FROZEN:
+                replica.state = READY
+            self._review()
+
+    def drain(self, replica: Replica) -> None:
+        """Hand it nothing more than what nobody else can do."""
+        if replica.state in (READY, FROZEN, FAULTY):
+            replica.state = DRAINING
+            self._review()
+
+    def leaving(self, replica: Replica) -> None:
+        """Drain a replica that was told to end; it is told when it may."""
+        replica.leaving_since = self.clock.monotonic()
+        self.drain(replica)
+        self._settle(replica)
+
+    def check(self) -> None:
+        """Find replicas that are silent or never finish. Called every few milliseconds."""
+        now = self.clock.monotonic()
+        # When this process itself stood still, silence says nothing about the others.
+        stood_still = now - self._last_check > self._config.frozen_s / 2
+        self._last_check = now
+        for replica in list(self.replicas.values()):
+            if stood_still:
+                replica.last_heard = now
+            silent = now - replica.last_heard > self._config.frozen_s
+            limit = max(_RUNAWAY_S, _RUNAWAY_FACTOR * replica.hello.run_s)
+            runaway = bool(replica.owed) and now - replica.owed_since > limit
+            if replica.state in (READY, FAULTY, DRAINING) and (silent or runaway):
+                self._freeze(replica, "is silent" if silent else f"has not finished within {limit:.0f} s")
+            if replica.state == DRAINING or replica.leaving_since < math.inf:
+                self._settle(replica)
+
+    def _freeze(self, replica: Replica, why: str) -> None:
+        log.warning("replica_frozen", replica=replica.hello.replica, why=why)
+        replica.state = FROZEN
+        self._review()
+        replica.give_up("replica_frozen", f"replica '{replica.hello.replica}' {why}")
+        self._dispatch_all()
+
+    def _settle(self, replica: Replica) -> None:
+        """Finish a draining replica when nothing is left for it to do."""
+        queue = self.queues.get(replica.hello.digest)
+        overdue = self.clock.monotonic() - replica.leaving_since > _LEAVING_S
+        needed = queue is not None and queue.requests and replica.hello.digest not in self.ready and not overdue
+        if replica.owed or needed:
+            return
+        if replica.state != DRAINED:
+            replica.state = DRAINED
+            self._review()
+        if replica.leaving_since < math.inf:
+            replica.leaving_since = math.inf
+            replica.transport.writelines(wire.encode(wire.Bye()))
+
+    def _review(self) -> None:
+        """Bring everything that follows from the replicas' states up to date."""
+        groups: dict[str, list[Replica]] = {}
+        for replica in self.replicas.values():
+            groups.setdefault(replica.hello.digest, []).append(replica)
+        for group in groups.values():
+            _find_faulty(group)
+        ready = frozenset(d for d, group in groups.items() if any(r.state == READY for r in group))
+        for digest, queue in self.queues.items():
+            group = groups.get(digest, [])
+            # A draining replica goes on with what was queued for its version while nobody else is there.
+            able = [r for r in group if r.state == READY] or [r for r in group if r.state == DRAINING]
+            idle = [r for r in able if not r.owed]
+            stay = [r for r in queue.idle if r in idle]
+            queue.idle.clear()
+            queue.idle.extend([*stay, *(r for r in idle if r not in stay)])
+        if ready != self.ready:
+            self.ready = ready
+            self.observer.ready_changed()
+        self._dispatch_all()
+
+    def _dispatch_all(self) -> None:
+        for queue in list(self.queues.values()):
+            queue.dispatch()
+
+
+def _find_faulty(group: list[Replica]) -> None:
+    """Set aside replicas that fail while others of their version work; take all back when none is left."""
+    healthy = [r for r in group if r.state == READY and r.failed_runs < _FAULTY_AFTER]
+    for replica in group:
+        if healthy and replica.state == READY and replica not in healthy:
+            replica.state = FAULTY
+            log.warning("replica_faulty", replica=replica.hello.replica, failed_runs=replica.failed_runs)
+        elif not healthy and replica.state == FAULTY:
+            replica.state, replica.failed_runs = READY, 0
+
+
+def replicas_of(pool: Pool, digest: str) -> Iterator[Replica]:
+    """Return the connected replicas of a version."""
+    return (replica for replica in pool.replicas.values() if replica.hello.digest == digest)

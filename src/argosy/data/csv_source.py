@@ -25,14 +25,16 @@ def read_csv(path: Path, *, image_size: int = 0) -> Table:
         from pyarrow import lib
     except ModuleNotFoundError as error:
         raise missing(error, "train") from error
-    header, delimiter = _header(path)
+    header, delimiter, blank_lines = _header(path)
     names = name_columns(header, path.name)
     size = path.stat().st_size
 
     def parse(block: int) -> Any:
         return arrow_csv.read_csv(
             path,
-            read_options=arrow_csv.ReadOptions(block_size=block, column_names=names, skip_rows_after_names=1),
+            read_options=arrow_csv.ReadOptions(
+                block_size=block, column_names=names, skip_rows=blank_lines, skip_rows_after_names=1
+            ),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=False),
         )
@@ -54,8 +56,8 @@ def read_csv(path: Path, *, image_size: int = 0) -> Table:
     return to_table(arrow, names, "table", path.name)
 
 
-def _header(path: Path) -> tuple[list[str], str]:
-    """Return the column names and the delimiter."""
+def _header(path: Path) -> tuple[list[str], str, int]:
+    """Return the column names, the delimiter, and how many blank lines stand before."""
     with path.open("rb") as stream:
         head = stream.read(1 << 20)
     if b"\x00" in head[:4096]:
@@ -76,7 +78,7 @@ def _header(path: Path) -> tuple[list[str], str]:
         found = next(csv.reader(io.StringIO(first, newline=""), delimiter=delimiter))
         if len(found) > len(best):
             best, chosen = found, delimiter
-    return best, chosen
+    return best, chosen, text[: len(text) - len(first)].count("\n")
 
 
 def _short(text: str) -> str:

@@ -106,7 +106,8 @@ def _open(file: Path) -> Any:
 def _size(file: Path) -> tuple[tuple[int, int], bool]:
     """Return width and height as seen upright, and whether the image is grey."""
     with _open(file) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # Exif 2.32, tag Orientation: sides are exchanged
+        # Exif 2.32, Orientation: 5 to 8 exchange the sides. Cameras write JPEG; asking a PNG would decode all of it.
+        turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         size = (image.height, image.width) if turned else (image.width, image.height)
         return size, image.mode in ("1", "L", "I;16")
 
@@ -116,7 +117,7 @@ def _pixels(file: Path, mode: str, size: tuple[int, int]) -> Any:
 
     try:
         with _open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
+            image = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
             if image.mode == "I;16":  # Pillow's own conversion to 8 bits cuts off instead of scaling
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert(mode)

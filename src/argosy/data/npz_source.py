@@ -15,9 +15,10 @@ def read_npz(path: Path, *, image_size: int = 0) -> Table:
     columns: dict[str, Column] = {}
     unusable: dict[str, str] = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InvalidInput(f"'{path.name}' holds a single array", hint="save it with numpy.savez")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise InvalidInput(f"'{path.name}' holds a single array", hint="save it with numpy.savez")
+        with loaded as archive:
             for name in archive.files:
                 found = _array(archive, name, path)
                 if found.ndim == 0:

@@ -48,15 +48,17 @@ def _every(n: int, share: float) -> npt.NDArray[np.bool_]:
 
 
 def _give_back_rare(parts: dict[str, Indices], strata: npt.NDArray[Any]) -> None:
-    """Move one row of each stratum that train lacks from validation, else from test, into train."""
+    """Exchange one row of each stratum that train lacks for one of train's most common stratum, so sizes stay."""
     for name in ("validation", "test"):
-        lacking = np.setdiff1d(strata[parts[name]], strata[parts["train"]])
-        if len(lacking) == 0:
-            continue
-        kinds, first = np.unique(strata[parts[name]], return_index=True)
-        moved = first[np.isin(kinds, lacking)]
-        parts["train"] = np.concatenate([parts["train"], parts[name][moved]])
-        parts[name] = np.delete(parts[name], moved)
+        for kind in np.setdiff1d(strata[parts[name]], strata[parts["train"]]):
+            given = int(np.flatnonzero(strata[parts[name]] == kind)[0])
+            kinds, counts = np.unique(strata[parts["train"]], return_counts=True)
+            taken = int(np.flatnonzero(strata[parts["train"]] == kinds[counts.argmax()])[0])
+            if counts.max() > 1:
+                parts["train"][taken], parts[name][given] = parts[name][given], parts["train"][taken]
+            else:  # train has single rows only: there is none it could spare
+                parts["train"] = np.append(parts["train"], parts[name][given])
+                parts[name] = np.delete(parts[name], given)
 
 
 def strata_of_numbers(y: npt.NDArray[Any], bins: int = 10) -> npt.NDArray[np.int64]:

@@ -82,4 +82,4 @@ def _finite(outputs: Mapping[str, Array], names: list[str], rows: int) -> npt.ND
 
 
 def _rows(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return np.asarray(cells.reshape(len(cells), -1).all(axis=1)) if cells.ndim > 1 else cells
+    return np.asarray(cells.all(axis=tuple(range(1, cells.ndim))))

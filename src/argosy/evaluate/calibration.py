@@ -52,7 +52,7 @@ def fit_temperature(scores: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float:
     """Return the temperature, 0.05 to 20, that makes softmax(scores / temperature) least surprised by the truth.
 
     scores: float [N, K], of the validation part. Answers don't change, only how sure they are (Guo et al. 2017, 4.2).
-    The loss is convex in 1 / temperature, so its slope is bisected.
+    The loss is convex in 1 / temperature, so its slope is bisected; of equally good ones the highest is taken.
     """
     z = np.asarray(scores, dtype=np.float64)
     z = z - z.max(axis=1, keepdims=True)

@@ -26,7 +26,8 @@ def wilson(successes: int, samples: int, confidence: float = CONFIDENCE) -> tupl
     share = successes / samples
     center = (share + z * z / (2 * samples)) / (1 + z * z / samples)
     half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    return max(0.0, center - half), min(1.0, center + half)
+    # At the ends the bound is 0 or 1 exactly; rounding would leave 3e-17.
+    return (max(0.0, center - half) if successes else 0.0), (min(1.0, center + half) if successes < samples else 1.0)
 
 
 def paired_drop(

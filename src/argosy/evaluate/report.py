@@ -62,7 +62,7 @@ def read_prediction(task: str, outputs: Mapping[str, Array], y: Array) -> Predic
         raise InvalidInput("there are no samples to evaluate on", hint="give a test part: [data] test_share or test")
     if len(answers) != len(truth):
         raise InvalidInput(f"there are {len(answers)} answers for {len(truth)} samples")
-    broken = int((~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)).sum())
+    broken = int((~np.isfinite(answers).all(axis=tuple(range(1, answers.ndim)))).sum())
     if broken:
         raise InvalidInput(
             f"{broken} of {len(answers)} answers are not finite numbers",

@@ -101,6 +101,10 @@ class FakeGateway:
         self._windows.append(window)
         return window
 
+    def held(self) -> set[tuple[str, int]]:
+        """Return rollout and index of every window that was not acknowledged yet."""
+        return {(window.rollout, window.index) for window in self._windows}
+
     def die(self) -> None:
         """End as by kill -9: replicas lose it, windows that nobody took are lost, routes stay in its file."""
         self.is_alive = False

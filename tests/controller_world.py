@@ -1,0 +1,534 @@
+"""A world for the controller: fake clock, log, launcher and gateway, and a schedule of what goes wrong, from one seed.
+
+Every durable write and every action on launcher or gateway is a pair of points, before and after. At chosen points the
+controller is killed, a process dies, the store fails, an operator acts, or a rival is elected. After every point the
+invariants are checked; at the end the troubles cease and the world must come to rest where it should.
+"""
+
+import random
+from types import SimpleNamespace
+
+from argosy.cluster.memory import MemoryLauncher
+from argosy.core.clock import FakeClock
+from argosy.core.digest import sha256
+from argosy.core.errors import ArgosyError, Conflict, Internal, NotFound, Unavailable
+from argosy.core.tensors import Signature, TensorSpec
+from argosy.operate import commands
+from argosy.operate import desired as d
+from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
+from argosy.operate.controller import Deposed, Parts, Reconciler
+from argosy.operate.desired import Desired
+from argosy.operate.layout import wanted_replicas
+from argosy.operate.memory import FakeGateway
+from argosy.operate.replicas import key_of, version_key
+from argosy.registry.versions import Evaluation, GateResult, Manifest, Version
+
+TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+SIGNATURE = Signature(inputs=(TENSOR,), outputs=(TENSOR,))
+ENDPOINT = "m"
+
+
+def make_version(number, *, passed=True, name="m", signature=SIGNATURE):
+    gates = [GateResult(name="accuracy", bound=">= 0.97", value=0.95, passed=False, missed_by=0.02)]
+    evaluation = Evaluation(kind="test-set", passed=passed, gates=[] if passed else gates)
+    manifest = Manifest(
+        name=name, created=0.0, role="original", task="tensor", signature=signature, files={}, evaluation=evaluation
+    )
+    return Version(name=name, number=number, digest=sha256(f"{name}:{number}".encode()), manifest=manifest)
+
+
+class FakeVersions:
+    def __init__(self, *versions):
+        self.by_ref = {key: v for v in versions for key in (str(v), v.digest)}
+
+    def get(self, ref):
+        if ref not in self.by_ref:
+            raise NotFound(f"no version '{ref}'")
+        return self.by_ref[ref]
+
+
+class FakeLog:
+    """The registry's log without bytes and signatures: same calls, same transaction; `entries_` are shared."""
+
+    def __init__(self, entries_, clock, actor="ada", hook=None):
+        self._entries = entries_
+        self._clock = clock
+        self._actor = actor
+        self._hook = hook or (lambda what, name: None)
+        self.head = 0
+
+    def refresh(self):
+        self._hook("refresh", "log")
+        self.head = len(self._entries)
+        return self.head
+
+    def append(self, kind, subject, data, *, check=None):
+        self._hook("before append", kind)
+        self.head = len(self._entries)
+        if check is not None:
+            check(self)
+        entry = SimpleNamespace(
+            seq=self.head + 1,
+            time=self._clock.now(),
+            actor=self._actor,
+            kind=kind,
+            subject=subject,
+            data=data(self) if callable(data) else data,
+        )
+        self._entries.append(entry)
+        self.head = entry.seq
+        self._hook("after append", kind)
+        return entry
+
+    def entries(self, *, after=0, kind=None, subject=None):
+        for entry in self._entries[after : self.head]:
+            if kind in (None, entry.kind) and subject in (None, entry.subject):
+                yield entry
+
+    def last(self, kind, subject):
+        found = [e for e in self._entries[: self.head] if (e.kind, e.subject) == (kind, subject)]
+        return found[-1] if found else None
+
+
+class CountingJudge:
+    """Three bad windows: rollback; four good ones: promote. Enough to see whether windows are lost or counted twice."""
+
+    def __init__(self, rollout):
+        self.seen = []
+        self.bad = 0
+
+    def take(self, window):
+        self.seen.append(window.index)
+        self.bad += bool(window.bad.get("errors", (0, 0))[0])
+
+    def verdict(self):
+        good = len(self.seen) - self.bad
+        said = "rollback" if self.bad >= 3 else "promote" if good >= 4 else "wait"
+        return {"verdict": said, "reason": f"{self.bad} bad of {len(self.seen)}", "seen": list(self.seen)}
+
+
+class Killed(BaseException):
+    """The controller's process is gone at this very point."""
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def require(holds, what):
+    if not holds:
+        raise Violation(what)
+
+
+class Hooked:
+    """Passes calls on to `inner`, with a point before and after those that act."""
+
+    def __init__(self, inner, acting, point):
+        self._inner = inner
+        for name in acting:
+            setattr(self, name, self._wrap(name, getattr(inner, name), point))
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    @staticmethod
+    def _wrap(name, call, point):
+        def wrapped(*args, **kwargs):
+            given = args[0] if args and isinstance(args[0], str) else getattr(args[0], "name", "") if args else ""
+            point(f"before {name}", given)
+            found = call(*args, **kwargs)
+            point(f"after {name}", given)
+            return found
+
+        return wrapped
+
+
+class Controller:
+    """One life of a controller in the world."""
+
+    def __init__(self, world, number):
+        self.world = world
+        self.number = number
+        self.epoch = 0
+        self.ticking_since = 0
+        log = FakeLog(world.entries, world.clock, f"controller-{number}", self._log_point)
+        self.reconciler = Reconciler(
+            Parts(
+                log=log,
+                launcher=Hooked(world.launcher, ("start", "stop", "forget"), self._act_point),
+                gateway=Hooked(world.gateway, ("set_routes", "drain", "windows"), self._act_point),
+                clock=world.clock,
+                randomness=world.random,
+                gate_missed=lambda digest: commands.gates_missed(world.versions.get(digest)),
+                make_judge=CountingJudge,
+                make_replica=lambda name, target, threads: {"id": name, "digest": target.digest, "threads": threads},
+                make_gateway=lambda host, port: {"host": host, "port": port},
+                report=lambda event, **fields: None,
+            )
+        )
+        self.reconciler.elect()
+        self.epoch = self.reconciler._epoch
+
+    def tick(self):
+        self.ticking_since = len(self.world.entries)
+        return self.reconciler.tick()
+
+    def _log_point(self, what, kind):
+        world = self.world
+        if what == "refresh":
+            world.fail_if_planned()
+            return
+        if what == "after append" and kind.startswith("rollout."):
+            elected = [e for e in world.entries[:-1] if e.kind == d.ELECTED]
+            require(elected[-1].seq == self.epoch, f"controller {self.number} wrote {kind} after being deposed")
+        world.point(f"{what} {kind}", self)
+        if what == "before append":
+            world.fail_if_planned()
+
+    def _act_point(self, what, name):
+        world = self.world
+        if what.startswith("before"):
+            former = [e for e in world.entries[: self.ticking_since] if e.kind == d.ELECTED]
+            require(former[-1].seq == self.epoch, f"controller {self.number} did {what} {name} after being deposed")
+        if what == "before stop":
+            world.check_stop(name)
+        if what == "before windows":
+            world.held = world.gateway.held()
+        if what == "after windows":
+            world.check_forgotten(world.held - world.gateway.held())
+        if what == "after set_routes":
+            world.check_routes()
+        world.point(f"{what} {name}", self)
+
+
+class World:
+    """One schedule. `story` says how the versions behave and what is deployed; all else comes from the seed."""
+
+    def __init__(self, seed, *, troubles=True):
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.clock = FakeClock()
+        self.launcher = MemoryLauncher(self.clock)
+        self.gateway = FakeGateway()
+        self.gateway.is_alive = False
+        self.entries = []
+        self.controllers = []
+        self.lives = 0
+        self.points = 0
+        self.trace = []
+        self.failures_left = 0
+        self.ever_ready = set()
+        self.ready_at = {}
+        self.gateway_at = None
+        self.window_at = 0.0
+        self.is_calm = not troubles
+        self.behaviour = {}
+        self.versions = FakeVersions(make_version(1), make_version(2), make_version(3), make_version(9, passed=False))
+        self.registry = SimpleNamespace(log=FakeLog(self.entries, self.clock), versions=self.versions)
+        self.plan = self._plan_troubles() if troubles else {}
+        self.shares_seen = {}
+        self.held = set()
+        self._state = Desired()
+
+    # ---- the schedule
+
+    def _plan_troubles(self):
+        rnd = self.random
+        kinds = ["kill"] * 6 + ["replica", "replica", "gateway", "store", "operator", "rival"]
+        return {rnd.randrange(4, 150): rnd.choice(kinds) for _ in range(rnd.randrange(1, 6))}
+
+    def point(self, what, controller):
+        self.points += 1
+        trouble = None if self.is_calm else self.plan.pop(self.points, None)
+        if trouble is None:
+            return
+        self.note(f"{trouble} at {what}")
+        if trouble == "kill":
+            self.controllers.remove(controller) if controller in self.controllers else None
+            raise Killed
+        getattr(self, f"_trouble_{trouble}")()
+
+    def note(self, what):
+        self.trace.append(f"{self.clock.monotonic():8.2f} {len(self.entries):3d} {what}")
+
+    def _trouble_replica(self):
+        living = [info.name for info in self.launcher.list("replica") if info.alive]
+        if living:
+            name = self.random.choice(living)
+            self.launcher.end(name, -9)
+            self.gateway.disconnect(name)
+
+    def _trouble_gateway(self):
+        info = self.launcher.get("gateway")
+        if info is not None and info.alive:
+            self.launcher.end("gateway", -9)
+            self.gateway.die()
+            self.gateway_at = None
+            if self.random.random() < 0.3:
+                self.gateway.routes = {}  # its file was lost with it
+
+    def _trouble_store(self):
+        self.failures_left = self.random.randrange(1, 4)
+
+    def fail_if_planned(self):
+        if self.failures_left and not self.is_calm:
+            self.failures_left -= 1
+            raise Unavailable("the store answers 500")
+
+    def _trouble_operator(self):
+        self.operate(self.random.choice(["rollback", "rollback", "promote", "deploy", "remove", "stop", "forge"]))
+
+    def operate(self, what):
+        self.note(f"operator: {what}")
+        try:
+            if what == "rollback":
+                commands.rollback(self.registry, ENDPOINT)
+            elif what == "promote":
+                commands.promote(self.registry, ENDPOINT)
+            elif what == "remove":
+                commands.remove(self.registry, ENDPOINT)
+            elif what == "stop":
+                commands.stop_all(self.registry)
+            elif what == "deploy":
+                commands.deploy(self.registry, f"m:{self.random.randrange(1, 4)}", name=ENDPOINT, rollout=self.rollout)
+            elif what == "forge":  # an entry that went around the commands
+                bad = self.versions.get("m:9")
+                plain = {"digest": bad.digest, "ref": "m:9"}
+                data = {"action": "deploy", "version": plain, "endpoint": {}, "rollout": to_plain(RolloutConfig())}
+                self.registry.log.append(d.ENDPOINT, ENDPOINT, data)
+        except (Conflict, NotFound) as refused:
+            self.note(f"refused: {refused}")
+
+    def _trouble_rival(self):
+        self._new_controller()
+
+    # ---- time
+
+    def _new_controller(self):
+        self.lives += 1
+        try:
+            self.controllers.append(Controller(self, self.lives))
+        except (Killed, Unavailable):
+            self.note("controller did not get elected")
+
+    def step(self, dt):
+        """Let `dt` seconds pass, and every living controller look once."""
+        self.clock.advance(dt)
+        self._processes()
+        self._traffic()
+        if not self.controllers and (self.is_calm or self.random.random() < 0.5):
+            self._new_controller()
+        for controller in list(self.controllers):
+            try:
+                controller.tick()
+            except Killed:
+                continue
+            except Deposed:
+                self.controllers.remove(controller)
+                self.note(f"controller {controller.number} deposed")
+            except ArgosyError as error:
+                raise Violation(f"tick raised {error!r}") from error
+        self.check()
+
+    def _processes(self):
+        now = self.clock.monotonic()
+        gateway = self.launcher.get("gateway")
+        if gateway is not None and gateway.alive and not self.gateway.is_alive:
+            self.gateway_at = now if self.gateway_at is None else self.gateway_at
+            if now - self.gateway_at >= 0.2:
+                self.gateway.revive(gateway.pid, now)
+        elif (gateway is None or not gateway.alive) and self.gateway.is_alive:
+            self.gateway.die()
+            self.gateway_at = None
+        living = {info.name: info for info in self.launcher.list("replica") if info.alive}
+        for name in [name for name in self.gateway.replicas if name not in living]:
+            self.gateway.disconnect(name)
+        for name, info in living.items():
+            self._replica(name, info, now)
+
+    def _replica(self, name, info, now):
+        digest = self.launcher.specs[name].config["digest"]
+        how = self.behaviour.get(digest, "good")
+        require(self.versions.get(digest).manifest.evaluation.passed, f"{name} of a version that missed its gate runs")
+        status = self.gateway.replicas.get(name)
+        if status is not None and status.state == "draining":
+            self.gateway.set_state(name, "drained")
+        if status is not None or self.clock.now() - info.started < 0.3:
+            return
+        if how == "crash":
+            self.launcher.end(name, 1, Internal("it cannot load"))
+        elif how != "stuck" and self.gateway.is_alive:
+            self.gateway.connect(name, digest)
+            self.ever_ready.add(digest)
+
+    def _traffic(self):
+        now = self.clock.now()
+        if now - self.window_at < 1.0 or not self.gateway.is_alive:
+            return
+        self.window_at = now
+        for route in list(self.gateway.routes.values()):
+            if route.rollout and self.gateway.ready(route.canary):
+                how = self.behaviour.get(route.canary, "good")
+                if how != "quiet":
+                    bad = (1.0, 1.0) if how == "bad" else (0.0, 0.0)
+                    self.gateway.close_window(route.name, now - 1.0, 1.0, bad={"errors": bad})
+
+    # ---- invariants
+
+    def state(self):
+        self.registry.log.head = len(self.entries)
+        self._state.catch_up(self.registry.log)
+        return self._state
+
+    def check_stop(self, name):
+        if not name.startswith("replica") or not self.gateway.is_alive:
+            return
+        key = key_of(name)
+        for route in self.gateway.routes.values():
+            for digest in (route.stable, route.canary, route.backup):
+                if digest and version_key(digest) == key:
+                    status = self.gateway.replicas.get(name)
+                    is_only = status is not None and status.state == "ready" and self.gateway.ready(digest) == 1
+                    require(not is_only, f"{name} is stopped, the last ready one of a routed version")
+
+    def check_forgotten(self, windows):
+        written = {(e.data["rollout"], w["index"]) for e in self.entries for w in e.data.get("windows", ())}
+        running = {e.rollout.id for e in self.state().endpoints.values() if e.rollout}
+        lost = {pair for pair in windows - written if pair[0] in running}
+        require(not lost, f"windows {lost} were acknowledged before they were written")
+
+    def check_routes(self):
+        for route in self.gateway.routes.values():
+            require(0.0 <= route.share <= 1.0, f"share is {route.share}")
+            require(not route.share or route.canary, "a share for nobody")
+            for digest in (route.stable, route.canary):
+                require(not digest or digest in self.ever_ready, f"{digest} is routed and never was ready")
+                require(not digest or self.versions.get(digest).manifest.evaluation.passed, "a failed version routed")
+            if route.rollout:
+                allowed = [round(s, 9) for s in self.rollout.shares]
+                require(round(route.share, 9) in allowed, f"share {route.share} is not of {allowed}")
+                former = self.shares_seen.setdefault(route.rollout, 0.0)
+                require(route.share >= former, "the share went down without a rollback")
+                self.shares_seen[route.rollout] = route.share
+
+    def check(self):
+        if not self.gateway.is_alive or not self.gateway.routes:
+            return
+        for endpoint in self.state().endpoints.values():
+            route = self.gateway.routes.get(endpoint.name)
+            if not endpoint.is_active or route is None or endpoint.stable is None:
+                continue
+            versions = {v.digest for v in (endpoint.stable, endpoint.backup) if v}
+            ready = {v for v in versions if self.gateway.ready(v)}
+            routed = {v for v in (route.stable, route.canary, route.backup) if v and self.gateway.ready(v)}
+            require(routed or not ready, f"{ready} could serve, but the route names {route}")
+
+    def check_log(self):
+        """What must hold of the whole log: rollouts one after the other, windows once, wishes obeyed."""
+        state = Desired()
+        open_, indexes, seen = {}, {}, set()
+        for entry in self.entries:
+            before = {name: e.rollout for name, e in state.endpoints.items()}
+            if entry.kind == d.ENDED and entry.data.get("rollout"):
+                rollout = before.get(entry.subject)
+                require(rollout and rollout.id == entry.data["rollout"], f"entry {entry.seq} ends what is not running")
+                if rollout.rollback_asked:
+                    require(entry.data["outcome"] == d.ROLLED_BACK, f"{rollout.id} promoted though rollback was asked")
+            for window in entry.data.get("windows", ()):
+                rollout = entry.data["rollout"]
+                require(window["index"] > indexes.get(rollout, -1), f"window {window['index']} is in the log twice")
+                indexes[rollout] = window["index"]
+                seen.add((rollout, window["index"]))
+            verdict = entry.data.get("verdict")
+            if verdict:
+                rollout = entry.data["rollout"]
+                judged = {(rollout, index) for index in verdict["seen"]}
+                logged = {pair for pair in seen if pair[0] == rollout}
+                require(judged == logged, f"entry {entry.seq} judges {judged} but the log has {logged}")
+            if entry.kind == d.STARTED:
+                require(entry.subject not in open_, "two rollouts of one endpoint")
+                open_[entry.subject] = entry.data["rollout"]
+            state.apply(entry)
+            for name in [n for n in open_ if n not in state.endpoints or state.endpoints[n].rollout is None]:
+                del open_[name]
+
+    # ---- the story
+
+    def run(self):
+        """First version, then a second one by a rollout, with troubles; then rest. Raise Violation."""
+        rnd = self.random
+        how = rnd.choice(["good", "good", "bad", "bad", "crash", "stuck", "quiet"])
+        self.behaviour = {self.versions.get("m:2").digest: how}
+        undecided = rnd.choice(["rollback", "rollback", "promote"])
+        self.rollout = RolloutConfig(
+            steps=rnd.choice([(10,), (5, 50), (5, 25, 50)]),
+            dwell="2s",
+            window="1s",
+            time_limit="20s",
+            undecided=undecided,
+        )
+        config = EndpointConfig(replicas=rnd.choice([1, 1, 2, 3]), backup=rnd.choice(["previous", "none"]))
+        self.note(f"version 2 is {how}, undecided={undecided}, {config}")
+        commands.deploy(self.registry, "m:1", name=ENDPOINT, endpoint=config)
+        dt = rnd.choice([0.25, 0.5, 1.0])
+        for _ in range(rnd.randrange(3, 8)):
+            self.step(dt)
+        stepwise = rnd.random() < 0.7
+        expected = self.right_end(how, stepwise=stepwise)
+        try:
+            second = commands.deploy(self.registry, "m:2", name=ENDPOINT, rollout=self.rollout if stepwise else None)
+        except Conflict:
+            self.note("second deployment refused")
+            expected = ""
+        for _ in range(rnd.randrange(6, 26)):
+            self.step(dt)
+        self.settle()
+        if expected and not any("operator" in line for line in self.trace):
+            last = self.state().endpoints[ENDPOINT].last
+            require(last and last.rollout == second.rollout, "another rollout came last")
+            require(last.outcome == expected, f"{how} version ended {last.outcome}: {last.reason}")
+        return how
+
+    def right_end(self, how, *, stepwise):
+        """How the second rollout must end if no operator meddles, whatever is killed."""
+        if how in ("crash", "stuck"):
+            return d.ROLLED_BACK
+        if not stepwise or how == "good":
+            return d.PROMOTED
+        undecided = {"rollback": d.ROLLED_BACK, "promote": d.PROMOTED}[self.rollout.undecided]
+        return undecided if how == "quiet" else d.ROLLED_BACK
+
+    def settle(self):
+        self.is_calm = True
+        for dt, count in ((0.5, 4), (2.0, 14), (15.0, 24), (1.0, 6)):
+            for _ in range(count):
+                self.step(dt)
+                if dt > 1.0 and self._is_at_rest():
+                    break
+        self.check_log()
+        self.check_rest()
+
+    def _is_at_rest(self):
+        return all(endpoint.rollout is None for endpoint in self.state().endpoints.values())
+
+    def check_rest(self):
+        state = self.state()
+        for endpoint in state.endpoints.values():
+            require(endpoint.rollout is None, f"{endpoint.rollout} never ends")
+        wanted = wanted_replicas(state.endpoints.values())
+        living = [info.name for info in self.launcher.list("replica") if info.alive]
+        for digest, want in wanted.items():
+            if self.behaviour.get(digest, "good") not in ("crash", "stuck"):
+                require(self.gateway.ready(digest) == want.replicas, f"{want} but {living} run")
+        keys = {version_key(digest) for digest in wanted}
+        require({key_of(name) for name in living} <= keys, f"{living} run, wanted are {wanted}")
+        gateway = self.launcher.get("gateway")
+        runs = gateway is not None and gateway.alive
+        require(runs == state.is_running, f"gateway runs: {runs}, wanted: {state.is_running}")
+        active = {e.name: e for e in state.endpoints.values() if e.is_active and e.stable}
+        if state.is_running:
+            routes = self.gateway.routes
+            require(set(routes) == set(active), f"routes {set(routes)}, endpoints {set(active)}")
+            for name, endpoint in active.items():
+                require(routes[name].stable == endpoint.stable.digest, "the route is not to the current version")
+                require(not routes[name].rollout, "a share without a rollout")

@@ -1,0 +1,372 @@
+"""What an operator sees of endpoints and rollouts, as plain values; CLI and page only draw them.
+
+Read from the log, the gateway and the launcher's records, so it works without the controller too, and says when that
+is missing. Nothing is changed by looking.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from argosy.cluster.launcher import Launcher, ProcessInfo
+from argosy.core.errors import ArgosyError, Unavailable
+from argosy.operate import desired as d
+from argosy.operate.desired import Desired, Endpoint, LogEntry, LogLike, Rollout
+from argosy.operate.evidence import Evidence
+from argosy.operate.gateway_process import NAME as GATEWAY
+from argosy.operate.gateway_process import Gateway
+from argosy.operate.judging import WindowJudge
+from argosy.operate.layout import wanted_replicas
+from argosy.operate.replicas import key_of, version_key
+from argosy.serve.control import GatewayStatus, ReplicaStatus, Window
+
+EVENTS = 12
+"""How many of the last events are shown."""
+_LOOK_BACK = 5000
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica process."""
+
+    name: str
+    pid: int
+    state: str
+    """starting, ready, draining, drained, frozen, faulty."""
+    in_flight: int = 0
+    answered: int = 0
+    failed: int = 0
+
+
+class VersionView(msgspec.Struct, frozen=True, kw_only=True):
+    """One version an endpoint runs."""
+
+    ref: str
+    digest: str
+    role: str
+    """current, new (in a rollout), former (kept warm)."""
+    share: float
+    """The share of requests it gets."""
+    wanted: int
+    ready: int
+    replicas: tuple[ReplicaView, ...] = ()
+    error: str = ""
+    """Why its last replica ended, when none is ready."""
+
+
+class MetricView(msgspec.Struct, frozen=True, kw_only=True):
+    """One judged metric."""
+
+    name: str
+    bad_new: float
+    bad_all: float
+    bad_tolerated: float
+    """How many of `bad_all` would be the new version's if it were as bad as is tolerated."""
+    evidence: float
+    """That it is worse, weighted: rollback when the sum over metrics reaches `RolloutView.threshold`."""
+    assurance: float
+    """That it is not twice as bad: promotion needs 20 of each."""
+
+
+class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout under way."""
+
+    id: str
+    kind: str
+    base: str
+    to: str
+    phase: str
+    reason: str
+    """Why it is in this phase."""
+    steps: tuple[float, ...]
+    """Percent."""
+    step: int
+    share: float
+    """The share that is really drawn."""
+    verdict: str
+    verdict_reason: str
+    total: float
+    """Evidence that the new version is worse."""
+    threshold: float
+    metrics: tuple[MetricView, ...]
+    windows: int
+    step_left_s: float
+    """Until the next step at the earliest; 0 when over."""
+    left_s: float
+    """Until the time limit; 0 when over, -1 while it does not run."""
+    asks: bool
+    """Whether it waits for somebody to promote it or roll it back."""
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened, in one line."""
+
+    time: float
+    actor: str
+    text: str
+    seq: int
+
+
+class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint."""
+
+    name: str
+    state: str
+    """ready, degraded (served by another version, or fewer replicas than wanted), starting, failed, stopped."""
+    url: str
+    note: str
+    versions: tuple[VersionView, ...]
+    rollout: RolloutView | None
+    last: d.Ended | None
+    """How its last rollout ended."""
+    requests: int
+    failed: int
+    waiting: int
+    p50_ms: float
+    p95_ms: float
+    events: tuple[EventView, ...]
+
+
+class SystemView(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything of a home."""
+
+    time: float
+    url: str
+    gateway: str
+    """running, down, stopped."""
+    gateway_error: str
+    controller: str
+    """running, down."""
+    controller_error: str
+    endpoints: tuple[EndpointView, ...]
+
+
+class Observer:
+    """Looks again and again at one home, reading only what is new."""
+
+    def __init__(self, log: LogLike, launcher: Launcher, gateway: Gateway, now: Callable[[], float]) -> None:
+        self._log = log
+        self._launcher = launcher
+        self._gateway = gateway
+        self._now = now
+        self.desired = Desired()
+
+    def look(self) -> SystemView:
+        """Return what is there now."""
+        self._log.refresh()
+        self.desired.catch_up(self._log)
+        status, windows = _ask(self._gateway)
+        processes = self._launcher.list()
+        return observe(
+            self.desired,
+            status,
+            windows,
+            processes,
+            now=self._now(),
+            error_of=self._launcher.error,
+            events_of=lambda name: events(self._log, name),
+        )
+
+
+def observe(
+    desired: Desired,
+    status: GatewayStatus | None,
+    windows: Sequence[Window],
+    processes: Sequence[ProcessInfo],
+    *,
+    now: float,
+    error_of: Callable[[str], ArgosyError | None],
+    events_of: Callable[[str], tuple[EventView, ...]] = lambda _: (),
+) -> SystemView:
+    """Put together what an operator sees. Pure but for `error_of` and `events_of`."""
+    named = {info.name: info for info in processes}
+    scene = _Scene(desired, status, windows, processes, now, error_of)
+    port = status.port if status else desired.bound_port or desired.port
+    url = f"http://{'[::1]' if desired.host == '::1' else desired.host}:{port}" if desired.is_running and port else ""
+    endpoints = (
+        _endpoint(endpoint, scene, url, events_of(name)) for name, endpoint in sorted(desired.endpoints.items())
+    )
+    return SystemView(
+        time=now,
+        url=url,
+        gateway="running" if status else "down" if desired.is_running else "stopped",
+        gateway_error="" if status else _error(named.get(GATEWAY), error_of),
+        controller="running" if "controller" in named and named["controller"].alive else "down",
+        controller_error=_error(named.get("controller"), error_of),
+        endpoints=tuple(endpoints),
+    )
+
+
+def events(log: LogLike, endpoint: str) -> tuple[EventView, ...]:
+    """Return the last things that happened to an endpoint, oldest first."""
+    found = log.entries(after=max(0, log.head - _LOOK_BACK), subject=endpoint)
+    texts = ((entry, describe(entry)) for entry in found)
+    last = deque(((entry, text) for entry, text in texts if text), maxlen=EVENTS)
+    return tuple(EventView(time=e.time, actor=e.actor, text=text, seq=e.seq) for e, text in last)
+
+
+def describe(entry: LogEntry) -> str:
+    """Return an entry about operating in one line; empty for one that is no event."""
+    data = entry.data
+    reason = f": {data['reason']}" if data.get("reason") else ""
+    if entry.kind == d.ENDPOINT:
+        if data.get("action") == "deploy":
+            return f"deploy {data['version']['ref']} asked by {entry.actor}"
+        return f"{data.get('action')} asked by {entry.actor}{reason}"
+    if entry.kind in (d.STARTED, d.STEPPED):
+        return f"{str(data['phase']).replace('_', ' ')}{reason}"
+    if entry.kind == d.ENDED:
+        return f"{data.get('to')} {str(data['outcome']).replace('_', ' ')}{reason}"
+    return ""
+
+
+class _Scene(msgspec.Struct):
+    desired: Desired
+    status: GatewayStatus | None
+    windows: Sequence[Window]
+    processes: Sequence[ProcessInfo]
+    now: float
+    error_of: Callable[[str], ArgosyError | None]
+
+
+def _ask(gateway: Gateway) -> tuple[GatewayStatus | None, list[Window]]:
+    try:
+        status = gateway.status()
+        return status, gateway.windows() if status.windows_waiting else []
+    except Unavailable:
+        return None, []
+
+
+def _error(info: ProcessInfo | None, error_of: Callable[[str], ArgosyError | None]) -> str:
+    error = error_of(info.name) if info is not None and not info.alive else None
+    return error.message if error else ""
+
+
+def _endpoint(endpoint: Endpoint, scene: _Scene, url: str, happened: tuple[EventView, ...]) -> EndpointView:
+    served = next((e for e in scene.status.endpoints if e.name == endpoint.name), None) if scene.status else None
+    share = served.share if served else 0.0
+    versions = tuple(_versions(endpoint, scene, share))
+    rollout = _rollout(endpoint.rollout, scene, share) if endpoint.rollout else None
+    note = served.note if served else ""
+    return EndpointView(
+        name=endpoint.name,
+        state=_state(endpoint, versions, has_note=bool(note)),
+        url=f"{url}/predict/{endpoint.name}" if url else "",
+        note=note,
+        versions=versions,
+        rollout=rollout,
+        last=endpoint.last,
+        requests=served.requests if served else 0,
+        failed=served.failed if served else 0,
+        waiting=served.waiting if served else 0,
+        p50_ms=served.stable_p50_ms if served else 0.0,
+        p95_ms=served.stable_p95_ms if served else 0.0,
+        events=happened,
+    )
+
+
+def _state(endpoint: Endpoint, versions: Iterable[VersionView], *, has_note: bool) -> str:
+    if not endpoint.is_active:
+        return "stopped"
+    current = next((version for version in versions if version.role == "current"), None)
+    if current is None:
+        return "starting" if endpoint.rollout else "failed"
+    if not current.ready:
+        return "degraded" if any(version.ready for version in versions) else "failed" if current.error else "starting"
+    return "degraded" if has_note or current.ready < current.wanted else "ready"
+
+
+def _versions(endpoint: Endpoint, scene: _Scene, share: float) -> Iterable[VersionView]:
+    rollout = endpoint.rollout
+    targets = [(endpoint.stable, "current", 1.0 - share), (rollout.to if rollout else None, "new", share)]
+    targets.append((endpoint.backup, "former", 0.0))
+    wanted = wanted_replicas([endpoint])
+    shown: set[str] = set()
+    for target, role, part in targets:
+        if target is None or target.digest in shown:
+            continue
+        shown.add(target.digest)
+        replicas = tuple(_replicas(target.digest, scene))
+        ready = sum(1 for replica in replicas if replica.state == "ready")
+        want = wanted.get(target.digest)
+        yield VersionView(
+            ref=target.ref,
+            digest=target.digest,
+            role=role,
+            share=part,
+            wanted=want.replicas if want else 0,
+            ready=ready,
+            replicas=replicas,
+            error="" if ready else _last_error(target.digest, scene),
+        )
+
+
+def _replicas(digest: str, scene: _Scene) -> Iterable[ReplicaView]:
+    connected: dict[str, ReplicaStatus] = {r.id: r for r in scene.status.replicas} if scene.status else {}
+    for info in scene.processes:
+        if info.role != "replica" or not info.alive or key_of(info.name) != version_key(digest):
+            continue
+        found = connected.get(info.name)
+        yield ReplicaView(
+            name=info.name,
+            pid=info.pid,
+            state=found.state if found else "starting",
+            in_flight=found.in_flight if found else 0,
+            answered=found.answered if found else 0,
+            failed=found.failed if found else 0,
+        )
+
+
+def _last_error(digest: str, scene: _Scene) -> str:
+    ended = [
+        i for i in scene.processes if i.role == "replica" and not i.alive and key_of(i.name) == version_key(digest)
+    ]
+    last = max(ended, key=lambda info: info.started, default=None)
+    if last is None:
+        return ""
+    return _error(last, scene.error_of) or f"its replica ended with exit code {last.exit_code}"
+
+
+def _rollout(rollout: Rollout, scene: _Scene, share: float) -> RolloutView:
+    # The controller writes evidence down every few seconds; the gateway still holds what came since.
+    evidence = Evidence(rollout, WindowJudge(rollout), 0.0)
+    evidence.take(window for window in scene.windows if window.rollout == rollout.id)
+    verdict: dict[str, Any] = evidence.verdict or rollout.verdict
+    config = rollout.config
+    in_canary = rollout.phase == d.CANARY
+    left = max(0.0, config.time_limit_s - (scene.now - rollout.first_step)) if rollout.first_step else -1.0
+    return RolloutView(
+        id=rollout.id,
+        kind=rollout.kind,
+        base=rollout.base.ref if rollout.base else "",
+        to=rollout.to.ref,
+        phase=rollout.phase,
+        reason=rollout.reason,
+        steps=config.steps,
+        step=rollout.step,
+        share=share,
+        verdict=str(verdict.get("verdict", "")),
+        verdict_reason=str(verdict.get("reason", "")),
+        total=float(verdict.get("total", 1.0)),
+        threshold=1 / config.false_alarm,
+        metrics=_metrics(verdict),
+        windows=int(verdict.get("windows", 0)),
+        step_left_s=max(0.0, config.dwell_s - (scene.now - rollout.since)) if in_canary else 0.0,
+        left_s=left,
+        asks=in_canary and config.undecided == "ask" and left == 0.0,
+    )
+
+
+def _metrics(verdict: dict[str, Any]) -> tuple[MetricView, ...]:
+    return tuple(
+        MetricView(
+            name=name,
+            bad_new=found["bad_canary"],
+            bad_all=found["bad_all"],
+            bad_tolerated=found["bad_expected"],
+            evidence=found["weight"] * found["evidence"],
+            assurance=found["assurance"],
+        )
+        for name, found in verdict.get("metrics", {}).items()
+    )

@@ -152,6 +152,11 @@ class VersionQueue:
         if len(self._waiting) > 64 + 2 * self.requests:
             self._waiting = deque(w for w in self._waiting if w.state == WAITING)
 
+    def take_back(self, work: Work) -> None:
+        """Take a waiting request out so that it can go into another queue; unlike `withdraw`, its place goes too."""
+        self._waiting.remove(work)
+        self._remove(work, WAITING)
+
     def take_all(self) -> list[Work]:
         """Take out everything that waits, oldest first."""
         works = [work for work in self._waiting if work.state == WAITING]

@@ -305,7 +305,10 @@ class DataPlane:
             trouble = Trouble("attempt_timeout", f"'{call.ref}' did not answer within half of the request's time")
             self._charge(call, trouble)
             if call.arm == CANARY:
-                self._abandon(call)
+                if call.state == WAITING:
+                    self.pool.queues[call.digest].take_back(call)
+                else:
+                    self._abandon(call)
                 self.attempt_failed(call, trouble)
             return
         if call.first is None:

@@ -83,8 +83,17 @@ class Replica:
         """Take an answer and pass it on; InvalidInput means that it is garbage and the connection must go."""
         if done.batch != self.owed:
             raise InvalidInput(f"an answer for batch {done.batch} came, but {self.owed} is owed", code="bad_frame")
-        batch, self.batch, self.owed = self.batch, None, 0
+        batch = self.batch
         works = batch.works if batch is not None else []
+        failures = {failure.index: failure for failure in done.failures}
+        # Before anything is changed: an answer that can't be split leaves the batch here, for the connection's end.
+        # A batch that was taken away (frozen, runaway) has been answered by others: nothing to split.
+        answers = (
+            split(done.outputs, body, [w for i, w in enumerate(works) if i not in failures])
+            if (works and not done.error[0])
+            else []
+        )
+        self.batch, self.owed = None, 0
         if done.error[0]:
             self.failed_runs += 1
             self.failed += len(works)
@@ -92,9 +101,6 @@ class Replica:
                 batch.give_up(Trouble(*done.error, batch.id if len(works) > 1 else 0))
             return
         self.failed_runs = 0
-        failures = {failure.index: failure for failure in done.failures}
-        # A batch that was taken away (frozen, runaway) has been answered by others: nothing to split.
-        answers = split(done.outputs, body, [w for i, w in enumerate(works) if i not in failures]) if works else []
         self.failed += len(failures)
         self.answered += len(works) - len(failures)
         rest = iter(answers)

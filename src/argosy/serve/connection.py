@@ -1,0 +1,385 @@
+"""HTTP/1.1 on a socket: one connection, its requests in order, every size bounded and every wait with an end.
+
+Written against hostile clients: heads and bodies that trickle, readers that never read, endless headers, tiny chunks,
+lengths that contradict each other. What is wrong with a request is said in the form every error has, then the
+connection is closed.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import httptools
+import msgspec
+
+from argosy.core.clock import Clock
+from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput
+
+REASONS = {
+    100: "Continue", 200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    408: "Request Timeout", 409: "Conflict", 413: "Content Too Large", 415: "Unsupported Media Type",
+    421: "Misdirected Request", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
+    501: "Not Implemented", 503: "Service Unavailable", 504: "Gateway Timeout",
+}  # fmt: skip
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+
+MAX_HEAD_BYTES = 32 << 10
+MAX_HEADERS = 100
+_MAX_PIPELINED = 32
+# Many chunks are fine if they carry something; a million of one byte cost more to parse than they bring.
+_MIN_CHUNK_BYTES, _FREE_CHUNKS = 64, 1024
+_BODY_BYTES_PER_S = 256 << 10
+_IDLE_S = 75.0
+_LINGER_S = 1.0
+_WRITE_HIGH_BYTES = 1 << 20
+
+_NEW, _HEAD, _BODY, _IDLE, _LINGER = range(5)
+
+
+class Request:
+    """One request as it was received: header names in lower case, the last of repeated ones."""
+
+    __slots__ = ("body", "headers", "keep_alive", "method", "target")
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.target = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self.keep_alive = True
+
+
+class Exchange:
+    """A request and the place of its answer in the connection's order. `respond` is to be called once."""
+
+    __slots__ = ("connection", "data", "on_cancel", "request")
+
+    def __init__(self, connection: "Connection", request: Request) -> None:
+        self.connection = connection
+        self.request = request
+        self.data: list[bytes | memoryview] | None = None
+        self.on_cancel: Callable[[], None] | None = None
+        """Called if the client goes away before the answer."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        return self.connection.is_open
+
+    def respond(self, status: int, pieces: list[bytes | memoryview], headers: str = "") -> None:
+        """Answer; `headers` are complete lines, beyond content-length and connection."""
+        if self.data is not None:
+            return
+        size = sum(len(piece) for piece in pieces)
+        close = "" if self.request.keep_alive else "connection: close\r\n"
+        head = _STATUS_LINES[status] + f"{headers}content-length: {size}\r\n{close}\r\n".encode("latin-1", "replace")
+        self.data = [head] if self.request.method == "HEAD" else [head, *pieces]
+        self.on_cancel = None
+        self.connection.flush()
+
+    def respond_json(self, status: int, value: Any, headers: str = "") -> None:
+        """Answer with JSON."""
+        self.respond(status, [msgspec.json.encode(value)], "content-type: application/json\r\n" + headers)
+
+
+class Front(Protocol):
+    """What a connection needs of the server it belongs to."""
+
+    clock: Clock
+    max_body_bytes: int
+    receive_s: float
+    connections: set["Connection"]
+
+    def admit(self, request: Request) -> ArgosyError | None:
+        """Look at a request's head; an error refuses it before its body is read."""
+        ...
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a complete request, now or later. Must not raise."""
+        ...
+
+    def refuse(self, exchange: Exchange, error: ArgosyError) -> None:
+        """Answer with an error."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, front: Front) -> None:
+        self.is_open = False
+        self._front = front
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._request = Request()
+        self._exchanges: deque[Exchange] = deque()
+        self._phase = _NEW
+        self._since = front.clock.monotonic()
+        self._head_bytes = self._read_bytes = 0
+        self._header_count = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._chunks = 0
+        self._is_reading = True
+        self._stalled_since = 0.0
+        """When the client stopped taking our bytes; 0 while it takes them."""
+        self._stalled_bytes = 0
+        self._error: ArgosyError | None = None
+
+    # The event loop calls ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        self.is_open = True
+        self._front.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: whatever was asked for is not wanted any more."""
+        del exc
+        self.is_open = False
+        self._front.connections.discard(self)
+        exchanges, self._exchanges = self._exchanges, deque()
+        for exchange in exchanges:
+            if exchange.on_cancel is not None:
+                exchange.on_cancel()
+
+    def eof_received(self) -> bool:
+        """Take a half-closed connection for a closed one: that is how clients cancel."""
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse."""
+        if self._phase == _LINGER:
+            return
+        if self._phase in (_NEW, _IDLE):
+            self._phase = _HEAD
+            self._since = self._front.clock.monotonic()
+        if self._phase == _HEAD:
+            # Counted per read: a header that never ends is cut off even though the parser keeps asking for more.
+            self._read_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._stop(InvalidInput("this server does not change protocols", code="upgrade_refused"))
+        except httptools.HttpParserCallbackError:
+            # A callback below failed: ours, not the client's.
+            self._stop(Internal("the request could not be processed"))
+        except httptools.HttpParserError as error:
+            self._stop(InvalidInput(f"this is not HTTP/1.1: {error}"[:300], code="bad_http"))
+        if self._error is None and self._phase == _HEAD and self._read_bytes > 2 * MAX_HEAD_BYTES:
+            self._error = _head_too_large()
+        if self._error is not None:
+            self._stop(self._error)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take what it is sent; take no more requests from it."""
+        self._stalled_since = self._front.clock.monotonic()
+        self._stalled_bytes = self._buffered()
+        self._steer()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._stalled_since = 0.0
+        self._steer()
+
+    # The parser calls ----------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._request = Request()
+        self._head_bytes = self._read_bytes = self._header_count = self._body_bytes = self._chunks = 0
+        self._body = []
+
+    def on_url(self, url: bytes) -> None:
+        """Take (a part of) the target."""
+        self._request.target += url
+        if len(self._request.target) > MAX_HEAD_BYTES:
+            self._error = self._error or _head_too_large()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        if self._error is not None:
+            return
+        self._header_count += 1
+        self._head_bytes += len(name) + len(value)
+        if self._header_count > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
+            self._error = _head_too_large()
+            return
+        name = name.lower()
+        if name == b"host" and name in self._request.headers:
+            self._error = InvalidInput("the request has two Host headers", code="bad_http")
+        self._request.headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Decide from the head whether the body is wanted."""
+        if self._error is not None:
+            return
+        request = self._request
+        request.method = self._parser.get_method().decode("latin-1")
+        request.keep_alive = self._parser.should_keep_alive()
+        self._phase = _BODY
+        self._since = self._front.clock.monotonic()
+        self._error = self._front.admit(request) or self._check_length(request)
+        if self._error is None and request.headers.get(b"expect", b"").lower() == b"100-continue":
+            self._write_continue()
+
+    def on_body(self, data: bytes) -> None:
+        """Take a part of the body."""
+        if self._error is not None:
+            return
+        self._body_bytes += len(data)
+        if self._body_bytes > self._front.max_body_bytes:
+            self._error = self._too_large()
+            self._body = []
+            return
+        self._body.append(data)
+
+    def on_chunk_header(self) -> None:
+        """Count chunks."""
+        self._chunks += 1
+        if self._chunks > _FREE_CHUNKS + self._body_bytes / _MIN_CHUNK_BYTES and self._error is None:
+            self._error = InvalidInput(
+                f"the body comes in {self._chunks} chunks of {self._body_bytes} bytes; send larger ones",
+                code="too_many_chunks",
+            )
+
+    def on_message_complete(self) -> None:
+        """Hand a complete request over."""
+        if self._error is not None:
+            return
+        request = self._request
+        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._phase = _IDLE
+        self._since = self._front.clock.monotonic()
+        exchange = Exchange(self, request)
+        self._exchanges.append(exchange)
+        self._steer()
+        self._front.handle(exchange)
+
+    # Ours ----------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the answers that are next in order."""
+        if not self.is_open or self._transport is None:
+            return
+        out: list[bytes | memoryview] = []
+        keep = True
+        while self._exchanges and self._exchanges[0].data is not None and keep:
+            exchange = self._exchanges.popleft()
+            out += exchange.data or ()
+            keep = exchange.request.keep_alive
+        if out:
+            self._since = self._since if self._phase in (_HEAD, _BODY) else self._front.clock.monotonic()
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if not keep:
+            self._end()
+        elif not self._is_reading:
+            self._steer()
+
+    def check(self, now: float) -> None:
+        """Close what takes too long. Called a few times a second."""
+        waited = now - self._since
+        limit = self._front.receive_s
+        if self._stalled_since:
+            self._check_stalled(now)
+        elif self._phase == _LINGER:
+            if waited > _LINGER_S:
+                self._abort()
+        elif self._phase == _NEW and waited > limit:
+            self._abort()
+        elif self._phase == _HEAD and waited > limit:
+            self._stop(_too_slow("head", limit))
+        elif self._phase == _BODY and waited > limit + self._body_bytes / _BODY_BYTES_PER_S:
+            self._stop(_too_slow("body", limit))
+        elif self._phase == _IDLE and not self._exchanges and waited > _IDLE_S:
+            self._abort()
+
+    def finish(self) -> None:
+        """Close after the answers that are on their way: the server ends."""
+        for exchange in self._exchanges:
+            exchange.request.keep_alive = exchange is not self._exchanges[-1]
+        if not self._exchanges:
+            self._abort()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is owed."""
+        return bool(self._exchanges)
+
+    def _check_stalled(self, now: float) -> None:
+        buffered = self._buffered()
+        waited = now - self._stalled_since
+        # A slow reader is served as long as it takes what a slow sender would have to send.
+        if self._stalled_bytes - buffered >= _BODY_BYTES_PER_S * waited:
+            return
+        if waited > self._front.receive_s:
+            self._abort()
+
+    def _steer(self) -> None:
+        """Read while the client reads, and not too far ahead of its answers."""
+        wanted = not self._stalled_since and len(self._exchanges) <= _MAX_PIPELINED
+        if wanted != self._is_reading and self._transport is not None and self.is_open:
+            self._is_reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _check_length(self, request: Request) -> ArgosyError | None:
+        length = request.headers.get(b"content-length", b"0")
+        if not length.isdigit() or (b"transfer-encoding" in request.headers and b"content-length" in request.headers):
+            return InvalidInput("the length of the body is given in a contradictory way", code="bad_http")
+        return self._too_large() if int(length) > self._front.max_body_bytes else None
+
+    def _too_large(self) -> InvalidInput:
+        return InvalidInput(
+            f"the body is larger than the {self._front.max_body_bytes} bytes that are allowed", code="body_too_large"
+        )
+
+    def _write_continue(self) -> None:
+        if self._transport is not None and not self._exchanges:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _stop(self, error: ArgosyError) -> None:
+        """Answer with an error behind the answers still owed, and close; nothing more is read as a request."""
+        if self._phase == _LINGER:
+            return
+        self._phase = _LINGER
+        self._since = self._front.clock.monotonic()
+        self._body = []
+        self._request.keep_alive = False
+        exchange = Exchange(self, self._request)
+        self._exchanges.append(exchange)
+        self._front.refuse(exchange, error)
+
+    def _end(self) -> None:
+        """Close after our last byte. What the client still sends is read and dropped for a second, because closing on
+        unread bytes would reset the connection and take the answer with it.
+        """
+        self._phase = _LINGER
+        self._since = self._front.clock.monotonic()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+            if not self._is_reading:
+                self._abort()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _buffered(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+
+def _head_too_large() -> InvalidInput:
+    return InvalidInput(
+        f"the request's head is larger than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers", code="head_too_large"
+    )
+
+
+def _too_slow(part: str, limit_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the request's {part} did not arrive within {limit_s:.3g} s", code="request_timeout")

@@ -1,0 +1,279 @@
+"""The gateway process: listens for callers on HTTP, and for replicas and the controller on a Unix socket."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import ipaddress
+import os
+import random
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from argosy.core.clock import Clock, SystemClock
+from argosy.core.config import from_plain, private_folder
+from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound
+from argosy.core.files import FileLock, write_atomic
+from argosy.core.logs import configure_logs
+from argosy.core.tensors import Signature
+from argosy.serve import wire
+from argosy.serve.connection import Connection
+from argosy.serve.control import EndpointRoute, GatewayConfig, GatewayStatus
+from argosy.serve.dataplane import DataPlane
+from argosy.serve.http import HttpFront
+from argosy.serve.links import Link
+from argosy.serve.prediction_id import MIN_KEY_BYTES
+
+log = structlog.get_logger()
+
+_TICK_S = 0.025
+_SWEEP_S = 0.25
+_GRACE_S = 4.0
+_MAX_SOCKET_PATH = 107  # Linux, <sys/un.h>: sun_path holds 108 bytes with the final zero
+
+
+class SavedState(msgspec.Struct, forbid_unknown_fields=True):
+    """What a restarted gateway needs to serve before the controller has spoken."""
+
+    routes: list[EndpointRoute]
+    signatures: dict[str, Signature]
+
+
+def main(config: dict[str, Any]) -> None:
+    """Run a gateway until SIGTERM; then what was accepted is answered, for at most four seconds."""
+    import uvloop
+
+    settings = from_plain(config, GatewayConfig, where="gateway")
+    configure_logs(settings.log_level, process="gateway")
+    check_config(settings)
+    private_folder(Path(settings.socket).parent)
+    lock = FileLock(Path(f"{settings.socket}.lock"))
+    if not lock.acquire():
+        raise Conflict(f"another gateway already serves '{settings.socket}'", code="gateway_running")
+    listener = listen(settings.host, settings.port)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, SystemClock(), listener))
+    finally:
+        listener.close()
+        with contextlib.suppress(OSError):
+            Path(settings.socket).unlink()
+        lock.release()
+
+
+def check_config(config: GatewayConfig) -> None:
+    """Raise InvalidInput for values that can't work or would open the gateway to others."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if config.host == "localhost" else config.host)
+    except ValueError as error:
+        raise InvalidInput(
+            f"the gateway was asked to listen on {config.host!r}, which is not an address", hint="use 127.0.0.1"
+        ) from error
+    if not address.is_loopback:
+        raise InvalidInput(
+            f"the gateway was asked to listen on {config.host}, where others could reach it; without access control "
+            "and TLS it listens on loopback addresses only",
+            hint="use 127.0.0.1, and a proxy with TLS and access control in front of it",
+            code="not_loopback",
+        )
+    if not 0 <= config.port <= 65535:
+        raise InvalidInput(f"port {config.port} does not exist; give one up to 65535, or 0 for any free one")
+    if len(os.fsencode(config.socket)) > _MAX_SOCKET_PATH:
+        raise InvalidInput(
+            f"the socket's path '{config.socket}' is longer than the {_MAX_SOCKET_PATH} bytes Linux allows",
+            hint="set ARGOSY_RUNTIME to a shorter folder",
+        )
+    try:
+        size = len(bytes.fromhex(config.key))
+    except ValueError:
+        size = 0
+    if not MIN_KEY_BYTES <= size <= 64:
+        raise InvalidInput(f"the key for prediction ids must be {MIN_KEY_BYTES} to 64 bytes in hex")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; Conflict says which port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"port {port} on {host} is in use by another process",
+                hint=f"choose another port, or see who has it: ss -ltnp 'sport = :{port}'",
+                code="port_in_use",
+                port=port,
+            ) from error
+        if error.errno == errno.EACCES:
+            raise InvalidInput(
+                f"port {port} on {host} may not be opened by this user", hint="choose a port above 1023"
+            ) from error
+        raise InvalidInput(f"the gateway can't listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def listen_unix(path: str) -> socket.socket:
+    """Return the listening Unix socket; the caller holds the lock that says nobody else has it."""
+    # A file that is still there was left by a gateway that was killed.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    return listener
+
+
+class Gateway:
+    """One gateway's parts on a running event loop."""
+
+    def __init__(self, config: GatewayConfig, clock: Clock, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.plane = DataPlane(config, clock, random.Random(), loop.call_soon)
+        self.front = HttpFront(
+            self.plane, clock, max_body_bytes=config.max_body_bytes, receive_s=config.receive_s, host=config.host
+        )
+        self.links: set[Link] = set()
+        self._config = config
+        self._clock = clock
+        self._port = port
+        self._started = clock.now()
+        self._loop = loop
+        self._restore()
+        self.plane.on_routes = self._save
+
+    def connection(self) -> asyncio.Protocol:
+        """Return a protocol for a new client; beyond the bound, one that hangs up."""
+        if len(self.front.connections) >= self._config.max_connections:
+            self.plane.counters.count("argosy_refused_total", "too_many_connections")
+            return _Refusal()
+        return Connection(self.front)
+
+    def link(self) -> Link:
+        """Return a protocol for a new peer on the Unix socket."""
+        return Link(self.plane.pool, self.answer, self.links)
+
+    def answer(self, ask: wire.Ask) -> Any:
+        """Do what the controller asks."""
+        if ask.what == "status":
+            return msgspec.to_builtins(self.status())
+        if ask.what == "set_routes":
+            self.plane.set_routes(from_plain(ask.given, list[EndpointRoute], where="routes"))
+            return None
+        if ask.what == "windows":
+            ack = from_plain(ask.given or {}, dict[str, int], where="windows")
+            # Buckets are numbers, which a plain mapping may not have as keys in every encoding; msgpack has them.
+            return [msgspec.to_builtins(window, str_keys=False) for window in self.plane.windows.closed(ack)]
+        if ask.what == "drain":
+            replica = self.plane.pool.replicas.get(str(ask.given))
+            if replica is not None:
+                self.plane.pool.drain(replica)
+            return None
+        raise NotFound(f"the gateway can't be asked for '{ask.what}'", code="unknown_ask")
+
+    def status(self) -> GatewayStatus:
+        """Return what this gateway sees."""
+        return GatewayStatus(
+            pid=os.getpid(),
+            host=self._config.host,
+            port=self._port,
+            started=self._started,
+            replicas=tuple(replica.status() for replica in self.plane.pool.replicas.values()),
+            endpoints=tuple(self.plane.statuses()),
+            windows_waiting=self.plane.windows.waiting,
+            windows_dropped=self.plane.windows.dropped,
+        )
+
+    def tick(self) -> None:
+        """Look at deadlines, replicas and windows, for ever."""
+        try:
+            self.plane.tick()
+        except Exception:
+            # The outermost loop of the process.
+            log.exception("tick_failed")
+        self._loop.call_later(_TICK_S, self.tick)
+
+    def sweep(self) -> None:
+        """Close clients that take too long, for ever."""
+        now = self._clock.monotonic()
+        for connection in list(self.front.connections):
+            connection.check(now)
+        self._loop.call_later(_SWEEP_S, self.sweep)
+
+    async def finish(self) -> None:
+        """Answer what was accepted, then hang up."""
+        deadline = self._clock.monotonic() + _GRACE_S
+        for connection in list(self.front.connections):
+            connection.finish()
+        while self._clock.monotonic() < deadline and any(c.is_busy for c in self.front.connections):  # noqa: ASYNC110
+            # For the process's last moments an event per answer isn't worth it.
+            await asyncio.sleep(0.02)
+        for link in list(self.links):
+            link.hang_up()
+
+    def _restore(self) -> None:
+        path = Path(self._config.state)
+        try:
+            saved = msgspec.json.decode(path.read_bytes(), type=SavedState)
+            self.plane.signatures.update(saved.signatures)
+            self.plane.set_routes(saved.routes)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError, ArgosyError) as error:
+            # The controller pushes the routes again within a second; a spoilt file must not keep the gateway down.
+            log.warning("routes_not_restored", error=str(error))
+            return
+        log.info("routes_restored", endpoints=sorted(self.plane.endpoints))
+
+    def _save(self) -> None:
+        routes = [endpoint.route for endpoint in self.plane.endpoints.values()]
+        state = msgspec.json.encode(SavedState(routes, self.plane.signatures))
+        try:
+            write_atomic(Path(self._config.state), state, mode=0o600)
+        except (OSError, ArgosyError) as error:
+            # Serving matters more: after a restart the routes come from the controller alone.
+            log.warning("routes_not_saved", error=str(error))
+
+
+class _Refusal(asyncio.Protocol):
+    """Tells one client too many to come again."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        body = b'{"error":"too many connections are open","code":"too_many_connections"}'
+        transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        transport.close()
+
+
+async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    port: int = listener.getsockname()[1]
+    gateway = Gateway(config, clock, port)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    meeting = listen_unix(config.socket)
+    inner = await loop.create_unix_server(gateway.link, sock=meeting, backlog=256)
+    outer = await loop.create_server(gateway.connection, sock=listener, backlog=1024)
+    gateway.tick()
+    gateway.sweep()
+    # What start-up made stays; collecting it again and again would only delay answers.
+    gc.collect()
+    gc.freeze()
+    log.info("gateway_listens", host=config.host, port=port)
+    await stop.wait()
+    log.info("gateway_stops")
+    outer.close()
+    await gateway.finish()
+    inner.close()

@@ -1,0 +1,318 @@
+"""HTTP to the data plane and back: paths, headers and statuses. What a request means is decided elsewhere.
+
+    GET  /                                     what is served here
+    POST /predict/{endpoint}                   plain JSON with named inputs (serve/plain.py)
+    POST /v2/models/{m}[/versions/{v}]/infer   Open Inference Protocol v2, JSON or binary tensors (serve/v2.py)
+    GET  /v2/models/{m}[/versions/{v}][/ready] metadata, readiness
+    GET  /v2, /v2/health/live, /v2/health/ready; POST /v2/repository/index; GET /metrics
+
+Request headers: `argosy-timeout` (seconds, or with a unit: `250ms`), `argosy-caller` (whom sticky routing keeps on one
+version). Every answered inference has `argosy-prediction` and `argosy-version`, and `argosy-failover` when another
+version than the drawn one answered.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import structlog
+
+from argosy import __version__
+from argosy.core.clock import Clock
+from argosy.core.errors import ArgosyError, Internal, InvalidInput, NotFound
+from argosy.core.units import parse_time
+from argosy.serve import plain, v2
+from argosy.serve.connection import Connection, Exchange, Request
+from argosy.serve.dataplane import Call, DataPlane
+from argosy.serve.endpoint import Endpoint, version_number
+
+log = structlog.get_logger()
+
+# What a class of errors means here; codes below are more precise.
+_STATUS_OF_KIND = {
+    "invalid_input": 400, "not_found": 404, "conflict": 409, "denied": 403, "unavailable": 503,
+    "deadline_exceeded": 504, "integrity": 500, "plugin": 501, "internal": 500,
+}  # fmt: skip
+_STATUS_OF_CODE = {
+    "body_too_large": 413, "head_too_large": 431, "method_not_allowed": 405, "media_type": 415, "encoding": 415,
+    "foreign_host": 421, "foreign_origin": 403, "request_timeout": 408,
+}  # fmt: skip
+# curl's -d sends the form type when none is given; the body is read as JSON all the same.
+_MEDIA_TYPES = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
+_MAX_TIMEOUT_S = 600.0
+# Facts of an error that callers may see.
+_SHOWN = ("path", "input", "known")
+
+
+class HttpFront:
+    """The HTTP side of one gateway."""
+
+    def __init__(self, plane: DataPlane, clock: Clock, *, max_body_bytes: int, receive_s: float, host: str) -> None:
+        self.plane = plane
+        self.clock = clock
+        self.max_body_bytes = max_body_bytes
+        self.receive_s = receive_s
+        self.connections: set[Connection] = set()
+        self._hosts = {"localhost", "127.0.0.1", "[::1]", host, f"[{host}]"}
+        self._pages: dict[str, Callable[[Exchange], None]] = {
+            "/": self._index,
+            "/metrics": self._metrics,
+            "/v2": self._server_metadata,
+            "/v2/health/live": self._live,
+            "/v2/health/ready": self._ready,
+            "/v2/repository/index": self._repository,
+        }
+
+    def admit(self, request: Request) -> ArgosyError | None:
+        """Refuse what no path would accept, before its body is read."""
+        headers = request.headers
+        if request.method not in ("GET", "HEAD", "POST"):
+            return InvalidInput(f"the method {request.method} is not used here", code="method_not_allowed")
+        # A page of another site can make a browser send requests here; its name, resolved to this address, stands in
+        # Host (DNS rebinding), and its address in Origin.
+        if _host(headers.get(b"host", b"")) not in self._hosts:
+            return InvalidInput(
+                f"this server is not called {headers.get(b'host', b'')[:100].decode('latin-1')!r}",
+                hint=f"use one of: {', '.join(sorted(self._hosts))}",
+                code="foreign_host",
+            )
+        origin = headers.get(b"origin", b"")
+        if origin and _host(origin.partition(b"://")[2]) not in self._hosts:
+            return InvalidInput("requests from pages of other sites are refused", code="foreign_origin")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            return InvalidInput("compressed bodies are not accepted; send the body as it is", code="encoding")
+        media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+        if request.method == "POST" and media not in _MEDIA_TYPES:
+            return InvalidInput(
+                f"bodies of the type {media[:60]!r} are not accepted; send application/json", code="media_type"
+            )
+        return None
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a request, now or when its inference is done."""
+        try:
+            self._route(exchange)
+        except ArgosyError as error:
+            self.refuse(exchange, error)
+        except Exception:
+            # The outermost point of one request: the others go on.
+            log.exception("request_failed")
+            self.refuse(exchange, Internal("the request could not be processed", hint="see the gateway's log"))
+
+    def refuse(self, exchange: Exchange, error: ArgosyError) -> None:
+        """Answer with an error: its message as Triton's clients expect it, its code, and where in the request it is."""
+        status = _STATUS_OF_CODE.get(error.code) or _STATUS_OF_KIND.get(type(error).code, 500)
+        body: dict[str, Any] = {"error": error.message, "code": error.code}
+        if error.hint:
+            body["hint"] = error.hint
+        body |= {key: value for key, value in error.context.items() if key in _SHOWN}
+        headers = ""
+        if "retry_after_s" in error.context:
+            headers = f"retry-after: {max(1, round(error.context['retry_after_s']))}\r\n"
+        elif status == 405:
+            headers = "allow: GET, HEAD, POST\r\n"
+        exchange.respond_json(status, body, headers)
+
+    # Paths -------------------------------------------------------------------------------------------------------
+
+    def _route(self, exchange: Exchange) -> None:
+        target = exchange.request.target
+        path = target.partition(b"?")[0].decode("latin-1")
+        if not path.startswith("/"):
+            raise InvalidInput("the request's target is not a path", code="bad_http")
+        page = self._pages.get(path.rstrip("/") or "/")
+        if page is not None:
+            _need(exchange, "POST" if path.startswith("/v2/repository") else "GET")
+            page(exchange)
+            return
+        parts = [unquote(part) for part in path.strip("/").split("/")]
+        match parts:
+            case ["predict", name]:
+                self._predict(exchange, name)
+            case ["v2", "models", name, "infer"]:
+                self._infer(exchange, name, "")
+            case ["v2", "models", name, "versions", number, "infer"]:
+                self._infer(exchange, name, number)
+            case ["v2", "models", name]:
+                self._model(exchange, name, "")
+            case ["v2", "models", name, "versions", number]:
+                self._model(exchange, name, number)
+            case ["v2", "models", name, "ready"]:
+                self._model_ready(exchange, name, "")
+            case ["v2", "models", name, "versions", number, "ready"]:
+                self._model_ready(exchange, name, number)
+            case _:
+                raise NotFound(
+                    f"there is nothing at '{path[:200]}'", hint="GET / lists what is served", code="unknown_path"
+                )
+
+    def _infer(self, exchange: Exchange, name: str, number: str) -> None:
+        _need(exchange, "POST")
+        request = exchange.request
+        endpoint = self.plane.endpoint(name)
+        signature = self.plane.signature(endpoint, number)
+        asked = v2.decode_request(request.body, _header_length(request))
+        v2.check_outputs(signature, asked)
+
+        def done(call: Call) -> None:
+            if not self._failed(exchange, call):
+                pieces, head = v2.encode_response(
+                    asked, endpoint.route.name, version_number(call.ref), call.outputs, call.prediction
+                )
+                kind = "application/json" if head is None else "application/octet-stream"
+                extra = "" if head is None else f"inference-header-content-length: {head}\r\n"
+                exchange.respond(200, pieces, f"content-type: {kind}\r\n{extra}{_named(call)}")
+
+        self._start(exchange, endpoint, asked.inputs, done, number)
+
+    def _predict(self, exchange: Exchange, name: str) -> None:
+        _need(exchange, "POST")
+        endpoint = self.plane.endpoint(name)
+        signature = self.plane.signature(endpoint)
+        asked = plain.decode_request(exchange.request.body, signature)
+
+        def done(call: Call) -> None:
+            if not self._failed(exchange, call):
+                body = plain.encode_response(
+                    signature,
+                    call.outputs,
+                    is_single=asked.is_single,
+                    endpoint=endpoint.route.name,
+                    ref=call.ref,
+                    prediction=call.prediction,
+                )
+                exchange.respond(200, [body], f"content-type: application/json\r\n{_named(call)}")
+
+        self._start(exchange, endpoint, asked.inputs, done, "")
+
+    def _start(
+        self, exchange: Exchange, endpoint: Endpoint, inputs: Any, done: Callable[[Call], None], number: str
+    ) -> None:
+        def deliver(call: Call) -> None:
+            try:
+                done(call)
+            except ArgosyError as error:
+                self.refuse(exchange, error)
+
+        headers = exchange.request.headers
+        call = self.plane.infer(
+            endpoint,
+            inputs,
+            deliver,
+            timeout_s=_timeout(headers.get(b"argosy-timeout")),
+            caller=headers.get(b"argosy-caller", b"")[:256].decode("latin-1"),
+            number=number,
+        )
+        exchange.on_cancel = call.cancel
+
+    def _failed(self, exchange: Exchange, call: Call) -> bool:
+        if call.error is not None:
+            self.refuse(exchange, call.error)
+        return call.error is not None
+
+    # Pages -------------------------------------------------------------------------------------------------------
+
+    def _index(self, exchange: Exchange) -> None:
+        endpoints = {}
+        for name, endpoint in self.plane.endpoints.items():
+            entry: dict[str, Any] = {
+                "version": endpoint.plan.serving_ref,
+                "is_ready": not endpoint.plan.is_held,
+                "predict": f"/predict/{name}",
+                "infer": f"/v2/models/{name}/infer",
+            }
+            if endpoint.plan.canary:
+                entry |= {"canary": endpoint.plan.canary_ref, "canary_share": endpoint.plan.share}
+            endpoints[name] = entry
+        exchange.respond_json(200, {"server": "argosy", "version": __version__, "endpoints": endpoints})
+
+    def _metrics(self, exchange: Exchange) -> None:
+        body, kind = self.plane.counters.expose()
+        exchange.respond(200, [body], f"content-type: {kind}\r\n")
+
+    def _server_metadata(self, exchange: Exchange) -> None:
+        exchange.respond_json(
+            200, {"name": "argosy", "version": __version__, "extensions": ["binary_tensor_data", "model_repository"]}
+        )
+
+    def _live(self, exchange: Exchange) -> None:
+        exchange.respond_json(200, {"live": True})
+
+    def _ready(self, exchange: Exchange) -> None:
+        held = [name for name, endpoint in self.plane.endpoints.items() if endpoint.plan.is_held]
+        exchange.respond_json(503 if held else 200, {"ready": not held})
+
+    def _repository(self, exchange: Exchange) -> None:
+        exchange.respond_json(
+            200,
+            [
+                {
+                    "name": name,
+                    "version": version_number(endpoint.plan.serving_ref),
+                    "state": "UNAVAILABLE" if endpoint.plan.is_held else "READY",
+                    "reason": endpoint.plan.note,
+                }
+                for name, endpoint in self.plane.endpoints.items()
+            ],
+        )
+
+    def _model(self, exchange: Exchange, name: str, number: str) -> None:
+        _need(exchange, "GET")
+        endpoint = self.plane.endpoint(name)
+        signature = self.plane.signature(endpoint, number)
+        exchange.respond_json(200, v2.metadata(endpoint.route.name, endpoint.numbers(), signature))
+
+    def _model_ready(self, exchange: Exchange, name: str, number: str) -> None:
+        _need(exchange, "GET")
+        endpoint = self.plane.endpoint(name)
+        found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
+        is_ready = found is not None and found[0] in self.plane.pool.ready
+        exchange.respond_json(200 if is_ready else 503, {"name": endpoint.route.name, "ready": is_ready})
+
+
+def _need(exchange: Exchange, method: str) -> None:
+    found = "GET" if exchange.request.method == "HEAD" else exchange.request.method
+    if found != method:
+        raise InvalidInput(
+            f"this path takes {method}, but {exchange.request.method} was sent", code="method_not_allowed"
+        )
+
+
+def _named(call: Call) -> str:
+    failover = f"argosy-failover: {call.failover}\r\n" if call.failover else ""
+    return f"argosy-prediction: {call.prediction}\r\nargosy-version: {call.ref}\r\n{failover}"
+
+
+def _host(value: bytes) -> str:
+    """Return the name in a Host header or an authority, without its port."""
+    text = value.strip().lower().decode("latin-1")
+    name, colon, port = text.rpartition(":")
+    return name if colon and port.isdigit() else text
+
+
+def _header_length(request: Request) -> int | None:
+    text = request.headers.get(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 18:
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {text[:40].decode('latin-1')!r}, not a number of bytes",
+            code="wrong_size",
+        )
+    return int(text)
+
+
+def _timeout(value: bytes | None) -> float:
+    """Return the seconds a caller gives, 0 when it names none."""
+    if value is None:
+        return 0.0
+    text = value[:40].decode("latin-1").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = parse_time(text)
+    if not 0.0 < seconds <= _MAX_TIMEOUT_S:
+        raise InvalidInput(
+            f"argosy-timeout is {text!r}; give more than 0 and at most {_MAX_TIMEOUT_S:.0f} seconds", code="bad_timeout"
+        )
+    return seconds

@@ -41,6 +41,11 @@ class DataConfig(Config, frozen=True, kw_only=True):
         """Raise InvalidInput for values that can't work, before any file is opened."""
         if not self.train:
             raise InvalidInput("[data] train is empty", hint='name a file, such as train = "data.csv"')
+        if self.test == self.train:
+            raise InvalidInput(
+                f"[data] test and train are the same file, '{self.train}': a model would be judged on what it learned",
+                hint="leave test out, and a share of the rows is kept for it",
+            )
         shares = {"validation": self.validation, "test_share": 0.0 if self.test else self.test_share}
         for name, share in shares.items():
             if not 0.0 <= share < 1.0 or (share == 0.0 and not (name == "test_share" and self.test)):

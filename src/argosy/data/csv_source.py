@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ def read_csv(path: Path, *, image_size: int = 0) -> Table:
         from pyarrow import lib
     except ModuleNotFoundError as error:
         raise missing(error, "train") from error
-    header, delimiter, blank_lines = _header(path)
+    text = _head(path)
+    header, delimiter, blank_lines = _header(text)
     names = name_columns(header, path.name)
+    decimal_point = _decimal_point(text, delimiter)
     size = path.stat().st_size
 
     def parse(block: int) -> Any:
@@ -36,7 +39,9 @@ def read_csv(path: Path, *, image_size: int = 0) -> Table:
                 block_size=block, column_names=names, skip_rows=blank_lines, skip_rows_after_names=1
             ),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=False),
+            convert_options=arrow_csv.ConvertOptions(
+                null_values=_NULLS, strings_can_be_null=False, decimal_point=decimal_point
+            ),
         )
 
     try:
@@ -56,8 +61,8 @@ def read_csv(path: Path, *, image_size: int = 0) -> Table:
     return to_table(arrow, names, "table", path.name)
 
 
-def _header(path: Path) -> tuple[list[str], str, int]:
-    """Return the column names, the delimiter, and how many blank lines stand before."""
+def _head(path: Path) -> str:
+    """Return the first lines, about a million characters. Raises InvalidInput when they are no text."""
     with path.open("rb") as stream:
         head = stream.read(1 << 20)
     if b"\x00" in head[:4096]:
@@ -69,9 +74,14 @@ def _header(path: Path) -> tuple[list[str], str, int]:
         raise InvalidInput(
             f"'{path.name}' is not UTF-8 at byte {error.start}", hint="save it as CSV in UTF-8", path=str(path)
         ) from error
-    first = text.lstrip("\r\n")
-    if not first.strip():
+    if not text.strip():
         raise InvalidInput(f"the data file '{path.name}' holds nothing but white space", path=str(path))
+    return text
+
+
+def _header(text: str) -> tuple[list[str], str, int]:
+    """Return the column names, the delimiter, and how many blank lines stand before."""
+    first = text.lstrip("\r\n")
     best: list[str] = []
     chosen = ","
     for delimiter in (",", ";", "\t", "|"):
@@ -79,6 +89,14 @@ def _header(path: Path) -> tuple[list[str], str, int]:
         if len(found) > len(best):
             best, chosen = found, delimiter
     return best, chosen, text[: len(text) - len(first)].count("\n")
+
+
+def _decimal_point(text: str, delimiter: str) -> str:
+    """Return the comma where it stands in most fractions, as in files from German or French spreadsheets."""
+    if delimiter == ",":
+        return "."
+    commas, points = (len(re.findall(rf"(?<![\w.,])-?\d+{sign}\d+(?![\w.,])", text)) for sign in (",", r"\."))
+    return "," if commas > points else "."
 
 
 def _short(text: str) -> str:

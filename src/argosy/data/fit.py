@@ -1,5 +1,6 @@
 """Choosing and fitting the preparation steps, on training rows only."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,8 @@ from argosy.data.prepare import (
 
 _MOST_CATEGORIES = 64
 """Of one text column; rarer ones are treated as never seen. 64 columns of zeros and ones are cheap, 10,000 aren't."""
-_ROW_NAMES = {"id", "index", "idx", "row", "row_id", "rowid", "row_number", "uuid", "guid"}
+# "id", "row_id", "PassengerId", but not "acid".
+_ROW_NAMES = re.compile(r"(?i:(.*[_\s-])?(id|index|idx|row|rowid|row_number|uuid|guid))|.*[a-z](Id|ID)|Unnamed: \d+")
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +82,7 @@ def choose_layout(columns: Mapping[str, Array], asked: Sequence[str] = ()) -> La
 
 def _useless(name: str, column: Array) -> str:
     rows = len(column)
-    if column.dtype.kind in "iu" and (name.startswith("Unnamed: ") or name.lower() in _ROW_NAMES):
+    if column.dtype.kind in "iu" and _ROW_NAMES.fullmatch(name):
         return "it numbers the rows" if len(np.unique(column)) == rows else ""
     if not is_text(column):
         return ""

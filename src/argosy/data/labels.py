@@ -129,6 +129,6 @@ def _numbers(values: Array, name: str) -> npt.NDArray[np.float32]:
 def _sorted_labels(found: set[str]) -> tuple[str, ...]:
     """Sort as numbers where all are whole numbers (9 before 10), else as texts."""
     try:
-        return tuple(sorted(found, key=int))
+        return tuple(sorted(found, key=lambda text: (int(text), text)))
     except ValueError:
         return tuple(sorted(found))

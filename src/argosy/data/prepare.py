@@ -18,6 +18,8 @@ import numpy as np
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPES, TensorSpec
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
 
@@ -286,8 +288,10 @@ def _scale(step: Scale) -> Kernel:
 
 def _float32(x: Array) -> Array:
     # A number far outside of what training saw must stay finite: an infinity would become NaN in the first layer.
-    limit = np.finfo(np.float32).max
-    return np.clip(x, -limit, limit, out=x).astype(np.float32)
+    # Two ufuncs: np.clip costs three times as much on a single row.
+    np.minimum(x, _FLOAT32_MAX, out=x)
+    np.maximum(x, -_FLOAT32_MAX, out=x)
+    return x.astype(np.float32)
 
 
 def _dates(step: Dates) -> Kernel:

@@ -299,6 +299,18 @@ def test_names_and_free_text_are_left_out_unless_asked_for(tmp_path):
     assert len(step.categories[0]) == 64
 
 
+@pytest.mark.parametrize("name", ["id", "ID", "PassengerId", "customer_id", "index", "Unnamed: 0"])
+def test_a_column_that_numbers_the_rows_is_left_out(tmp_path, name):
+    write(tmp_path, lines([(1000 + 3 * i, i % 5, i % 2) for i in range(60)], f"{name},acid,label"))
+    assert build(tmp_path, "data.csv", "label").signature_inputs[0].columns == ("acid",)
+
+
+@pytest.mark.parametrize("name", ["acid", "grid", "index of refraction", "idle", "brow"])
+def test_a_column_that_only_sounds_like_a_number_of_rows_stays(tmp_path, name):
+    write(tmp_path, lines([(1000 + 3 * i, i % 5, i % 2) for i in range(60)], f"{name},b,label"))
+    assert build(tmp_path, "data.csv", "label").signature_inputs[0].columns == (name, "b")
+
+
 def test_columns_and_drop_choose_and_unknown_names_are_refused(mixed):
     assert build(mixed, columns=["size"]).signature_inputs[0].columns == ("size",)
     assert build(mixed, drop=["day", "colour"]).signature_inputs[0].columns == ("size", "always", "flag")
@@ -390,6 +402,7 @@ def test_repeated_rows_in_the_test_part_are_told(tmp_path):
         ({"seed": -1}, "seed is -1"),
         ({"image_size": -4}, "image_size is -4"),
         ({"train": ""}, "train is empty"),
+        ({"test": "mixed.csv"}, "test and train are the same file"),
         ({"prepare": ["whiten"]}, "'whiten'; known are: impute"),
         ({"prepare": ["minmax", "standardize"]}, "both"),
         ({"prepare": ["scale"]}, "'scale' is for bytes"),

@@ -8,6 +8,7 @@ import pytest
 from argosy.core.errors import InvalidInput, NotFound, PluginError
 from argosy.data import csv_source
 from argosy.data.sources import SOURCES, read
+from argosy.registry.backends.memory import MemoryStore
 
 pytestmark = pytest.mark.capability("D1")
 
@@ -43,6 +44,14 @@ def test_an_infinite_number_is_read(tmp_path):
 def test_the_delimiter_is_seen_from_the_header(tmp_path, delimiter):
     text = f'"fixed, or not"{delimiter}b\n1{delimiter}2\n'
     assert list(csv(tmp_path, text).columns) == ["fixed, or not", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("a;b\n1,5;x\n-0,25;y\n", "f"), ("a;b\n1.5;x, y\n0.25;1,2\n", "f"), ("a;b\n1,5,2;x\n1;y\n", "O")],
+)
+def test_a_decimal_comma_is_seen_from_the_numbers(tmp_path, text, kind):
+    assert csv(tmp_path, text).columns["a"].dtype.kind == kind
 
 
 def test_byte_order_mark_windows_lines_blank_lines_and_spaces_in_names_do_no_harm(tmp_path):
@@ -106,9 +115,21 @@ def test_a_file_of_unknown_kind_is_refused_with_the_known_ones(tmp_path):
         read("data.pkl", tmp_path)
 
 
-def test_a_file_url_and_an_object_stores_url_are_read_like_a_path(tmp_path):
+def test_a_file_url_is_read_like_a_path(tmp_path):
     csv(tmp_path, "a,b\n1,2\n", "my data.csv")
     assert read((tmp_path / "my data.csv").as_uri(), tmp_path / "elsewhere").columns["a"].tolist() == [1]
+
+
+def test_a_file_in_an_object_store_is_fetched_and_read(tmp_path, monkeypatch):
+    store = MemoryStore()
+    store.put("data.csv", b"a,b\n1,2\n")
+    asked = []
+    monkeypatch.setattr("argosy.registry.store.open_store", lambda url: asked.append(url) or store)
+    table = read("s3://bucket/folder/data.csv", tmp_path)
+    assert (table.columns["a"].tolist(), table.where) == ([1], "s3://bucket/folder/data.csv")
+    assert asked == ["s3://bucket/folder"]
+    with pytest.raises(NotFound):
+        read("s3://bucket/folder/other.csv", tmp_path)
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):

@@ -155,7 +155,7 @@ def write_outputs(outputs: Arrays, rows: Sequence[int]) -> tuple[tuple[wire.Outp
             array = array.astype(array.dtype.newbyteorder("<"))  # noqa: PLW2901
         described.append(wire.Output(name, datatype, array.shape))
         # A view as bytes: `memoryview.cast` knows neither half precision nor empty arrays.
-        pieces.append(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return tuple(described), pieces
 
 

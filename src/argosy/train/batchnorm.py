@@ -50,12 +50,11 @@ def _forward(norm: _BatchNorm, share: BatchShare, x: Tensor) -> Tensor:
     running_mean, running_var = norm.running_mean, norm.running_var
     if not norm.training:
         return F.batch_norm(x, running_mean, running_var, norm.weight, norm.bias, running_mean is None, 0.0, norm.eps)
-    dims = [d for d in range(x.dim()) if d != 1]
     if share.transport is None:
         count = x.numel() // x.shape[1]
         mean = var = None
     else:
-        count, mean, var = _joined_statistics(x.detach(), dims, share)
+        count, mean, var = _joined_statistics(x.detach(), share)
     if count <= 1 and running_mean is not None:
         return F.batch_norm(x, running_mean, running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
     factor = _count_step(norm)
@@ -80,14 +79,15 @@ def _count_step(norm: _BatchNorm) -> float:
     return max(norm.momentum or 0.0, 1.0 / float(norm.num_batches_tracked))
 
 
-def _joined_statistics(x: Tensor, dims: list[int], share: BatchShare) -> tuple[int, Tensor, Tensor]:
+def _joined_statistics(x: Tensor, share: BatchShare) -> tuple[int, Tensor, Tensor]:
     """Return count, mean [c] and biased variance [c] over the values of all ranks."""
     transport = cast("Transport", share.transport)
     channels = x.shape[1]
     # One exchange: each rank fills its own row, and the sum over ranks is the table of all rows.
     rows = torch.zeros(transport.world_size, 2 * channels + 1, dtype=x.dtype)
     if not share.is_padding:
-        var, mean = torch.var_mean(x, dim=dims, correction=0)
+        # torch.var_mean takes four times as long over these dimensions.
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
         rows[transport.rank, :channels] = mean
         rows[transport.rank, channels:-1] = var
         rows[transport.rank, -1] = x.numel() // channels
@@ -121,18 +121,19 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         shared: _Shared = ctx.shared
-        dy = gradients[0]
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
         inverse = torch.rsqrt(shared.var + shared.eps)
-        centred = x - shared.mean.view(shape)
-        sums = torch.stack([dy.sum(dims), (dy * centred).sum(dims)])
-        d_weight = sums[1] * inverse if weight is not None else None
-        d_bias = sums[0].clone() if weight is not None else None
+        # The gradient with the statistics held fixed, and on the way the two sums that correct it.
+        d_x, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], x, weight, shared.mean, shared.var, None, None, False, shared.eps, [True, True, True]
+        )
+        sums = torch.stack([d_weight, d_bias])
         cast("Transport", shared.share.transport).all_reduce(sums.numpy())
         if shared.share.is_padding:
-            return torch.zeros_like(x), d_weight, d_bias, None
-        means = sums / shared.values
-        scale = inverse if weight is None else inverse * weight
-        d_x = dy - means[0].view(shape) - centred * (inverse.square() * means[1]).view(shape)
-        return d_x * scale.view(shape), d_weight, d_bias, None
+            d_x = torch.zeros_like(x)
+        else:
+            scale = inverse if weight is None else inverse * weight
+            slope = scale * inverse * sums[0] / shared.values
+            shift = scale * sums[1] / shared.values - slope * shared.mean
+            shape = [1, -1] + [1] * (x.dim() - 2)
+            d_x.sub_(x * slope.view(shape)).sub_(shift.view(shape))
+        return d_x, None if weight is None else d_weight, None if weight is None else d_bias, None

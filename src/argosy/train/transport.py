@@ -102,11 +102,7 @@ class MemoryTransport:
 
     def close(self, *, failed: bool = False) -> None:
         """Leave; nobody who waits for this rank goes on waiting."""
-        if failed:
-            self._group.lost = self.rank
-        elif self._group.lost < 0:
-            self._group.left = self.rank
-        self._group.barrier.abort()
+        self._group.leave(self.rank, "stopped with an error" if failed else "has left")
 
     def _exchange(self, doing: str, values: Numbers) -> list[Numbers]:
         check_numbers(values)
@@ -122,18 +118,33 @@ class MemoryTransport:
 class _Group:
     def __init__(self, size: int, deadline_s: float) -> None:
         self.size = size
-        self.barrier = threading.Barrier(size, timeout=deadline_s)
         self.posted: dict[int, Numbers] = {}
         self.doing: dict[int, str] = {}
-        self.lost = -1
-        self.left = -1
+        self._deadline_s = deadline_s
+        self._phases = [0] * size
+        self._gone: dict[int, str] = {}
+        self._changed = threading.Condition()
 
     def meet(self, rank: int) -> None:
-        try:
-            self.barrier.wait()
-        except threading.BrokenBarrierError as error:
-            if self.lost >= 0:
-                raise rank_lost(self.lost, "stopped with an error") from error
-            if self.left >= 0:
-                raise rank_lost(self.left, "has left") from error
-            raise rank_lost((rank + 1) % self.size, "did not come in time") from error
+        """Wait until all ranks have come as often as this one."""
+        with self._changed:
+            self._phases[rank] += 1
+            phase = self._phases[rank]
+            self._changed.notify_all()
+            came = self._changed.wait_for(lambda: not self._late(phase) or self._lost(phase), self._deadline_s)
+            lost = self._lost(phase)
+            if lost:
+                raise rank_lost(lost[0], self._gone[lost[0]])
+            if not came:
+                raise rank_lost(self._late(phase)[0], "did not come in time")
+
+    def leave(self, rank: int, how: str) -> None:
+        with self._changed:
+            self._gone.setdefault(rank, how)
+            self._changed.notify_all()
+
+    def _late(self, phase: int) -> list[int]:
+        return [rank for rank, reached in enumerate(self._phases) if reached < phase]
+
+    def _lost(self, phase: int) -> list[int]:
+        return [rank for rank in self._late(phase) if rank in self._gone]

@@ -166,21 +166,32 @@ def metrics() -> str:
 
 def errors() -> str:
     """The classes of errors, then every code with its wording."""
+    from argosy.serve import http
+
+    kinds, exact = http._STATUS_OF_KIND, http._STATUS_OF_CODE  # noqa: SLF001 - its table is what is documented
     classes = [
-        (f"`{k.__name__}`", f"`{k.code}`", str(k.exit_code), "yes" if k.retryable else "no", _cell(_first_line(k)))
+        (
+            f"`{k.__name__}`",
+            f"`{k.code}`",
+            str(k.exit_code),
+            str(kinds.get(k.code, "")),
+            "yes" if k.retryable else "no",
+            _cell(_first_line(k)),
+        )
         for k in error_classes()
     ]
     codes = [
-        (f"`{code}`", f"`{kind}`", "<br>".join(sorted(set(texts)))) for (code, kind), texts in special_codes().items()
+        (f"`{code}`", f"`{kind}`", str(exact.get(code, "")), "<br>".join(sorted(set(texts))))
+        for (code, kind), texts in special_codes().items()
     ]
     return "\n\n".join(
         (
             "## Classes",
             "The class says what the caller can do. Its code is used where nothing more exact is said.",
-            _table(("class", "code", "exit code", "retry", "meaning"), classes),
+            _table(("class", "code", "exit code", "HTTP", "retry", "meaning"), classes),
             "## Special codes",
-            "Programs that want to tell these apart can. `…` stands for names and values.",
-            _table(("code", "class", "message"), codes),
+            "Programs that want to tell these apart can. `…` stands for names and values. No status: it is the class's.",
+            _table(("code", "class", "HTTP", "message"), codes),
         )
     )
 
@@ -222,6 +233,15 @@ def _template(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp):
         return _template(node.left) + _template(node.right)
     return "…"
+
+
+def http() -> str:
+    """What the gateway answers to, in the words of its module."""
+    from argosy.serve import http as module
+
+    paths, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2].partition("\n\n")
+    listed = re.sub(r" +\(serve/\w+\.py\)", "", textwrap.dedent(paths))
+    return f"```text\n{listed}\n```\n\n{rest}"
 
 
 def plugins() -> str:
@@ -345,6 +365,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "explaining": explaining,
     "metrics": metrics,
     "errors": errors,
+    "http": http,
     "plugins": plugins,
     "commands": commands,
 }

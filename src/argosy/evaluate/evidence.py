@@ -82,12 +82,12 @@ class NotWorse(msgspec.Struct):
     windows: list[list[float]]
     """For each R of EXCLUDABLE, the logarithm of each bet's product."""
     singles: list[float]
-    """Logarithms of the bets made request by request instead of window by window; empty if there were none."""
+    """Logarithms of the bets made request by request, with half of the money; empty if all is bet by windows."""
 
     @classmethod
-    def new(cls) -> Self:
-        """Return evidence of nothing yet."""
-        return cls([[0.0] * len(_BETTER) for _ in EXCLUDABLE], [])
+    def new(cls, singles: int = 0) -> Self:
+        """Return evidence of nothing yet: 1 for `rare` to come, 2 for `pairs`, 0 for neither."""
+        return cls([[0.0] * len(_BETTER) for _ in EXCLUDABLE], [0.0] * singles)
 
     def window(self, share: float, bad_canary: float, bad_all: float) -> None:
         """Take in one window in which a bad request of equal versions is the canary's with probability `share`."""
@@ -118,7 +118,6 @@ class NotWorse(msgspec.Struct):
         return (by_window + _mean_exp(self.singles)) / 2
 
     def _single(self, bets: list[float], against: float, bad: float, trials: float) -> None:
-        self.singles = self.singles or [0.0] * len(bets)
         for i, bet in enumerate(bets):
             self.singles[i] += (trials - bad) * log((1 - bet) / (1 - against)) + bad * log(bet / against)
 

@@ -26,6 +26,7 @@ PROMOTE_AT = 20.0
 """Evidence needed against "twice as bad": such a version is promoted with probability at most 1/20."""
 LATENCY_GROWTH = 1.02
 """Ratio of one bucket of a latency histogram to the one before."""
+_SINGLES = {ERRORS: 1, AGREEMENT: 2}  # `NotWorse.rare` and `NotWorse.pairs`
 _WARM_ANYWAY_S = 600.0
 _WARM_ANSWERS = 50
 _WARM_RATIO = 0.95
@@ -173,7 +174,7 @@ class Judge:
         config.check()
         self.config = config
         self.state = state or JudgeState(
-            metrics={name: _Metric(Worse(), NotWorse.new()) for name in config.metrics},
+            metrics={name: _Metric(Worse(), NotWorse.new(_SINGLES.get(name, 0))) for name in config.metrics},
             warm_up=_WarmUp(done=LATENCY not in config.metrics),
         )
         self._weights = config.weights()
@@ -183,26 +184,31 @@ class Judge:
         """Return the judge that has seen `windows`."""
         judge = cls(config)
         for window in windows:
-            judge.observe(window)
+            judge.take(window)
         return judge
 
     def observe(self, window: WindowCounts) -> Verdict:
         """Take in one window and say what follows; InvalidInput for counts that can't be."""
+        self.take(window)
+        return self.verdict()
+
+    def take(self, window: WindowCounts) -> None:
+        """Take in one window; one that was seen already changes nothing. InvalidInput for counts that can't be."""
         _check(window)
         state = self.state
-        if window.index > state.index:
-            state.index = window.index
-            state.windows += 1
-            state.seconds = max(state.seconds, window.start_s + window.seconds)
-            for name, counts in window.bad.items():
-                if name in state.metrics and (name != LATENCY or state.warm_up.done):
-                    self._count(name, window, *counts)
-            if ERRORS in state.metrics and window.requests_canary:
-                state.metrics[ERRORS].not_worse.rare(window.failed_canary, window.requests_canary)
-            if not state.warm_up.done:
-                _warm_up(state.warm_up, window, self.config.warm_up_block_s)
-            self._settle()
-        return self.verdict()
+        if window.index <= state.index:
+            return
+        state.index = window.index
+        state.windows += 1
+        state.seconds = max(state.seconds, window.start_s + window.seconds)
+        for name, counts in window.bad.items():
+            if name in state.metrics and (name != LATENCY or state.warm_up.done):
+                self._count(name, window, *counts)
+        if ERRORS in state.metrics and window.requests_canary:
+            state.metrics[ERRORS].not_worse.rare(window.failed_canary, window.requests_canary)
+        if not state.warm_up.done:
+            _warm_up(state.warm_up, window, self.config.warm_up_block_s)
+        self._settle()
 
     def verdict(self) -> Verdict:
         """Return what follows from the windows so far."""

@@ -190,7 +190,7 @@ def errors() -> str:
             "The class says what the caller can do. Its code is used where nothing more exact is said.",
             _table(("class", "code", "exit code", "HTTP", "retry", "meaning"), classes),
             "## Special codes",
-            "Programs that want to tell these apart can. `…` stands for names and values. No status: it is the class's.",
+            "Programs can tell these apart. `…` stands for names and values. Without a status of its own: the class's.",
             _table(("code", "class", "HTTP", "message"), codes),
         )
     )

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from argosy.core.clock import FakeClock
 from argosy.core.errors import Denied, IntegrityError
 from argosy.registry.backends.memory import MemoryStore
@@ -35,12 +37,10 @@ def filled(store: ObjectStore, home: Path, entries: int) -> Log:
 
 def bad_entry(action: Callable[[], object]) -> int:
     """Run `action`, which must find the log tampered with, and return the entry it names."""
-    try:
+    with pytest.raises(IntegrityError) as caught:
         action()
-    except IntegrityError as error:
-        assert error.code == "log_tampered", error
-        return int(error.context["seq"])
-    raise AssertionError("nothing was noticed")
+    assert caught.value.code == "log_tampered", caught.value
+    return int(caught.value.context["seq"])
 
 
 class WrappedStore:

@@ -82,7 +82,9 @@ class Chain:
 
     def copy(self) -> "Chain":
         """Return a chain that goes on from here by itself."""
-        return Chain(self.head, self.head_hash, self.admitted)
+        copied = Chain(self.head, self.head_hash, self.admitted)
+        copied._verifiers = self._verifiers
+        return copied
 
     def accept(self, raw: bytes) -> Entry:
         """Follow one more entry and return it; IntegrityError (`log_tampered`, `seq`) if it can't stand there.

@@ -115,7 +115,11 @@ class Index:
         # SQLite has no checksums: the copy proves itself by the hash that the log gave it.
         try:
             entry = msgspec.json.decode(raw, type=Entry)
-            if sha256(raw) == hash_ and (entry.seq, entry.kind, entry.subject) == (seq, kind, subject):
+            if (
+                isinstance(raw, bytes)
+                and sha256(raw) == hash_
+                and (entry.seq, entry.kind, entry.subject) == (seq, kind, subject)
+            ):
                 return Row(entry, hash_, raw)
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass

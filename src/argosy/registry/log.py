@@ -210,15 +210,17 @@ class Log:
             self._keys,
         )
         # Held to the readers' rules before it is written: nobody can take an entry back.
-        entry = chain.copy().accept(raw)
+        longer = chain.copy()
+        entry = longer.accept(raw)
         try:
             self._store.create(entry_key(entry.seq), raw)
         except Conflict:
-            # A retry below us may have met the object it had itself written a moment before.
-            if self._store.get(entry_key(entry.seq)) != raw:
+            # A retry below us may have met the object it had itself written a moment before. And S3 also answers
+            # "conflict" to both of two writers at the same moment, when there is nothing to read yet.
+            if read_object(self._store, entry_key(entry.seq)) != raw:
                 return None
-        assert self._index is not None
-        self._follow([raw], self._index)
+        self._chain = longer
+        self._note([Row(entry, longer.head_hash, raw)], self._opened())
         return entry
 
     def _pack(self) -> None:
@@ -290,7 +292,7 @@ class Log:
         return self._chain.head > before
 
     def _follow(self, raws: list[bytes], index: Index) -> None:
-        """Accept entries, and note them in the index, the key ring and the home; those before a bad one are noted."""
+        """Accept entries; those before a bad one stay accepted."""
         rows: list[Row] = []
         known = self._remembered.read()
         try:
@@ -299,18 +301,23 @@ class Log:
                     check_known(known, self._chain.head + 1, sha256(raw))
                 entry = self._chain.accept(raw)
                 rows.append(Row(entry, self._chain.head_hash, raw))
-                self._genesis = self._genesis or self._chain.head_hash
-                if entry.kind in (CREATED, KEY_TRUSTED):
-                    # The creator is trusted on first use, whom the trusted admit by their signature. Versions signed
-                    # by them are then accepted where there is no log, in a replica. A home that can't be written
-                    # trusts for as long as this process lives.
-                    with contextlib.suppress(OSError, InvalidInput):
-                        self._keys.trust(self._chain.admitted[str(entry.data["key"])])
         finally:
-            if rows:
-                with contextlib.suppress(IndexLost):  # the next query fills it again
-                    index.extend(rows)
-                self._remembered.remember(Head(self._chain.head, self._chain.head_hash, self._genesis))
+            self._note(rows, index)
+
+    def _note(self, rows: list[Row], index: Index) -> None:
+        """Write accepted entries down: in the index, in the key ring, and how far this home has seen the log."""
+        for entry in (row.entry for row in rows if row.entry.kind in (CREATED, KEY_TRUSTED)):
+            # The creator is trusted on first use, whom the trusted admit by their signature. Versions signed by them
+            # are then accepted where there is no log, in a replica. A home that can't be written trusts for as long
+            # as this process lives.
+            with contextlib.suppress(OSError, InvalidInput):
+                self._keys.trust(self._chain.admitted[str(entry.data["key"])])
+        if rows:
+            if rows[0].entry.seq == 1:
+                self._genesis = rows[0].hash
+            with contextlib.suppress(IndexLost):  # the next query fills it again
+                index.extend(rows)
+            self._remembered.remember(Head(self._chain.head, self._chain.head_hash, self._genesis))
 
     def _query(self, ask: Callable[[Index], T]) -> T:
         with self._lock:

@@ -43,12 +43,16 @@ def read_object(store: ObjectStore, key: str) -> bytes | None:
 
 def read_after(store: ObjectStore, seq: int) -> Iterator[list[bytes]]:
     """Return the bytes of all entries behind `seq`, some at a time, from packs where there are."""
-    is_first = True
+    is_first, unpacked = True, 0
     while (raw := read_object(store, entry_key(seq + 1))) is not None:
         end = pack_end(seq + 1)
         # One piece of news is the usual case and needs no second look; more of it may come as a pack.
-        pack = None if is_first else read_object(store, pack_key(end))
-        found = [raw] if pack is None else split_pack(pack, end)[seq - end :]
+        pack = None if is_first or end == unpacked else read_object(store, pack_key(end))
+        if pack is None:
+            found = [raw]
+            unpacked = 0 if is_first else end
+        else:
+            found = split_pack(pack, end)[seq - end :]
         yield found
         seq += len(found)
         is_first = False

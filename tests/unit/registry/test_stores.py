@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, failing)
         with pytest.raises(Unavailable):
             store.put("a/old", b"new")
     assert store.get("a/old") == b"old"
-    assert os.listdir(tmp_path / "a") == ["old"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
 
 
 def test_the_loser_of_a_race_writes_no_file_at_all(tmp_path, monkeypatch):

@@ -44,6 +44,11 @@ def test_any_changed_byte_is_refused(data):
         unseal(bytes(raw), TYPE, KEYS)
 
 
+def _without_signatures(raw):
+    found = json.loads(raw)
+    return json.dumps({**found, "signatures": []}, separators=(",", ":"), sort_keys=True).encode()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -51,18 +56,13 @@ def test_any_changed_byte_is_refused(data):
         lambda raw: raw + b"\n",
         lambda raw: json.dumps(json.loads(raw)).encode(),
         lambda raw: raw.replace(b'"signatures":[', b'"signatures":[],"signatures":['),
-        lambda raw: canonical_without_signatures(raw),
+        _without_signatures,
     ],
 )
 def test_another_spelling_of_the_same_envelope_is_refused(change):
     with pytest.raises(IntegrityError) as caught:
         unseal(change(seal(b"{}", TYPE, KEYS)), TYPE, KEYS)
     assert caught.value.code == "bad_envelope"
-
-
-def canonical_without_signatures(raw):
-    found = json.loads(raw)
-    return json.dumps({**found, "signatures": []}, separators=(",", ":"), sort_keys=True).encode()
 
 
 def test_a_document_of_another_type_is_refused_even_if_well_signed():

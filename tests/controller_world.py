@@ -151,6 +151,7 @@ class Controller:
         self.number = number
         self.epoch = 0
         self.ticking_since = 0
+        self.is_blind = False
         log = FakeLog(world.entries, world.clock, f"controller-{number}", self._log_point)
         self.reconciler = Reconciler(
             Parts(
@@ -171,12 +172,15 @@ class Controller:
 
     def tick(self):
         self.ticking_since = len(self.world.entries)
+        self.is_blind = False
         return self.reconciler.tick()
 
     def _log_point(self, what, kind):
         world = self.world
         if what == "refresh":
+            self.is_blind = True
             world.fail_if_planned()
+            self.is_blind = False
             return
         if what == "after append" and kind.startswith("rollout."):
             elected = [e for e in world.entries[:-1] if e.kind == d.ELECTED]
@@ -184,10 +188,15 @@ class Controller:
         world.point(f"{what} {kind}", self)
         if what == "before append":
             world.fail_if_planned()
+        elif world.lost_answers and not world.is_calm:
+            world.lost_answers -= 1
+            raise Unavailable("the entry was written, but nobody heard of it")
 
     def _act_point(self, what, name):
         world = self.world
-        if what.startswith("before"):
+        # One that can't read the log goes on keeping processes alive: the lock of its home guards those, and this world
+        # leaves it out. It must not write, see above.
+        if what.startswith("before") and not self.is_blind:
             former = [e for e in world.entries[: self.ticking_since] if e.kind == d.ELECTED]
             require(former[-1].seq == self.epoch, f"controller {self.number} did {what} {name} after being deposed")
         if what == "before stop":
@@ -217,6 +226,7 @@ class World:
         self.points = 0
         self.trace = []
         self.failures_left = 0
+        self.lost_answers = 0
         self.ever_ready = set()
         self.ready_at = {}
         self.gateway_at = None
@@ -234,7 +244,7 @@ class World:
 
     def _plan_troubles(self):
         rnd = self.random
-        kinds = ["kill"] * 6 + ["replica", "replica", "gateway", "store", "operator", "rival"]
+        kinds = ["kill"] * 6 + ["replica", "replica", "gateway", "store", "answer", "operator", "rival"]
         return {rnd.randrange(4, 150): rnd.choice(kinds) for _ in range(rnd.randrange(1, 6))}
 
     def point(self, what, controller):
@@ -269,6 +279,9 @@ class World:
 
     def _trouble_store(self):
         self.failures_left = self.random.randrange(1, 4)
+
+    def _trouble_answer(self):
+        self.lost_answers = 1
 
     def fail_if_planned(self):
         if self.failures_left and not self.is_calm:

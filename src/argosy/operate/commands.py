@@ -119,7 +119,7 @@ def deploy(
             is_changed=True,
             summary=_deploy_summary(found, to),
             rollout=new.id if new else "",
-            undo=f"argosy rollback {name}" if new and new.base else f"argosy down {name}",
+            undo=f"argosy rollback {name}" if new and new.base else f"argosy endpoints remove {name}",
             entry=seq,
         )
 
@@ -227,6 +227,29 @@ def stop_all(registry: RegistryLike) -> Accepted:
         return Accepted(endpoint="", is_changed=True, summary=f"stopping {_listed(state) or 'the gateway'}", entry=seq)
 
     return _transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: {"running": False}, answer)
+
+
+def resume(registry: RegistryLike) -> Accepted:
+    """Ask that every endpoint that `stop_all` stopped serves again what it served. Asked again it does nothing."""
+
+    def check(state: Desired) -> None:
+        if state.is_running and all(endpoint.is_active for endpoint in state.endpoints.values()):
+            known = _listed(state)
+            raise _AsWanted(
+                Accepted(endpoint="", is_changed=False, summary=f"wanted: {known}" if known else "nothing is deployed")
+            )
+        if not state.endpoints:
+            raise _AsWanted(Accepted(endpoint="", is_changed=False, summary="nothing is deployed"))
+
+    def data(state: Desired) -> dict[str, Any]:
+        return {"running": True, "resume": True, "host": state.host, "port": state.port}
+
+    def answer(state: Desired, seq: int) -> Accepted:
+        return Accepted(
+            endpoint="", is_changed=True, summary=f"bringing back {_listed(state)}", undo="argosy down", entry=seq
+        )
+
+    return _transact(registry.log, (d.GATEWAY, "gateway"), check, data, answer)
 
 
 def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 0) -> Accepted:

@@ -157,6 +157,7 @@ class Reconciler:
         if evidence is None:
             evidence = Evidence(rollout, self._parts.make_judge(rollout), self._clock.monotonic())
             self._evidence[rollout.id] = evidence
+        evidence.follow(rollout, self._clock.monotonic())
         return evidence
 
     def _forget_ended(self) -> None:
@@ -234,12 +235,10 @@ class Reconciler:
         if decision.phase == d.ROLLING_BACK:
             self._withdrawn[rollout.id] = decision.reason
             self._set_routes()
-        evidence = self._of(rollout)
-        while len(evidence.unwritten) > MOST_WINDOWS:
+        while len(self._of(rollout).unwritten) > MOST_WINDOWS:
             self._write_evidence(rollout, must=True)
         kind, data = _entry_of(rollout, decision)
-        self._append(kind, endpoint.name, {**data, **evidence.plain()})
-        evidence.written(self._clock.monotonic())
+        self._append(kind, endpoint.name, {**data, **self._of(rollout).plain()})
         self._parts.report(
             "rollout_step",
             endpoint=endpoint.name,
@@ -253,10 +252,8 @@ class Reconciler:
 
     def _write_evidence(self, rollout: Rollout, *, must: bool = False) -> None:
         evidence = self._of(rollout)
-        now = self._clock.monotonic()
-        if must or evidence.is_due(now):
+        if must or evidence.is_due(self._clock.monotonic()):
             self._append(d.OBSERVED, rollout.endpoint, {"rollout": rollout.id, **evidence.plain()})
-            evidence.written(now)
 
     def _append(self, kind: str, subject: str, data: dict[str, Any]) -> None:
         """Write an entry if nobody wrote about operating since this state was read, and this controller still leads."""

@@ -199,6 +199,9 @@ class Desired:
             if (host, port) != (self.host, self.port):
                 self.bound_port = 0
             self.host, self.port, self.is_running = host, port, True
+            if entry.data.get("resume"):
+                for endpoint in self.endpoints.values():
+                    endpoint.is_active = endpoint.stable is not None
             return
         self.is_running = False
         for endpoint in self.endpoints.values():

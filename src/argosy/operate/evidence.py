@@ -49,6 +49,14 @@ class Evidence:
         if rollout.windows:
             self.verdict = judge.verdict()
 
+    def follow(self, rollout: Rollout, now: float) -> None:
+        """Note what stands in the log by now. The log is asked, as the answer to a write may have been lost."""
+        last = int(rollout.windows[-1]["index"]) if rollout.windows else -1
+        if last > self.written_index:
+            self.written_index = last
+            self.unwritten = [window for window in self.unwritten if window.index > last]
+            self._written_at = now
+
     def take(self, windows: Iterable[Window]) -> None:
         """Take the windows that are new; others were taken before and not yet acknowledged."""
         fresh = [window for window in windows if window.index > self._last_index]
@@ -74,10 +82,3 @@ class Evidence:
         if self.verdict:
             found["verdict"] = self.verdict
         return found
-
-    def written(self, now: float) -> None:
-        """Note that what `plain` returned stands in the log."""
-        if self.unwritten:
-            self.written_index = self.unwritten[:MOST_WINDOWS][-1].index
-        self.unwritten = self.unwritten[MOST_WINDOWS:]
-        self._written_at = now

@@ -1,9 +1,11 @@
 """The processes of a home: where they meet, how the controller is started, and how everything is stopped."""
 
 import contextlib
+import datetime as dt
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,7 @@ def main(config: dict[str, Any]) -> int:
     if not lock.acquire():
         return 0
     clock = SystemClock()
-    report = _reporter(settings)
+    report = _reporter(clock)
     is_stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: is_stopping.append(number))
     reconciler = build_reconciler(settings, clock, report)
@@ -224,15 +226,16 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
     )
 
 
-def _reporter(settings: Settings) -> Report:
-    import structlog
+def _reporter(clock: Clock) -> Report:
+    """Return a writer of the log lines that structlog would write.
 
-    from argosy.core.logs import configure_logs
-
-    configure_logs(settings.log_level, process=NAME)
-    logger = structlog.get_logger()
+    structlog itself imports rich and asyncio: 0.13 CPU seconds and 10 MB, of 0.25 and 40 that a controller may cost.
+    """
 
     def report(event: str, **fields: Any) -> None:
-        logger.info(event, **fields)
+        when = dt.datetime.fromtimestamp(clock.now(), dt.UTC).isoformat().replace("+00:00", "Z")
+        line = {"process": NAME, **fields, "event": event, "level": "info", "timestamp": when}
+        sys.stderr.write(msgspec.json.encode(line).decode() + "\n")
+        sys.stderr.flush()
 
     return report

@@ -1,0 +1,80 @@
+"""What [endpoint] and [rollout] may say."""
+
+import pytest
+
+from argosy.core.errors import InvalidInput
+from argosy.operate.config import EndpointConfig, endpoint_config, rollout_config, to_plain
+
+
+def test_the_example_of_the_design_is_read():
+    endpoint = endpoint_config({"replicas": "1..4", "backup": "previous"}, where="argosy.toml")
+    rollout = rollout_config(
+        {"steps": [5, 25, 50], "false_alarm": 0.01, "judge": ["errors", "latency", "agreement"]}, where="argosy.toml"
+    )
+    assert endpoint.replica_range() == (1, 4)
+    assert rollout.shares == (0.05, 0.25, 0.5)
+    assert (rollout.dwell_s, rollout.window_s, rollout.time_limit_s) == (60, 10, 1800)
+
+
+@pytest.mark.parametrize(("replicas", "found"), [(2, (2, 2)), ("3", (3, 3)), ("2..5", (2, 5))])
+def test_replicas_are_a_number_or_a_range(replicas, found):
+    assert EndpointConfig(replicas=replicas).replica_range() == found
+
+
+@pytest.mark.parametrize("replicas", [0, -1, 65, "4..2", "many", "1..", "1...3", ""])
+def test_impossible_replicas_are_refused_with_an_example(replicas):
+    with pytest.raises(InvalidInput, match=r"endpoint\.replicas"):
+        endpoint_config({"replicas": replicas}, where="argosy.toml")
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ({"steps": [5, 100]}, "below 100"),
+        ({"steps": [0]}, "above 0"),
+        ({"steps": [50, 25]}, "greater than the one before"),
+        ({"steps": list(range(1, 60))}, "at most 50"),
+        ({"steps": ["5"]}, "Expected `float`"),
+        ({"judge": ["speed"]}, "what can be judged is: errors, latency, agreement"),
+        ({"judge": ["errors", "errors"]}, "twice"),
+        ({"judge": ["agreement"], "mirror": 0}, "nothing would be judged"),
+        ({"judge": []}, "nothing would be judged"),
+        ({"false_alarm": 0}, "rollout.false_alarm is 0"),
+        ({"false_alarm": 0.9}, "between 1e-06 and 0.5"),
+        ({"tolerate": {"latency": 0.5}}, "rollout.tolerate.latency"),
+        ({"tolerate": {"speed": 2}}, "known fields are: agreement, errors, latency"),
+        ({"dwell": "0s"}, "rollout.dwell"),
+        ({"dwell": "soon"}, "not a time"),
+        ({"window": "1ms"}, "rollout.window"),
+        ({"time_limit": "2min"}, "need more than 180s"),
+        ({"time_limit": "60d"}, "time_limit"),
+        ({"undecided": "hope"}, "'rollback', 'promote' or 'ask'"),
+        ({"mirror": 101}, "rollout.mirror"),
+        ({"dwel": "5s"}, "known fields are: dwell"),
+    ],
+)
+def test_a_wrong_rollout_says_what_is_wrong(found, says):
+    with pytest.raises(InvalidInput) as caught:
+        rollout_config(found, where="argosy.toml")
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize("found", [{"backup": "two"}, {"threads": 0}, {"replica": 2}])
+def test_a_wrong_endpoint_is_refused(found):
+    with pytest.raises(InvalidInput, match=r"argosy\.toml|endpoint"):
+        endpoint_config(found, where="argosy.toml")
+
+
+def test_no_steps_mean_a_direct_switch_and_need_no_time():
+    assert rollout_config({"steps": [], "time_limit": "1s"}, where="x").shares == ()
+
+
+def test_agreement_is_not_judged_where_nothing_is_mirrored():
+    assert rollout_config({"mirror": 0}, where="x").metrics == ("errors", "latency")
+
+
+def test_a_config_survives_the_log():
+    config = rollout_config({"steps": [1, 2.5], "tolerate": {"latency": 2}}, where="x")
+    plain = to_plain(config)
+    assert plain == {"steps": [1.0, 2.5], "tolerate": {"latency": 2.0}}
+    assert rollout_config(plain, where="x") == config

@@ -29,7 +29,7 @@ def run_ranks(transports, work, seconds=60.0):
         try:
             results[transport.rank] = work(transport)
             transport.close()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed on below
             errors[transport.rank] = error
             transport.close(failed=True)
 
@@ -45,7 +45,7 @@ def run_ranks(transports, work, seconds=60.0):
     return [results[rank] for rank in sorted(results)]
 
 
-def classes(n=50, features=6, outputs=3, validation=12, seed=0, dtype=torch.float64, shape=None):
+def classes(*, n=50, features=6, outputs=3, validation=12, seed=0, dtype=torch.float64, shape=None):
     """Return samples of a task that can be learned."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(n + validation, features, generator=draw, dtype=dtype)

@@ -160,7 +160,11 @@ class Served:
         )  # fmt: skip
         self.launcher.start(
             ProcessSpec(
-                name=name, role="replica", entry="argosy.serve.replica:main", config=msgspec.to_builtins(config), threads=1
+                name=name,
+                role="replica",
+                entry="argosy.serve.replica:main",
+                config=msgspec.to_builtins(config),
+                threads=1,
             )
         )
         return name

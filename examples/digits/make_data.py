@@ -14,9 +14,7 @@ def main() -> None:
     digits = load_digits()
     # 17 grey levels become the 256 of ordinary images.
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None, :, :]
-    train, test = train_test_split(
-        np.arange(len(images)), test_size=360, random_state=7, stratify=digits.target
-    )
+    train, test = train_test_split(np.arange(len(images)), test_size=360, random_state=7, stratify=digits.target)
     for name, rows in (("train", train), ("test", test)):
         np.savez(folder / f"{name}.npz", image=images[rows], label=digits.target[rows])
         print(f"{folder / name}.npz: {len(rows)} images of 8x8")

@@ -26,10 +26,13 @@ def test_the_drawn_layers_are_those_that_the_linter_holds():
     assert packages == {name for line in drawn for name in re.findall(r"\w+", line)}
 
 
-def test_every_decision_is_listed_in_the_index():
-    index = (DOCS / "decisions" / "README.md").read_text()
+def test_every_decision_is_a_titled_page_with_what_was_refused_and_what_would_change_it():
     for page in (DOCS / "decisions").glob("[0-9]*.md"):
-        assert f"]({page.name})" in index, page.name
+        text = page.read_text()
+        assert re.match(rf"# {page.name[:4]} \S", text), f"{page.name} begins with its number and its subject"
+        assert "```" in text, f"{page.name} shows an example of use"
+        for word in ("refused", "change our mind"):
+            assert word in text.lower(), f"{page.name} says nothing about: {word}"
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=str)

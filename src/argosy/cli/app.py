@@ -46,7 +46,9 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 @app.command()
 def init(
-    data: Annotated[Path | None, typer.Argument(help="A data file to look at: CSV, Parquet, NPZ or image folder.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="A data file to look at: CSV, Parquet, NPZ or image folder.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the project; default: this folder's.")] = "",
     label: Annotated[str, typer.Option(help="Column to predict; default: guessed.")] = "",
     as_json: AsJson = False,
@@ -112,13 +114,17 @@ def evaluate(file: File = Path(), changes: Set = None, as_json: AsJson = False) 
 
 @app.command()
 def deploy(
-    what: Annotated[str, typer.Argument(help="A version (digits:3), a name, or an ONNX file; default: the project's newest.")] = "",
+    what: Annotated[
+        str, typer.Argument(help="A version (digits:3), a name, or an ONNX file; default: the project's newest.")
+    ] = "",
     name: Annotated[str, typer.Option(help="Name of the endpoint; default: the model's.")] = "",
     file: File = Path(),
     changes: Set = None,
     replicas: Annotated[int, typer.Option(help="Replicas, 0: as [endpoint] says.")] = 0,
     port: Annotated[int, typer.Option(help="Port of the gateway, 0: any free one; default 8700.")] = -1,
-    now: Annotated[bool, typer.Option("--now", help="Skip the canary: switch over as soon as the version is ready.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Skip the canary: switch over as soon as the version is ready.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Don't follow the rollout to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -162,6 +168,17 @@ def rollback(
 
 
 @app.command()
+def promote(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Promote the rollout that runs now, whatever the evidence says."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.promote(endpoint, as_json=as_json)
+
+
+@app.command()
 def predict(
     endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
     inputs: Annotated[str, typer.Argument(help="JSON text, a JSON file, or - for standard input.")] = "-",
@@ -186,7 +203,7 @@ def why(
 
 @app.command()
 def up(as_json: AsJson = False) -> None:
-    """Start the controller of this ARGOSY_HOME; it brings back everything that was deployed."""
+    """Bring back what was deployed from this ARGOSY_HOME, and start its controller if it is not running."""
     from argosy.cli.verbs import deploy as verb
 
     verb.up(as_json=as_json)
@@ -211,9 +228,7 @@ def models_list(
 
 
 @models.command("show")
-def models_show(
-    version: Annotated[str, typer.Argument(help="For example digits:3.")], as_json: AsJson = False
-) -> None:
+def models_show(version: Annotated[str, typer.Argument(help="For example digits:3.")], as_json: AsJson = False) -> None:
     """Show one version, its signature checked."""
     from argosy.cli.verbs import models as verb
 

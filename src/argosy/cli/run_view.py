@@ -58,9 +58,7 @@ class RunView:
         elif news.message == "finished":
             seconds = self._clock.monotonic() - self._started.get(news.stage, self._clock.monotonic())
             self._end()
-            self._output.line(
-                f"[green]✓[/] {news.stage:<9} {format_time(seconds):>10}  [dim]{_values(news.values)}[/]"
-            )
+            self._output.line(f"[green]✓[/] {news.stage:<9} {format_time(seconds):>10}  [dim]{_values(news.values)}[/]")
         elif news.message == "cached":
             self._output.line(f"[dim]·[/] {news.stage:<9} {'done before':>10}  [dim]{_values(news.values)}[/]")
         else:

@@ -7,8 +7,12 @@ from functools import cached_property
 from argosy.cluster.launcher import Launcher
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import Settings, load_settings, private_folder
+from argosy.core.errors import Unavailable
+from argosy.operate.processes import gateway_socket, prediction_key, process_folder
+from argosy.operate.view import Observer
 from argosy.pipeline.engine import Engine
 from argosy.registry.registry import Registry, open_registry
+from argosy.serve.control import GatewayClient
 
 
 class Workspace:
@@ -32,9 +36,31 @@ class Workspace:
         """Starts processes on this machine."""
         from argosy.cluster.local import LocalLauncher
 
-        return LocalLauncher(private_folder(self.settings.runtime) / "processes", self.clock)
+        private_folder(self.settings.runtime)
+        return LocalLauncher(process_folder(self.settings), self.clock)
 
     @cached_property
     def engine(self) -> Engine:
         """Plans and executes runs."""
         return Engine(self.registry, self.launcher, self.clock, self.settings, self.randomness)
+
+    @cached_property
+    def observer(self) -> Observer:
+        """Looks at what runs."""
+        gateway = GatewayClient(str(gateway_socket(self.settings)))
+        return Observer(self.registry.log, self.launcher, gateway, self.clock.now)
+
+    def gateway_url(self) -> str:
+        """Return where the gateway listens. Raises Unavailable when nothing is served from this home."""
+        view = self.observer.look()
+        if not view.url or view.gateway != "running":
+            raise Unavailable(
+                f"nothing is served from '{self.settings.home}' now (gateway: {view.gateway})",
+                hint="deploy something with: argosy deploy model.onnx; or bring back what was: argosy up",
+                code="not_serving",
+            )
+        return view.url
+
+    def prediction_key(self) -> bytes:
+        """Return the secret that tags the ids of this home's predictions."""
+        return bytes.fromhex(prediction_key(self.settings))

@@ -44,7 +44,9 @@ def trace_version(registry: Registry, version: Version) -> list[Link]:
     for stage, key in reversed(manifest.lineage.stages.items()):
         entry = registry.log.last("stage.finished", key)
         if entry is not None:
-            facts = {k: entry.data[k] for k in ("run", "seconds", "config", "outputs") if k in entry.data}
+            facts: dict[str, Any] = {
+                k: entry.data[k] for k in ("run", "seconds", "config", "outputs") if k in entry.data
+            }
             links.append(
                 Link(
                     what="stage",

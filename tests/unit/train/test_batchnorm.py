@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from argosy.train.strategy.data_parallel import DataParallel
 from argosy.train.strategy.single import Single
@@ -42,7 +41,7 @@ def steps_together(kind, shares, steps=3, **options):
             for _ in range(steps):
                 model.zero_grad()
                 strategy.begin(shares[transport.rank])
-                (F.cross_entropy(model(own_x), own_y, reduction="sum") * weight).backward()
+                (nn.functional.cross_entropy(model(own_x), own_y, reduction="sum") * weight).backward()
                 for parameter in model.parameters():
                     transport.all_reduce(parameter.grad.numpy())
         return model
@@ -56,7 +55,7 @@ def steps_alone(kind, n, steps=3, **options):
     with strategy.attached(model):
         for _ in range(steps):
             model.zero_grad()
-            F.cross_entropy(model(x), y, reduction="sum").backward()
+            nn.functional.cross_entropy(model(x), y, reduction="sum").backward()
     return model
 
 
@@ -80,7 +79,7 @@ def test_gradients_agree_with_finite_differences():
 
     def loss(model):
         model.train()
-        return float(F.cross_entropy(model(x), y, reduction="sum"))
+        return float(nn.functional.cross_entropy(model(x), y, reduction="sum"))
 
     probe = model_of("numbers")
     weight = probe[0].weight
@@ -99,7 +98,7 @@ def test_gradients_agree_with_finite_differences():
 def test_one_process_gives_what_torch_gives_but_for_the_first_running_statistics():
     ours, theirs = steps_alone("images", 9, steps=1), model_of("images")
     x, y = samples_of("images", 9)
-    F.cross_entropy(theirs(x), y, reduction="sum").backward()
+    nn.functional.cross_entropy(theirs(x), y, reduction="sum").backward()
     for (name, found), (_, expected) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         assert torch.equal(found.grad, expected.grad), name
     # After one step torch still has nine tenths of a mean of 0; ours is the mean of what was seen.
@@ -120,7 +119,7 @@ def test_a_batch_of_one_sample_uses_the_running_statistics(shares):
     together = steps_alone("numbers", 1) if len(shares) == 1 else steps_together("numbers", shares)[0]
     plain = model_of("numbers").eval()
     x, y = samples_of("numbers", 1)
-    F.cross_entropy(plain(x), y, reduction="sum").backward()
+    nn.functional.cross_entropy(plain(x), y, reduction="sum").backward()
     assert torch.allclose(together[0].weight.grad, plain[0].weight.grad, atol=ROUNDING)
     assert int(together[1].num_batches_tracked) == 0
 

@@ -70,7 +70,7 @@ def test_one_process_equals_a_plain_torch_loop():
             nn.functional.cross_entropy(model(samples.x[rows]), samples.y[rows]).backward()
             with torch.no_grad():
                 for parameter in model.parameters():
-                    parameter -= 0.1 * parameter.grad
+                    parameter.sub_(0.1 * parameter.grad)
     assert largest_difference(found, model) < 1e-12
 
 
@@ -291,7 +291,7 @@ def test_the_callers_random_numbers_are_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train_single(lambda: _after_seed(), classes(), config(epochs=1))
+    train_single(_after_seed, classes(), config(epochs=1))
     assert torch.equal(torch.rand(3), expected)
 
 

@@ -1,5 +1,5 @@
-import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,11 +74,10 @@ def test_a_rank_that_failed_has_not_left():
 
 
 def test_the_memory_has_no_name_that_could_be_left_behind():
-    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    before = set(Path("/dev/shm").iterdir())
     segment = Segment.create(2)
-    assert "memfd" in os.readlink(segment.path)
-    if os.path.isdir("/dev/shm"):
-        assert set(os.listdir("/dev/shm")) == before
+    assert "memfd" in str(Path(segment.path).readlink())
+    assert set(Path("/dev/shm").iterdir()) == before
 
 
 def test_another_process_of_the_machine_finds_the_sizes_in_the_memory():

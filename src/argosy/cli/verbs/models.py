@@ -53,7 +53,9 @@ def show(reference: str, *, as_json: bool) -> None:
     output.line(f"[bold]{version}[/]  {version.digest}")
     output.line(f"  role        {manifest.role}, task {manifest.task}, published {when(manifest.created)}")
     for spec in manifest.signature.inputs:
-        columns = f"  columns: {', '.join(spec.columns[:6])}{' ...' if len(spec.columns) > 6 else ''}" if spec.columns else ""
+        columns = (
+            f"  columns: {', '.join(spec.columns[:6])}{' ...' if len(spec.columns) > 6 else ''}" if spec.columns else ""
+        )
         output.line(f"  input       {spec.name} {spec.datatype} {list(spec.shape)}{columns}")
     for spec in manifest.signature.outputs:
         output.line(f"  output      {spec.name} {spec.datatype} {list(spec.shape)}")
@@ -72,7 +74,9 @@ def history(name: str, *, as_json: bool) -> None:
     workspace = Workspace()
     rows, plain = [], []
     for entry in workspace.registry.log.entries(subject=name):
-        facts = "  ".join(f"{k}={v}" for k, v in entry.data.items() if isinstance(v, (str, int, float, bool)) and v != "")
+        facts = "  ".join(
+            f"{k}={v}" for k, v in entry.data.items() if isinstance(v, (str, int, float, bool)) and v != ""
+        )
         rows.append((str(entry.seq), when(entry.time), entry.actor, entry.kind, facts))
         plain.append(msgspec.to_builtins(entry))
     if not rows:

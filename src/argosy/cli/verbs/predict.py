@@ -51,7 +51,7 @@ def _read(inputs: str) -> str:
         return Path(inputs).read_text()
     except OSError as error:
         raise InvalidInput(
-            f"the inputs {inputs!r} are neither JSON nor a file that can be read", hint='try: \'{"x": 1.5}\''
+            f"the inputs {inputs!r} are neither JSON nor a file that can be read", hint="try: '{\"x\": 1.5}'"
         ) from error
 
 

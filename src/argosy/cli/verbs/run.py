@@ -45,7 +45,9 @@ def _show_plan(output: Output, found: Plan) -> None:
         output.line(f"[bold]{found.project}[/]: everything is done; a run would execute nothing")
         return
     time = f", about {format_time(found.left_s)}" if found.left_s >= 0 else ""
-    output.line(f"[bold]{found.project}[/]: {len(open_steps)} of {len(found.steps)} stages to run on {found.where}{time}")
+    output.line(
+        f"[bold]{found.project}[/]: {len(open_steps)} of {len(found.steps)} stages to run on {found.where}{time}"
+    )
 
 
 def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> None:
@@ -56,7 +58,8 @@ def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> 
     planned = workspace.engine.plan(project, base, until)
     open_steps = [step.stage for step in planned.steps if not step.is_done]
     output.line(
-        f"[bold]{project.project.name}[/]: to run: {', '.join(open_steps)}" if open_steps
+        f"[bold]{project.project.name}[/]: to run: {', '.join(open_steps)}"
+        if open_steps
         else f"[bold]{project.project.name}[/]: everything is done already"
     )
     does = {step.stage: step.does for step in planned.steps}

@@ -10,6 +10,7 @@ from argosy.cli.verbs.models import when
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import NotFound
 from argosy.pipeline.why import Link, trace_version
+from argosy.registry.log import Entry
 from argosy.registry.registry import Registry
 from argosy.serve.prediction_id import PredictionId, decode
 
@@ -22,7 +23,7 @@ def why(what: str, *, as_json: bool) -> None:
     if what.startswith("r") and what[1:].isdigit():
         _rollout(output, registry, what)
         return
-    prediction = decode(what, workspace.prediction_key()) if ":" not in what and len(what) >= 32 else None
+    prediction = decode(what, workspace.prediction_key()) if what.count("-") == 3 and ":" not in what else None
     version = registry.versions.get(prediction.version if prediction else what)
     if prediction:
         _prediction(output, prediction)
@@ -46,7 +47,9 @@ def _prediction(output: Output, prediction: PredictionId) -> None:
 
 def _link(output: Output, link: Link) -> None:
     name = link.name if len(link.name) <= 80 else link.name[:77] + "..."
-    output.line(f"  ↳ [bold]{link.what}[/] {name}" + (f"  [green]verified[/]: {link.verified}" if link.verified else ""))
+    output.line(
+        f"  ↳ [bold]{link.what}[/] {name}" + (f"  [green]verified[/]: {link.verified}" if link.verified else "")
+    )
     for fact, value in link.facts.items():
         for part, text in _flat(fact, value):
             output.line(f"      [dim]{part:<22}[/] {text}")
@@ -57,7 +60,9 @@ def _flat(fact: str, value: Any) -> list[tuple[str, str]]:
     if fact in ("created", "time"):
         return [(fact, when(value))]
     if fact == "gates":
-        return [(g["name"], f"{g['value']:.4g}, asked {g['bound']}: {'passed' if g['passed'] else 'missed'}") for g in value]
+        return [
+            (g["name"], f"{g['value']:.4g}, asked {g['bound']}: {'passed' if g['passed'] else 'missed'}") for g in value
+        ]
     if isinstance(value, dict):
         return [(f"{fact}.{name}", _short(inner)) for name, inner in value.items()]
     return [(fact, _short(value))]
@@ -81,5 +86,5 @@ def _rollout(output: Output, registry: Registry, rollout: str) -> None:
     output.result([msgspec.to_builtins(e) for e in entries])
 
 
-def _about(entry: Any, rollout: str) -> bool:
-    return entry.data.get("rollout") == rollout or entry.seq == int(rollout[1:])
+def _about(entry: Entry, rollout: str) -> bool:
+    return bool(entry.data.get("rollout") == rollout or entry.seq == int(rollout[1:]))

@@ -33,9 +33,7 @@ def run(context: StageContext) -> StageRecord:
     found = {"original": evaluate_predictions(dataset.task, original, truth, config)}
     if "compress" in context.inputs:
         smaller = answers(context.input_file("compress", "model.onnx"), dataset)
-        found["compressed"] = evaluate_predictions(
-            dataset.task, smaller, truth, config, reference_outputs=original
-        )
+        found["compressed"] = evaluate_predictions(dataset.task, smaller, truth, config, reference_outputs=original)
     plain: dict[str, Any] = msgspec.to_builtins(found)
     values: dict[str, Any] = {}
     for role, evaluation in found.items():

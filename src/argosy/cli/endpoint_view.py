@@ -1,0 +1,135 @@
+"""What endpoints and rollouts look like: a live picture on a terminal, lines in a pipe."""
+
+from typing import TYPE_CHECKING
+
+from argosy.cli.output import Output
+from argosy.core.units import format_time
+from argosy.operate.view import EndpointView, RolloutView, SystemView, VersionView
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+_STATE_STYLE = {"ready": "green", "degraded": "yellow", "starting": "yellow", "failed": "red", "stopped": "dim"}
+_BAR = 24
+
+
+def picture(view: SystemView, endpoint: str = "") -> "Group":
+    """Return the state as something rich can draw."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for found in view.endpoints:
+        if endpoint in ("", found.name):
+            parts += _endpoint(found)
+    if not parts:
+        parts.append(Text("nothing is deployed; begin with: argosy deploy model.onnx", style="dim"))
+    if view.controller != "running" and any(e.state != "stopped" for e in view.endpoints):
+        parts.append(Text("the controller is down; start it with: argosy up", style="yellow"))
+    return Group(*parts)
+
+
+def _endpoint(found: EndpointView) -> list["RenderableType"]:
+    from rich.text import Text
+
+    style = _STATE_STYLE.get(found.state, "")
+    head = Text.assemble((found.name, "bold"), "  ", (found.state, style), "  ", (found.url, "dim"))
+    parts: list[RenderableType] = [head]
+    if found.note:
+        parts.append(Text(f"  {found.note}", style="yellow"))
+    numbers = f"  {found.requests} requests, {found.failed} failed, {found.waiting} waiting"
+    if found.p50_ms:
+        numbers += f"; {found.p50_ms:.2f} ms median, {found.p95_ms:.2f} ms at 95 %"
+    parts.append(Text(numbers))
+    parts += [_version(version) for version in found.versions]
+    if found.rollout:
+        parts += _rollout(found.rollout)
+    elif found.last:
+        parts.append(
+            Text(f"  last: {found.last.to.ref} {found.last.outcome.replace('_', ' ')}: {found.last.reason}", "dim")
+        )
+    return [*parts, Text("")]
+
+
+def _version(version: VersionView) -> "RenderableType":
+    from rich.text import Text
+
+    filled = round(version.share * _BAR)
+    replicas = ", ".join(f"{r.pid} {r.state}" for r in version.replicas) or "none"
+    return Text.assemble(
+        f"  {version.role:<8} ",
+        (f"{version.ref:<16} ", "bold"),
+        ("█" * filled, "cyan"),
+        ("░" * (_BAR - filled), "dim"),
+        f" {version.share:>4.0%}  {version.ready}/{version.wanted} ready  ",
+        (f"pids {replicas}", "dim"),
+        (f"  {version.error}" if version.error else "", "red"),
+    )
+
+
+def _rollout(rollout: RolloutView) -> list["RenderableType"]:
+    from rich.text import Text
+
+    steps = " → ".join(
+        f"[{step:g}%]" if n == rollout.step and rollout.phase == "canary" else f"{step:g}%"
+        for n, step in enumerate(rollout.steps)
+    )
+    head = Text.assemble(
+        "  rollout  ",
+        (rollout.id, "bold"),
+        f" {rollout.base} → {rollout.to}  {rollout.phase.replace('_', ' ')}  {steps}",
+    )
+    lines: list[RenderableType] = [head]
+    for metric in rollout.metrics:
+        share = min(1.0, max(0.0, metric.assurance / 20))
+        filled = round(share * 12)
+        lines.append(
+            Text.assemble(
+                f"    {metric.name:<18} bad {metric.bad_new:.4g} of {metric.bad_all:.4g} "
+                f"(tolerated {metric.bad_tolerated:.3g})  against it {metric.evidence:.3g} of {rollout.threshold:.0f}  for it ",
+                ("█" * filled, "green"),
+                ("░" * (12 - filled), "dim"),
+                f" {min(metric.assurance, 999):.2f} of 20",
+            )
+        )
+    verdict = f"  judge: {rollout.verdict or 'no evidence yet'}"
+    if rollout.verdict_reason:
+        verdict += f" ({rollout.verdict_reason})"
+    if rollout.left_s >= 0:
+        verdict += f"; {format_time(rollout.left_s)} until the time limit"
+    lines.append(Text(verdict))
+    if rollout.asks:
+        lines.append(Text("  it waits for you: argosy rollback, or argosy promote", style="bold yellow"))
+    return lines
+
+
+class LineView:
+    """Tells what happens to an endpoint line by line, each event once, evidence now and then."""
+
+    def __init__(self, output: Output, after: int, *, every_s: float = 5.0) -> None:
+        self._output = output
+        self._after = after
+        self._every_s = every_s
+        self._last = 0.0
+        self._from: float | None = None
+
+    def show(self, found: EndpointView, now: float) -> None:
+        """Write what is new."""
+        self._from = now if self._from is None else self._from
+        for event in found.events:
+            if event.seq > self._after:
+                self._after = event.seq
+                self._output.line(f"  {now - self._from:5.1f} s  {event.text}")
+                self._last = now
+        if found.rollout and found.rollout.windows and now - self._last >= self._every_s:
+            self._last = now
+            self._output.line(f"  {now - self._from:5.1f} s  {evidence_line(found.rollout)}")
+
+
+def evidence_line(rollout: RolloutView) -> str:
+    """Return the evidence of a rollout in one line."""
+    parts = [
+        f"{m.name} {m.bad_new:.3g}/{m.bad_all:.3g} bad, for it {min(m.assurance, 999):.3g} of 20"
+        for m in rollout.metrics
+    ]
+    return f"{rollout.share:.0%} to {rollout.to}; against it {rollout.total:.3g} of {rollout.threshold:.0f}; {'; '.join(parts)}"

@@ -1,0 +1,277 @@
+"""`deploy`, `rollback`, `promote`, `up`, `down`, `endpoints remove`: a wish goes to the log, then it is followed."""
+
+import socket
+from pathlib import Path
+
+from argosy.cli.endpoint_view import LineView, picture
+from argosy.cli.output import Output
+from argosy.cli.project import FILE_NAME, Project, load_project
+from argosy.cli.verbs.imports import import_onnx
+from argosy.cli.verbs.watch import find
+from argosy.cli.workspace import Workspace
+from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound, Unavailable
+from argosy.core.units import format_time
+from argosy.operate import commands
+from argosy.operate import desired as d
+from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.processes import start_controller, stop_everything
+from argosy.operate.view import EndpointView, SystemView
+from argosy.registry.versions import Version
+
+DEFAULT_PORT = 8700
+_LOOK_EVERY_S = 0.1
+_START_PATIENCE_S = 30.0
+
+
+class RolledBack(ArgosyError):
+    """The rollout ended with the former version; the reason says why."""
+
+    code = "rolled_back"
+
+
+def deploy(
+    what: str,
+    *,
+    name: str,
+    file: Path,
+    changes: list[str] | None,
+    replicas: int,
+    port: int,
+    now: bool,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Serve a version, follow it until it is decided, and end with a URL and an undo."""
+    output = Output(as_json=as_json)
+    workspace = Workspace()
+    project = _project(file, changes)
+    version = _version(output, workspace, project, what, name)
+    endpoint = name or version.name
+    # A file's rules are for the endpoint it is about: deploying something else from its folder must not use them.
+    rules = project if project is not None and project.project.name == endpoint else None
+    kept = rules.endpoint if rules else None
+    if replicas:
+        kept = EndpointConfig(replicas=replicas) if kept is None else _with_replicas(kept, replicas)
+    rollout = None if now or rules is None else rules.rollout
+    commands.refuse_failed_gates(version)
+    _choose_port(output, workspace, port)
+    accepted = commands.deploy(workspace.registry, version.digest, name=endpoint, endpoint=kept, rollout=rollout)
+    output.line(f"[bold]plan[/] {accepted.summary}{_judged(rollout)}")
+    start_controller(workspace.settings, workspace.launcher)
+    view = _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=detach)
+    _end(output, view, endpoint, accepted.undo)
+
+
+def _with_replicas(config: EndpointConfig, replicas: int) -> EndpointConfig:
+    return EndpointConfig(replicas=replicas, backup=config.backup, threads=config.threads)
+
+
+def _project(file: Path, changes: list[str] | None) -> Project | None:
+    path = file / FILE_NAME if file.is_dir() else file
+    if not path.is_file():
+        if changes or not file.is_dir():
+            raise NotFound(f"there is no '{path}'", hint="name the project file with --file")
+        return None
+    return load_project(file, changes)[0]
+
+
+def _version(output: Output, workspace: Workspace, project: Project | None, what: str, name: str) -> Version:
+    path = Path(what) if what else None
+    if path is not None and (path.suffix == ".onnx" or path.is_file()):
+        return import_onnx(output, workspace, path, name)
+    if what:
+        return workspace.registry.versions.get(what)
+    if project is None:
+        raise InvalidInput(
+            f"there is nothing to deploy: no version was named and there is no '{FILE_NAME}' here",
+            hint="name a version (argosy models list) or a file: argosy deploy model.onnx",
+        )
+    try:
+        return workspace.registry.versions.get(project.project.name)
+    except NotFound as error:
+        raise NotFound(
+            f"project '{project.project.name}' has no version yet", hint="make one with: argosy run"
+        ) from error
+
+
+def _judged(rollout: RolloutConfig | None) -> str:
+    if rollout is None or not rollout.steps:
+        return ""
+    return (
+        f"; judged by {', '.join(rollout.metrics)}, false alarms at most {rollout.false_alarm:.1%}, "
+        f"decided within {rollout.time_limit}"
+    )
+
+
+def _choose_port(output: Output, workspace: Workspace, port: int) -> None:
+    """Ask for a gateway at `port` (0: any; -1: as before, or the default), refusing one that is taken."""
+    observer = workspace.observer
+    view = observer.look()
+    desired = observer.desired
+    if port == -1 and (view.gateway == "running" or desired.bound_port or desired.port):
+        if not desired.is_running:
+            commands.set_gateway(workspace.registry, host=desired.host, port=desired.bound_port or desired.port)
+        return
+    if view.gateway == "running" and port == (desired.bound_port or desired.port):
+        return
+    if port > 0 and not _is_free(port):
+        raise Conflict(
+            f"port {port} is in use by another program",
+            hint="choose another with --port, or 0 for any free one",
+            code="port_in_use",
+        )
+    if port == -1:
+        port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
+        if not port:
+            output.line(f"port {DEFAULT_PORT} is in use, so a free one is taken")
+    commands.set_gateway(workspace.registry, port=port)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
+def _follow(
+    output: Output, workspace: Workspace, endpoint: str, rollout: str, entry: int, *, detach: bool
+) -> SystemView:
+    """Look on until the rollout has ended (or, detached, until it is under way). Ctrl-C leaves it running."""
+    teller = LineView(output, after=entry)
+    started = workspace.clock.monotonic()
+    if output.is_live:
+        from rich.live import Live
+
+        with Live(console=output.console, refresh_per_second=8, transient=True) as live:
+            while True:
+                view = workspace.observer.look()
+                live.update(picture(view, endpoint))
+                if _is_over(workspace, view, endpoint, rollout, started, detach=detach):
+                    break
+                workspace.clock.sleep(_LOOK_EVERY_S)
+    else:
+        while True:
+            view = workspace.observer.look()
+            teller.show(find(view, endpoint), view.time)
+            if _is_over(workspace, view, endpoint, rollout, started, detach=detach):
+                break
+            workspace.clock.sleep(_LOOK_EVERY_S)
+    return view
+
+
+def _is_over(
+    workspace: Workspace, view: SystemView, endpoint: str, rollout: str, started: float, *, detach: bool
+) -> bool:
+    found = find(view, endpoint)
+    waited = workspace.clock.monotonic() - started
+    if view.controller == "down" and waited > 1.0:
+        if waited > _START_PATIENCE_S:
+            raise Unavailable(
+                f"the controller does not stay up: {view.controller_error or 'see its log'}",
+                hint="its log: argosy watch shows it is down; start it with argosy up",
+                code="controller_down",
+            )
+        start_controller(workspace.settings, workspace.launcher)
+    if view.gateway == "down" and view.gateway_error and waited > 1.0:
+        raise Unavailable(f"the gateway can't start: {view.gateway_error}", code="gateway_down")
+    if found.rollout is not None:
+        return detach and found.rollout.phase not in (d.PENDING, d.WARMING)
+    return not rollout or (found.last is not None and found.last.rollout == rollout and _is_served(found))
+
+
+def _is_served(found: EndpointView) -> bool:
+    """Return whether the outcome can be used already: routes are set and the current version answers."""
+    if found.last is not None and found.last.outcome == d.ROLLED_BACK:
+        return True
+    return found.state in ("ready", "degraded") and bool(found.url)
+
+
+def _end(output: Output, view: SystemView, endpoint: str, undo: str) -> None:
+    found = find(view, endpoint)
+    output.result({"endpoint": found, "url": view.url, "undo": undo})
+    last = found.last
+    if found.rollout is None and last is not None and last.outcome == d.ROLLED_BACK:
+        served = next((v.ref for v in found.versions if v.role == "current"), "")
+        raise RolledBack(
+            f"{last.to.ref} was rolled back: {last.reason}",
+            hint=(f"'{endpoint}' serves {served}; " if served else "") + f"the evidence: argosy why {last.rollout}",
+            rollout=last.rollout,
+        )
+    if found.rollout is not None:
+        output.line(f"the rollout of {found.rollout.to} goes on; follow it with: argosy watch {endpoint}")
+    else:
+        current = next(v for v in found.versions if v.role == "current")
+        output.line(
+            f"[green]✓[/] {endpoint} serves [bold]{current.ref}[/], {current.ready} of {current.wanted} replicas ready"
+        )
+    output.line(f"  url   {found.url}")
+    output.line(f"  v2    {view.url}/v2/models/{endpoint}")
+    if undo:
+        output.line(f"  undo  {undo}")
+
+
+def rollback(endpoint: str, *, as_json: bool) -> None:
+    """Put the former version back and say when that was true."""
+    output = Output(as_json=as_json)
+    workspace = Workspace()
+    began = workspace.clock.monotonic()
+    accepted = commands.rollback(workspace.registry, endpoint)
+    output.line(f"[bold]plan[/] {accepted.summary}")
+    start_controller(workspace.settings, workspace.launcher)
+    if accepted.is_changed:
+        _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=False)
+    view = workspace.observer.look()
+    found = find(view, endpoint)
+    current = next((v.ref for v in found.versions if v.role == "current"), "nothing")
+    seconds = workspace.clock.monotonic() - began
+    output.line(f"[green]✓[/] {endpoint} serves [bold]{current}[/], after {format_time(seconds)}")
+    output.result({"endpoint": found, "changed": accepted.is_changed, "seconds": round(seconds, 3)})
+
+
+def promote(endpoint: str, *, as_json: bool) -> None:
+    """Promote the rollout under way, whatever the evidence."""
+    output = Output(as_json=as_json)
+    workspace = Workspace()
+    accepted = commands.promote(workspace.registry, endpoint)
+    output.line(f"[bold]plan[/] {accepted.summary}")
+    start_controller(workspace.settings, workspace.launcher)
+    view = _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=False)
+    _end(output, view, endpoint, accepted.undo)
+
+
+def remove(endpoint: str, *, as_json: bool) -> None:
+    """Stop serving a name."""
+    output = Output(as_json=as_json)
+    workspace = Workspace()
+    accepted = commands.remove(workspace.registry, endpoint)
+    start_controller(workspace.settings, workspace.launcher)
+    output.line(accepted.summary)
+    output.result(accepted)
+
+
+def up(*, as_json: bool) -> None:
+    """Bring back what was deployed, and start the controller if it doesn't run."""
+    output = Output(as_json=as_json)
+    workspace = Workspace()
+    accepted = commands.resume(workspace.registry)
+    started = start_controller(workspace.settings, workspace.launcher)
+    output.line(f"{accepted.summary}; the controller {'was started' if started else 'runs already'}")
+    output.result({"summary": accepted.summary, "started": started})
+
+
+def down(*, as_json: bool) -> None:
+    """Stop everything of this home."""
+    output = Output(as_json=as_json)
+    workspace = Workspace()
+    if not workspace.settings.home.exists():
+        output.line("nothing was ever started from this home")
+        output.result({"stopped": []})
+        return
+    stopped = stop_everything(workspace.registry, workspace.launcher, workspace.settings, workspace.clock)
+    output.line(f"stopped {len(stopped)} processes" if stopped else "nothing was running")
+    output.line("what was deployed is remembered: argosy up brings it back")
+    output.result({"stopped": stopped})

@@ -1,0 +1,96 @@
+"""What every strategy keeps, checked against each of them."""
+
+import msgspec
+import pytest
+import torch
+from torch import nn
+
+from argosy.core.errors import NotFound
+from argosy.train.strategy import STRATEGIES
+from argosy.train.strategy.contract import open_strategy
+from argosy.train.transport import MemoryTransport
+from ranks import classes, config, largest_difference, run_ranks, train_single, training_of
+
+WORKERS = [("single", 1), ("data-parallel", 1), ("data-parallel", 2), ("data-parallel", 3)]
+
+
+def build():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+
+@pytest.fixture(params=WORKERS, ids=lambda found: f"{found[0]}-{found[1]}")
+def ranks(request):
+    """Run `work(strategy, model)` on every rank."""
+    name, workers = request.param
+
+    def run(work):
+        models = [build() for _ in range(workers)]
+        return run_ranks(
+            MemoryTransport.group(workers), lambda found: work(open_strategy(name, found), models[found.rank])
+        )
+
+    return run
+
+
+def test_every_strategy_in_the_table_is_in_this_suite():
+    assert {name for name, _ in WORKERS} == set(STRATEGIES.names())
+
+
+def test_ranks_are_numbered_from_0(ranks):
+    found = ranks(lambda strategy, _: (strategy.rank, strategy.world_size))
+    assert found == [(rank, len(found)) for rank in range(len(found))]
+
+
+def test_totals_are_sums_over_all_ranks(ranks):
+    found = ranks(lambda strategy, _: strategy.total(1.5, strategy.rank))
+    size = len(found)
+    assert found == [[1.5 * size, sum(range(size))]] * size
+
+
+def test_gradients_of_parts_become_those_of_the_whole(ranks):
+    def work(strategy, _):
+        gradients = torch.full((20_000,), strategy.rank + 1.0)
+        strategy.begin(4)
+        strategy.reduce(gradients)
+        return float(gradients.mean())
+
+    found = ranks(work)
+    assert found == [sum(range(1, len(found) + 1))] * len(found)
+
+
+@pytest.mark.capability("T1")
+@pytest.mark.parametrize("optimizer", ["gd", "adamw"])
+def test_a_training_equals_that_of_one_process(ranks, optimizer):
+    samples, settings = classes(n=49), config(optimizer=optimizer, learning_rate=0.02)
+    alone, _ = train_single(build, samples, settings)
+
+    def work(strategy, model):
+        training_of(model, samples, settings, strategy).run()
+        return model
+
+    for model in ranks(work):
+        assert largest_difference(model, alone) < 1e-6
+
+
+def test_the_model_is_an_ordinary_one_again_afterwards(ranks):
+    samples = classes()
+
+    def work(strategy, model):
+        names = [name for name, _ in model.named_parameters()]
+        training_of(model, samples, config(epochs=1), strategy).run()
+        assert [name for name, _ in model.named_parameters()] == names
+        return model(samples.x[:1])
+
+    for outputs in ranks(work):
+        assert outputs.shape == (1, 3)
+
+
+def test_an_unknown_strategy_is_refused_with_the_known_ones():
+    with pytest.raises(NotFound, match="'sharded' is not one of the known strategies: data-parallel, single"):
+        open_strategy("sharded", MemoryTransport.group(1)[0])
+
+
+def test_training_settings_survive_the_way_to_a_rank():
+    settings = config(workers=2, clip=1.5, schedule="cosine")
+    assert msgspec.convert(msgspec.to_builtins(settings), type(settings)) == settings

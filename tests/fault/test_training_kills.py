@@ -1,0 +1,220 @@
+"""Real rank processes: they equal one process, and survive kill -9 of a rank and of the whole job."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from safetensors.numpy import load
+
+from argosy.cluster.local import LocalLauncher
+from argosy.core.digest import sha256_file
+from argosy.core.errors import InvalidInput
+from argosy.train.config import ModelConfig, TrainConfig
+from argosy.train.job import run_training
+from ranks import save_table
+
+MODEL = ModelConfig(family="mlp", options={"hidden": [16, 8], "batch_norm": True, "dropout": 0.1})
+# 84 samples are 6 steps per epoch, the last one of 4 samples. Long enough to be killed in the midst of it.
+TRAIN = TrainConfig(workers=2, epochs=150, batch_size=16, dtype="float64", schedule="cosine", checkpoint_s=0.05)
+SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kills")
+    save_table(folder)
+    return folder
+
+
+def train(place, work, *, model=MODEL, report=lambda _: None, settings=TRAIN):
+    return run_training(place / "dataset", model, settings, place, place / work, report)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place):
+    return sha256_file(train(place, "undisturbed").weights)
+
+
+def until(condition, what):
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.002)
+    return found
+
+
+def living_ranks(work):
+    return [info.pid for info in LocalLauncher(work / "processes").list(role="rank") if info.alive and info.pid]
+
+
+def checkpoints(work):
+    return sorted((work / "checkpoints").glob("step-*.json"))
+
+
+def is_gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@pytest.mark.capability("T7")
+def test_a_training_whose_rank_is_killed_ends_with_the_same_bits(place, undisturbed):
+    work, killed, news = place / "rank", [], []
+
+    def listen(found):
+        news.append((time.monotonic(), found))
+        if not killed and checkpoints(work):
+            killed.append(time.monotonic())
+            os.kill(living_ranks(work)[1], signal.SIGKILL)
+
+    result = train(place, "rank", report=listen)
+    assert killed
+    assert result.restarts == 1
+    assert sha256_file(result.weights) == undisturbed
+    noticed = next(at for at, found in news if "was ended by signal 9" in found.message)
+    assert noticed - killed[0] < 2.0 + 1.0  # the promise, and a second for a busy machine
+    assert any("goes on from the checkpoint of step" in found.message for _, found in news)
+    assert living_ranks(work) == []
+
+
+def start_job(place, work):
+    code = """
+import json, sys
+from pathlib import Path
+import msgspec
+from argosy.train.config import ModelConfig, TrainConfig
+from argosy.train.job import run_training
+place, work, model, train = sys.argv[1:]
+run_training(Path(place) / "dataset", msgspec.json.decode(model, type=ModelConfig),
+             msgspec.json.decode(train, type=TrainConfig), Path(place), Path(place) / work)
+"""
+    arguments = [str(place), work, msgspec.json.encode(MODEL).decode(), msgspec.json.encode(TRAIN).decode()]
+    return subprocess.Popen([sys.executable, "-c", code, *arguments])
+
+
+def kill_job_after(place, work, condition):
+    job = start_job(place, work)
+    until(lambda: condition() or job.poll() is not None, "the moment to kill the job")
+    ranks = living_ranks(place / work)
+    job.kill()
+    job.wait()
+    until(lambda: all(is_gone(pid) for pid in ranks), "the ranks die with their job")
+    return ranks
+
+
+@pytest.mark.capability("T7")
+def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bits(place, undisturbed):
+    ranks = kill_job_after(place, "job", lambda: len(checkpoints(place / "job")) == 2)
+    assert len(ranks) == 2
+    news = []
+    result = train(place, "job", report=news.append)
+    assert any("goes on from the checkpoint of step" in found.message for found in news)
+    assert sha256_file(result.weights) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.capability("T7")
+@pytest.mark.parametrize("seed", range(12))
+def test_kills_at_random_moments_of_job_or_rank_never_change_the_bits(place, undisturbed, seed):
+    draw, work = random.Random(seed), f"random-{seed}"
+    for _ in range(draw.randint(1, 2)):
+        moment = time.monotonic() + draw.uniform(0.0, 6.0)
+        kill_job_after(place, work, lambda moment=moment: time.monotonic() > moment)
+    moment, timers = draw.uniform(1.5, 5.0), []
+
+    def kill_one():
+        for pid in living_ranks(place / work)[:1]:
+            os.kill(pid, signal.SIGKILL)
+
+    timers.append(threading.Timer(moment, kill_one))
+    timers[0].start()
+    result = train(place, work)
+    timers[0].cancel()
+    assert sha256_file(result.weights) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.capability("T7")
+def test_a_frozen_rank_is_replaced_within_15_seconds_and_the_bits_are_the_same(place, undisturbed):
+    work, frozen, news = place / "frozen", [], []
+
+    def listen(found):
+        news.append((time.monotonic(), found))
+        if not frozen and checkpoints(work):
+            frozen.append(time.monotonic())
+            os.kill(living_ranks(work)[1], signal.SIGSTOP)
+
+    result = train(place, "frozen", report=listen)
+    noticed = next(at for at, found in news if "gave no sign of life" in found.message)
+    assert noticed - frozen[0] < 15.0
+    assert sha256_file(result.weights) == undisturbed
+    assert living_ranks(work) == []
+
+
+@pytest.mark.capability("T1")
+def test_two_processes_on_half_batches_equal_one_on_the_whole_batch(place):
+    """Without dropout, whose draws differ; 84 samples, so the last batch of an epoch is smaller."""
+    model = ModelConfig(family="mlp", options={"hidden": [16, 8], "batch_norm": True})
+    settings = msgspec.structs.replace(TRAIN, epochs=8)
+    two = train(place, "two", model=model, settings=settings)
+    one = train(place, "one", model=model, settings=msgspec.structs.replace(settings, workers=1))
+    assert two.steps == one.steps == 48
+    found, expected = (load(result.weights.read_bytes()) for result in (two, one))
+    assert found.keys() == expected.keys()
+    assert max(abs(found[name] - expected[name]).max() for name in found) < 1e-6
+    assert [e["accuracy"] for e in two.history] == [e["accuracy"] for e in one.history]
+
+
+BROKEN = """
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.layer = nn.Linear(5, outputs)
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        return self.layer(x if self.steps < 5 else x.no_such_thing)
+
+def build(outputs):
+    return Model(outputs)
+"""
+
+
+def test_an_error_in_the_users_model_during_training_shows_its_line_and_is_not_tried_again(place):
+    (place / "broken.py").write_text(BROKEN)
+    with pytest.raises(InvalidInput, match="broken.py, line 12 ") as caught:
+        train(place, "broken", model=ModelConfig(build="broken:build"))
+    assert "AttributeError" in str(caught.value)
+    assert "no_such_thing" in str(caught.value)
+    assert living_ranks(place / "broken") == []
+    assert len(list((place / "broken" / "processes").iterdir())) == 2
+
+
+def test_more_workers_than_samples_are_refused(place):
+    settings = msgspec.structs.replace(TRAIN, workers=3, epochs=1)
+    folder = place / "tiny"
+    rows = "\n".join(f"{number},{'ab'[number % 2]}" for number in range(8))
+    folder.mkdir()
+    (folder / "t.csv").write_text(f"x,label\n{rows}\n")
+    from argosy.data.config import DataConfig
+    from argosy.data.dataset import build_dataset
+
+    dataset = build_dataset(DataConfig(train="t.csv", validation=0.0, test_share=0.5), folder)
+    dataset.save(folder / "dataset")
+    settings = msgspec.structs.replace(settings, workers=len(dataset.splits["train"]) + 1)
+    with pytest.raises(InvalidInput, match=r"workers = \d is more than the \d samples of the training part"):
+        run_training(folder / "dataset", ModelConfig(), settings, folder, folder / "work")
+    assert not (folder / "work" / "outcome.json").exists()
+    assert json.loads((folder / "dataset" / "dataset.json").read_text())

@@ -1,0 +1,566 @@
+import pytest
+
+from argosy.core.errors import DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
+from argosy.serve import prediction_id, wire
+from argosy.serve.pool import DRAINED, FROZEN
+from plane import KEY, SIGNATURE, World, digest, values
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_requests_read_together_run_together_and_each_gets_its_own_answer(world):
+    replica = world.replica()
+    world.route()
+    calls = [world.ask((i, 0.0), (i + 0.5, 0.0)) for i in range(3)]
+    world.turn()
+    assert replica.run[0].rows == (2, 2, 2)
+    replica.answer()
+    assert [values(call) for call in calls] == [[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]]
+
+
+def test_an_answer_names_the_version_that_gave_it(world):
+    replica = world.replica()
+    world.route()
+    call = world.send()
+    replica.answer()
+    found = prediction_id.decode(call.prediction, bytes.fromhex(KEY))
+    assert digest("1").removeprefix("sha256:").startswith(found.version)
+    assert found.time == pytest.approx(world.clock.now())
+    assert (call.ref, call.failover) == ("m:1", "")
+
+
+def test_a_cancelled_request_does_not_hang_or_spoil_its_batch(world):
+    replica = world.replica()
+    world.route()
+    first, second, third = (world.ask((float(i), 0.0)) for i in range(3))
+    world.turn()
+    second.cancel()
+    replica.answer()
+    assert values(first) == [0.0]
+    assert values(third) == [2.0]
+    assert second not in world.calls
+
+
+def test_a_request_cancelled_while_it_waits_is_not_run(world):
+    replica = world.replica(max_batch=1)
+    world.route()
+    world.send()
+    waiting = world.send((5.0, 0.0))
+    waiting.cancel()
+    last = world.send((6.0, 0.0))
+    replica.answer()
+    replica.answer()
+    assert values(last) == [6.0]
+    assert waiting not in world.calls
+
+
+def test_a_request_whose_time_is_over_is_told_so_and_not_run(world):
+    world.replica(max_batch=1)
+    world.route()
+    world.send()
+    late = world.send(timeout_s=0.2)
+    world.advance(0.3)
+    assert isinstance(late.error, DeadlineExceeded)
+    assert world.calls == [late]
+    assert world.plane.pool.queues[digest("1")].requests == 0
+
+
+def test_a_dead_replicas_batch_is_answered_by_another(world):
+    dying, living = world.replica(), world.replica()
+    world.route()
+    calls = [world.ask((float(i), 0.0)) for i in range(2)]
+    world.turn()
+    assert dying.run
+    assert living.run
+    dying.die()
+    world.turn()
+    living.answer()
+    living.answer()
+    assert sorted(values(call)[0] for call in calls) == [0.0, 1.0]
+    assert world.plane.counters.get("argosy_replays_total", "m", "replica_gone") == 1
+
+
+def test_a_batch_waits_for_a_replacement_when_no_other_replica_is_there(world):
+    dying = world.replica()
+    world.route()
+    call = world.send((3.0, 0.0))
+    dying.die()
+    world.turn()
+    world.advance(2.0)
+    assert world.calls == []
+    replacement = world.replica()
+    replacement.answer()
+    assert values(call) == [3.0]
+
+
+def test_members_of_a_batch_that_took_a_replica_down_are_tried_one_by_one(world):
+    dying = world.replica()
+    world.route()
+    for i in range(3):
+        world.ask((float(i), 0.0))
+    world.turn()
+    dying.die()
+    other = world.replica()
+    world.turn()
+    assert other.run[0].rows == (1,)
+    other.answer()
+    assert other.run[0].rows == (1,)
+
+
+def test_a_request_that_takes_down_two_replicas_is_not_given_a_third(world):
+    first, second, third = (world.replica() for _ in range(3))
+    world.route()
+    call = world.send()
+    first.die()
+    world.turn()
+    second.die()
+    world.turn()
+    assert isinstance(call.error, Unavailable)
+    assert call.error.code == "replica_gone"
+    assert third.run is None
+
+
+def test_a_silent_replica_is_frozen_and_its_batch_answered_by_another(world):
+    frozen, other = world.replica(), world.replica()
+    world.route()
+    call = world.send((3.0, 0.0))
+    world.advance(2.0, other)
+    assert frozen.inside.state == FROZEN
+    other.answer()
+    assert values(call) == [3.0]
+
+
+def test_a_frozen_replica_that_comes_back_works_again_and_its_late_answer_is_dropped(world):
+    frozen, other = world.replica(), world.replica()
+    world.route()
+    call = world.send((3.0, 0.0))
+    world.advance(2.0, other)
+    other.answer(7.0)
+    frozen.answer(9.0)
+    assert values(call) == [7.0]
+    assert frozen.inside.state == "ready"
+    assert len(world.calls) == 1
+
+
+def test_a_gateway_that_stood_still_itself_blames_nobody(world):
+    replica = world.replica()
+    world.route()
+    call = world.send()
+    world.clock.advance(20.0)
+    world.plane.tick()
+    assert replica.inside.state == "ready"
+    replica.answer()
+    assert call.error is None
+
+
+def test_a_run_that_never_ends_is_given_to_another_replica(world):
+    endless, other = world.replica(), world.replica()
+    world.route()
+    call = world.send((3.0, 0.0))
+    world.advance(11.0, endless, other)
+    other.answer()
+    assert values(call) == [3.0]
+
+
+def test_a_failed_run_is_an_error_of_its_requests_only(world):
+    replica = world.replica()
+    world.route()
+    call = world.send()
+    replica.fail()
+    assert isinstance(call.error, Internal)
+    assert call.error.code == "model_run_failed"
+    after = world.send((4.0, 0.0))
+    replica.answer()
+    assert values(after) == [4.0]
+
+
+def test_a_number_that_is_not_finite_is_an_error_of_that_request_only(world):
+    replica = world.replica()
+    world.route()
+    good, spoiled, also_good = (world.ask((float(i), 0.0)) for i in range(3))
+    world.turn()
+    replica.answer(failures=[wire.Failure(1, "non_finite_output", "NaN")])
+    assert values(good) == [0.0]
+    assert spoiled.error.code == "non_finite_output"
+    assert values(also_good) == [2.0]
+
+
+def test_a_replica_that_fails_while_others_work_is_set_aside(world):
+    bad, good = world.replica(), world.replica()
+    world.route()
+    for _ in range(5):
+        world.ask()
+        world.ask()
+        world.turn()
+        bad.fail()
+        good.answer()
+    assert bad.inside.state == "faulty"
+    call = world.send()
+    good.answer()
+    assert call.error is None
+
+
+def test_a_version_that_fails_everywhere_keeps_its_replicas(world):
+    only = world.replica()
+    world.route()
+    for _ in range(7):
+        world.send()
+        only.fail()
+    assert only.inside.state == "ready"
+
+
+def test_a_full_queue_refuses_at_once():
+    world = World(queue_requests=1)
+    world.replica(max_batch=1)
+    world.route()
+    world.send()
+    world.send()
+    refused = world.send()
+    assert isinstance(refused.error, Unavailable)
+    assert refused.error.code == "queue_full"
+
+
+def test_wrong_inputs_are_refused_before_anything_is_drawn(world):
+    from argosy.serve.wire import Tensor
+
+    world.replica()
+    world.replica("2")
+    world.route(canary="2", share=0.5, rollout="r", window_s=1.0)
+    for _ in range(20):
+        with pytest.raises(InvalidInput):
+            world.plane.infer(world.plane.endpoint("m"), {"x": Tensor("x", "INT8", (1, 2), b"12")}, print)
+    world.clock.advance(2.0)
+    assert world.windows() == []
+
+
+def test_an_unknown_endpoint_lists_the_known_ones(world):
+    world.route()
+    with pytest.raises(NotFound, match="the endpoints are: m"):
+        world.plane.endpoint("other")
+
+
+def test_a_version_that_was_never_ready_is_unavailable(world):
+    world.route()
+    with pytest.raises(Unavailable) as caught:
+        world.ask()
+    assert caught.value.code == "not_ready"
+
+
+def test_the_same_input_to_two_versions_never_shares_an_answer(world):
+    one, two = world.replica("1"), world.replica("2")
+    world.route(canary="2", share=0.5, rollout="r")
+    calls = [world.ask((1.0, 2.0)) for _ in range(40)]
+    world.turn()
+    while one.run or two.run:
+        for replica, value in ((one, 1.0), (two, 2.0)):
+            if replica.run:
+                replica.answer(value)
+    assert {(call.ref, values(call)[0]) for call in calls} == {("m:1", 1.0), ("m:2", 2.0)}
+
+
+def test_a_version_can_be_asked_for_by_number(world):
+    world.replica("1")
+    two = world.replica("2")
+    world.route(backup="2")
+    call = world.send(number="2")
+    two.answer(5.0)
+    assert (call.ref, values(call)) == ("m:2", [5.0])
+    with pytest.raises(NotFound, match="it serves: 1, 2"):
+        world.ask(number="3")
+
+
+# Failover ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trial(world):
+    """A rollout in which every request is drawn for the canary."""
+    stable, canary = world.replica("1"), world.replica("2")
+    world.route(canary="2", share=1.0, rollout="r", window_s=1.0)
+    return world, stable, canary
+
+
+def only_window(world):
+    world.clock.advance(1.0)
+    (window,) = world.windows()
+    return window
+
+
+@pytest.mark.parametrize("how", ["fail", "die", "non_finite"])
+def test_a_canarys_failure_is_charged_to_it_and_answered_by_stable(trial, how):
+    world, stable, canary = trial
+    call = world.send((3.0, 0.0))
+    {"fail": canary.fail, "die": canary.die, "non_finite": lambda: canary.fail_each("non_finite_output")}[how]()
+    world.turn()
+    stable.answer()
+    assert values(call) == [3.0]
+    assert (call.ref, call.failover) == ("m:1", "m:1")
+    window = only_window(world)
+    assert (window.requests_canary, window.failed_canary, window.bad["errors"]) == (1, 1, (1.0, 1.0))
+    assert window.latency_canary == {}
+
+
+def test_a_canary_that_hangs_is_given_half_of_the_time(trial):
+    world, stable, canary = trial
+    call = world.send((3.0, 0.0), timeout_s=2.0)
+    world.advance(1.1, stable, canary)
+    stable.answer()
+    assert values(call) == [3.0]
+    canary.answer(9.0)
+    assert values(call) == [3.0]
+    assert len(world.calls) == 1
+    assert only_window(world).failed_canary == 1
+
+
+def test_a_request_waiting_for_a_busy_canary_goes_to_stable_when_half_of_its_time_is_over(trial):
+    world, stable, canary = trial
+    for _ in range(9):
+        world.send(timeout_s=20.0)
+    waiting = world.send((4.0, 0.0), timeout_s=2.0)
+    world.advance(1.1, stable, canary)
+    stable.answer()
+    assert values(waiting) == [4.0]
+    while canary.run:
+        canary.answer()
+    assert world.calls.count(waiting) == 1
+
+
+def test_stable_is_charged_by_the_same_clock_but_may_use_all_of_the_time(world):
+    stable = world.replica("1")
+    world.replica("2")
+    world.route(canary="2", share=0.0, mirror=0.5, rollout="r", window_s=1.0)
+    call = world.send((3.0, 0.0), timeout_s=2.0)
+    world.advance(1.1, stable)
+    stable.answer()
+    assert values(call) == [3.0]
+    assert sum(window.failed_stable for window in [*world.windows(), only_window(world)][-1:]) == 1
+
+
+def test_the_retry_budget_bounds_second_attempts(trial):
+    world, stable, canary = trial
+    saved = 0
+    for _ in range(400):
+        world.send()
+        canary.fail()
+        world.turn()
+        if stable.run:
+            stable.answer()
+            saved += 1
+    # The burst of 256, and a tenth of the 400.
+    assert 280 <= saved <= 300
+
+
+def test_an_input_both_versions_refuse_is_the_callers_mistake_and_not_counted(trial):
+    world, stable, canary = trial
+    call = world.send()
+    canary.fail_each("input_refused", is_callers=True)
+    world.turn()
+    stable.fail_each("input_refused", is_callers=True)
+    assert isinstance(call.error, InvalidInput)
+    world.clock.advance(1.0)
+    assert world.windows() == []
+
+
+def test_an_input_only_the_canary_refuses_is_charged_to_it(trial):
+    world, stable, canary = trial
+    call = world.send((3.0, 0.0))
+    canary.fail_each("input_refused", is_callers=True)
+    world.turn()
+    stable.answer()
+    assert values(call) == [3.0]
+    assert only_window(world).failed_canary == 1
+
+
+def test_a_batch_that_fails_together_counts_once(trial):
+    world, stable, canary = trial
+    for _ in range(4):
+        world.ask()
+    world.turn()
+    canary.die()
+    while stable.run:
+        stable.answer()
+        world.turn()
+    window = only_window(world)
+    assert (window.failed_canary, window.bad["errors"]) == (4, (1.0, 1.0))
+
+
+def test_requests_waiting_for_a_dead_canary_go_to_stable_uncharged(trial):
+    world, stable, canary = trial
+    calls = [world.send() for _ in range(3)]
+    canary.die()
+    world.turn()
+    while stable.run:
+        stable.answer()
+        world.turn()
+    assert all(call.error is None for call in calls)
+    world.clock.advance(1.0)
+    assert sum(window.failed_canary for window in world.windows()) == 1
+    assert sum(window.requests_canary for window in world.windows()) == 3
+
+
+# Routes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_change_loses_no_request(world):
+    old = world.replica("1", max_batch=1)
+    world.route("1")
+    waiting = [world.send((float(i), 0.0)) for i in range(3)]
+    world.replica("2")
+    world.route("2")
+    world.plane.pool.drain(old.inside)
+    for _ in waiting:
+        old.answer()
+    world.advance(0.1, old)
+    assert [values(call) for call in waiting] == [[0.0], [1.0], [2.0]]
+    assert {call.ref for call in waiting} == {"m:1"}
+    assert old.inside.state == DRAINED
+
+
+def test_the_former_version_answers_until_the_new_one_is_ready(world):
+    old = world.replica("1")
+    world.route("1")
+    world.route("2")
+    call = world.send()
+    old.answer()
+    assert call.ref == "m:1"
+    assert "m:2 has no ready replica; m:1 answers" in world.plane.statuses()[0].note
+    new = world.replica("2")
+    call = world.send()
+    new.answer()
+    assert call.ref == "m:2"
+
+
+def test_the_backup_answers_while_stable_has_no_replica(world):
+    stable, backup = world.replica("1"), world.replica("9")
+    world.route("1", backup="9")
+    first = world.send((3.0, 0.0))
+    stable.die()
+    world.turn()
+    backup.answer()
+    assert (values(first), first.ref, first.failover) == ([3.0], "m:9", "m:9")
+    world.replica("1").inside  # noqa: B018
+    assert world.send().ref == "m:1"
+
+
+def test_a_replica_told_to_stop_finishes_what_it_has_and_is_let_go(world):
+    replica = world.replica()
+    world.route()
+    call = world.send((3.0, 0.0))
+    world.plane.pool.leaving(replica.inside)
+    assert not any(isinstance(frame, wire.Bye) for frame, _ in replica.wire.frames)
+    replica.answer()
+    world.advance(0.1, replica)
+    assert values(call) == [3.0]
+    assert sum(isinstance(frame, wire.Bye) for frame, _ in replica.wire.frames) == 1
+
+
+def test_a_canary_with_other_inputs_gets_nothing(world):
+    from argosy.core.tensors import Signature, TensorSpec
+
+    world.replica("1")
+    other = Signature(inputs=(TensorSpec(name="z", datatype="FP32", shape=(-1, 2)),), outputs=SIGNATURE.outputs)
+    world.replica("2", signature=other)
+    world.route(canary="2", share=1.0, rollout="r")
+    assert world.send().ref == "m:1"
+    assert "takes other inputs" in world.plane.statuses()[0].note
+
+
+def test_setting_the_same_routes_again_changes_nothing(world):
+    world.replica("1")
+    world.replica("2")
+    for _ in range(3):
+        world.route(canary="2", share=0.5, rollout="r", window_s=10.0)
+    world.send()
+    segment = world.plane.endpoints["m"].rollout.segment
+    world.route(canary="2", share=0.5, rollout="r", window_s=10.0)
+    assert world.plane.endpoints["m"].rollout.segment is segment
+
+
+def test_garbage_from_a_replica_costs_no_request(world):
+    liar, other = world.replica(), world.replica()
+    world.route()
+    call = world.send((3.0, 0.0))
+    order, _ = liar.run
+    with pytest.raises(InvalidInput):
+        liar.inside.done(wire.Done(order.batch, 0.0, (wire.Output("y", "FP32", (1, 1)),)), memoryview(b"12"))
+    liar.die()
+    world.turn()
+    other.answer()
+    assert values(call) == [3.0]
+
+
+# Mirroring -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirrored(world):
+    stable, canary = world.replica("1"), world.replica("2")
+    world.route(canary="2", share=0.0, mirror=1.0, rollout="r", window_s=1.0)
+    return world, stable, canary
+
+
+@pytest.mark.parametrize(("other", "bad"), [(3.0, (0.0, 1.0)), (3.001, (0.0, 1.0)), (4.0, (1.0, 1.0))])
+def test_copies_are_compared_and_never_answer_anybody(mirrored, other, bad):
+    world, stable, canary = mirrored
+    call = world.send((3.0, 0.0))
+    canary.answer(other)
+    assert world.calls == []
+    stable.answer()
+    assert values(call) == [3.0]
+    assert only_window(world).bad["agreement"] == bad
+
+
+@pytest.mark.parametrize("late", ["stable", "canary"])
+def test_a_pair_is_counted_whoever_comes_first(mirrored, late):
+    world, stable, canary = mirrored
+    world.send((3.0, 0.0))
+    for replica in (canary, stable) if late == "stable" else (stable, canary):
+        replica.answer()
+    assert only_window(world).bad["agreement"] == (0.0, 1.0)
+
+
+def test_a_copy_that_fails_is_a_mirrored_error_and_no_error(mirrored):
+    world, stable, canary = mirrored
+    call = world.send()
+    canary.fail_each()
+    stable.answer()
+    window = only_window(world)
+    assert call.error is None
+    assert window.bad["mirrored_errors"] == (1.0, 1.0)
+    assert window.bad["errors"] == (0.0, 0.0)
+    assert "agreement" not in window.bad
+
+
+def test_a_copy_that_takes_too_long_counts_as_failed(mirrored):
+    world, stable, canary = mirrored
+    world.send(timeout_s=1.0)
+    stable.answer()
+    world.advance(1.2, stable, canary)
+    world.clock.advance(1.0)
+    assert [w.bad["mirrored_errors"] for w in world.windows() if "mirrored_errors" in w.bad] == [(1.0, 1.0)]
+
+
+def test_a_pair_whose_caller_went_away_says_nothing(mirrored):
+    world, stable, canary = mirrored
+    world.send().cancel()
+    canary.answer()
+    stable.answer()
+    world.clock.advance(1.0)
+    assert world.windows() == []
+
+
+def test_a_failing_caller_of_on_done_does_not_disturb_its_neighbours(world):
+    replica = world.replica()
+    world.route()
+    bad, good = world.ask(), world.ask()
+
+    def explode(_):
+        raise RuntimeError("the transport is broken")
+
+    bad.on_done = explode
+    world.turn()
+    replica.answer()
+    assert world.calls == [good]

@@ -277,6 +277,12 @@ def _modules_that_say(pattern: str) -> Iterator[str]:
             yield ".".join(part for part in parts if part != "__init__")
 
 
+def decisions() -> str:
+    """The pages of `decisions/` by their titles."""
+    found = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+    return "\n".join(f"- [{page.read_text().partition(chr(10))[0].lstrip('# ')}]({page.name})" for page in found)
+
+
 # --- commands -------------------------------------------------------------------------------------------------------
 
 
@@ -368,4 +374,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "http": http,
     "plugins": plugins,
     "commands": commands,
+    "decisions": decisions,
 }

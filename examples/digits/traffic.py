@@ -6,6 +6,7 @@ Counts what callers see. Stops with Ctrl-C, or when its standard input is closed
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import random
@@ -102,10 +103,8 @@ def main() -> None:
     given = parser.parse_args()
     traffic = Traffic(given.url, given.endpoint, given.data, given.rate)
     traffic.start()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         sys.stdin.read()
-    except KeyboardInterrupt:
-        pass
     print(json.dumps(traffic.stop()))
 
 

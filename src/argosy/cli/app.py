@@ -157,6 +157,14 @@ def watch(
 
 
 @app.command()
+def ui(port: Annotated[int, typer.Option(help="Port of the page, 0: any free one.")] = 8710) -> None:
+    """Show the same in the browser, on this machine only."""
+    from argosy.cli.verbs import ui as verb
+
+    verb.ui(port)
+
+
+@app.command()
 def rollback(
     endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
     as_json: AsJson = False,
@@ -269,6 +277,17 @@ def keys_show(as_json: AsJson = False) -> None:
     from argosy.cli.verbs import audit as verb
 
     verb.keys(as_json=as_json)
+
+
+@keys.command("trust")
+def keys_trust(
+    public_key: Annotated[str, typer.Argument(help="As `argosy keys show` prints it on the other machine.")],
+    as_json: AsJson = False,
+) -> None:
+    """Admit another machine's key: what it signs is believed from now on."""
+    from argosy.cli.verbs import audit as verb
+
+    verb.trust(public_key, as_json=as_json)
 
 
 @config.command("show")

@@ -86,7 +86,8 @@ def _rollout(rollout: RolloutView) -> list["RenderableType"]:
         lines.append(
             Text.assemble(
                 f"    {metric.name:<18} bad {metric.bad_new:.4g} of {metric.bad_all:.4g} "
-                f"(tolerated {metric.bad_tolerated:.3g})  against it {metric.evidence:.3g} of {rollout.threshold:.0f}  for it ",
+                f"(tolerated {metric.bad_tolerated:.3g})  against it {metric.evidence:.3g}"
+                f" of {rollout.threshold:.0f}  for it ",
                 ("█" * filled, "green"),
                 ("░" * (12 - filled), "dim"),
                 f" {min(metric.assurance, 999):.2f} of 20",
@@ -129,7 +130,10 @@ class LineView:
 def evidence_line(rollout: RolloutView) -> str:
     """Return the evidence of a rollout in one line."""
     parts = [
-        f"{m.name} {m.bad_new:.3g}/{m.bad_all:.3g} bad, for it {min(m.assurance, 999):.3g} of 20"
-        for m in rollout.metrics
+        f"{rollout.share:.0%} to {rollout.to}; against it {rollout.total:.3g} of {rollout.threshold:.0f}",
+        *(
+            f"{m.name} {m.bad_new:.3g}/{m.bad_all:.3g} bad, for it {min(m.assurance, 999):.3g} of 20"
+            for m in rollout.metrics
+        ),
     ]
-    return f"{rollout.share:.0%} to {rollout.to}; against it {rollout.total:.3g} of {rollout.threshold:.0f}; {'; '.join(parts)}"
+    return "; ".join(parts)

@@ -21,7 +21,7 @@ class Workspace:
     def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
         self.settings = settings or load_settings()
         self.clock = clock or SystemClock()
-        self.randomness = random.Random(secrets.randbits(64))
+        self.randomness = random.Random(secrets.randbits(64))  # noqa: S311 names, not secrets
 
     @cached_property
     def registry(self) -> Registry:

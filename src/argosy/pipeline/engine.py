@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+@dataclass
+class _Run:
+    """One run under way; `records` grows stage by stage."""
+
+    id: str
+    recipe: Recipe
+    base: Path
+    steps: list[Step]
+    report: Reporter
+    records: dict[str, StageRecord]
+
+
 class Engine:
     """Plans and executes recipes. Stages run in processes of their own, started by the launcher."""
 
@@ -98,43 +111,33 @@ class Engine:
         started = self._clock.monotonic()
         log = self._registry.log
         log.refresh()
-        run = f"run-{self._random.getrandbits(48):012x}"
         steps = steps_of(recipe, read_sources(recipe, base), until)
-        records: dict[str, StageRecord] = {}
+        run = _Run(f"run-{self._random.getrandbits(48):012x}", recipe, base, steps, report, {})
         executed: list[str] = []
         for step in steps:
             name = step.stage.name
             record = find_record(log, step.key)
             if record is None:
                 if not executed:
-                    log.append("run.started", run, {"project": recipe.project.name, "base": str(base)})
+                    log.append("run.started", run.id, {"project": recipe.project.name, "base": str(base)})
                 report(Progress(stage=name, message="started"))
-                record = self._execute(step, recipe, base, run, records, steps, report)
+                record = self._execute(run, step)
                 executed.append(name)
                 report(Progress(stage=name, message="finished", values=record.values))
             else:
                 report(Progress(stage=name, message="cached", values=record.values))
-            records[name] = record
+            run.records[name] = record
         if executed:
-            log.append("run.finished", run, {"executed": executed})
+            log.append("run.finished", run.id, {"executed": executed})
         return RunResult(
-            run=run,
+            run=run.id,
             executed=executed,
             cached=[step.stage.name for step in steps if step.stage.name not in executed],
-            records=records,
+            records=run.records,
             seconds=self._clock.monotonic() - started,
         )
 
-    def _execute(
-        self,
-        step: Step,
-        recipe: Recipe,
-        base: Path,
-        run: str,
-        records: dict[str, StageRecord],
-        steps: list[Step],
-        report: Reporter,
-    ) -> StageRecord:
+    def _execute(self, run: _Run, step: Step) -> StageRecord:
         work = self._settings.home / "work" / f"{step.stage.name}-{step.key[7:23]}"
         lock = FileLock(work.with_suffix(".lock"))
         if not lock.acquire():
@@ -144,26 +147,27 @@ class Engine:
             )
         try:
             work.mkdir(parents=True, exist_ok=True)
-            config = {
-                "entry": step.stage.entry,
-                "stage": step.stage.name,
-                "recipe": plain(recipe, Recipe),
-                "base": str(base),
-                "keys": {s.stage.name: s.key for s in steps},
-                "run": run,
-                "work": str(work),
-                "inputs": msgspec.to_builtins({name: records[name] for name in step.inputs}),
-                "settings": msgspec.to_builtins(self._settings, enc_hook=str),
-            }
             started = self._clock.monotonic()
-            self._child(step.stage.name, config, work, report)
+            self._child(step.stage.name, self._task(run, step, work), work, run.report)
             record = msgspec.json.decode((work / "result.json").read_bytes(), type=StageRecord)
-            seconds = self._clock.monotonic() - started
-            finished = self._finish(step, recipe.project.name, run, record, seconds)
+            finished = self._finish(run, step, record, self._clock.monotonic() - started)
             shutil.rmtree(work, ignore_errors=True)
             return finished
         finally:
             lock.release()
+
+    def _task(self, run: _Run, step: Step, work: Path) -> dict[str, Any]:
+        """Return what `pipeline.worker` is told."""
+        return {
+            "entry": step.stage.entry,
+            "recipe": plain(run.recipe, Recipe),
+            "base": str(run.base),
+            "keys": {s.stage.name: s.key for s in run.steps},
+            "run": run.id,
+            "work": str(work),
+            "inputs": msgspec.to_builtins({name: run.records[name] for name in step.inputs}),
+            "settings": msgspec.to_builtins(self._settings, enc_hook=str),
+        }
 
     def _child(self, stage: str, config: dict[str, Any], work: Path, report: Reporter) -> None:
         (work / "events.jsonl").unlink(missing_ok=True)
@@ -202,11 +206,11 @@ class Engine:
                 return now or msgspec.structs.replace(info, alive=False)
             self._clock.sleep(_POLL_S)
 
-    def _finish(self, step: Step, project: str, run: str, record: StageRecord, seconds: float) -> StageRecord:
+    def _finish(self, run: _Run, step: Step, record: StageRecord, seconds: float) -> StageRecord:
         data = {
             "stage": step.stage.name,
-            "project": project,
-            "run": run,
+            "project": run.recipe.project.name,
+            "run": run.id,
             "config": step.config,
             "inputs": step.inputs,
             "seconds": round(seconds, 3),

@@ -5,12 +5,17 @@ import msgspec
 from argosy.cli.output import Output
 from argosy.cli.verbs.models import when
 from argosy.cli.workspace import Workspace
+from argosy.core.clock import SystemClock
+from argosy.registry.registry import open_registry
+from argosy.security.keys import parse_public, public_text
 
 
 def verify(*, as_json: bool) -> None:
     """Check the whole log from its first entry; raises IntegrityError naming the first bad one."""
     output = Output(as_json=as_json)
-    report = Workspace().registry.log.verify()
+    settings, clock = Workspace().settings, SystemClock()
+    # Not through the workspace: it reads the log first, and a damaged one would end there.
+    report = open_registry(settings, clock).log.verify()
     output.line(f"[green]✓[/] {report.entries} entries: chain, order and every signature hold")
     output.line(f"  head {report.head_hash}")
     output.result(msgspec.to_builtins(report))
@@ -30,9 +35,20 @@ def keys(*, as_json: bool) -> None:
     """Show this machine's key and the trusted ones."""
     output = Output(as_json=as_json)
     ring = Workspace().registry.keys
+    public = public_text(ring.public_key)
+    output.line(f"[bold]{public}[/]  this machine signs with it")
     for key in ring.trusted():
-        output.line(f"{key}" + ("  [bold]this machine signs with it[/]" if key == ring.key_id else ""))
-    output.result({"key": ring.key_id, "trusted": ring.trusted()})
+        output.line(f"trusted  {key}" + ("  (its own)" if key == ring.key_id else ""))
+    output.line(f"on another machine with the same store: argosy keys trust {public}")
+    output.result({"key": ring.key_id, "public": public, "trusted": ring.trusted()})
+
+
+def trust(public_key: str, *, as_json: bool) -> None:
+    """Admit another key to the log; the entry that does so is signed with this machine's."""
+    output = Output(as_json=as_json)
+    entry = Workspace().registry.log.trust(parse_public(public_key))
+    output.line(f"[green]✓[/] admitted by entry {entry.seq} of the log: {entry.subject}")
+    output.result({"entry": entry.seq, "key": entry.subject})
 
 
 def config(*, as_json: bool) -> None:

@@ -121,7 +121,7 @@ def limit_cells() -> list[Cell]:
         replace(
             cold, name=f"1 s, block {block:g} s, cold start 3x, tau {tau:g} s", cold=(2.0, tau), warm_up_block_s=block
         )
-        for block, tau in ((10, 1), (10, 5), (10, 20), (60, 20))
+        for block, tau in ((6, 5), (6, 20), (6, 60), (10, 20), (60, 60))
     ]
     return cells
 

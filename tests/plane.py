@@ -111,8 +111,7 @@ class World:
         """Send a request and return its call; `turn` hands it to a replica."""
         array = np.array(rows or [(1.0, 2.0)], "float32")
         tensor = Tensor("x", "FP32", array.shape, array.tobytes())
-        call = self.plane.infer(self.plane.endpoint("m"), {"x": tensor}, self.calls.append, **changes)
-        return call
+        return self.plane.infer(self.plane.endpoint("m"), {"x": tensor}, self.calls.append, **changes)
 
     def turn(self):
         """End a turn of the event loop."""

@@ -18,7 +18,6 @@ from argosy.cluster.launcher import ProcessSpec, stop_all
 from argosy.cluster.local import LocalLauncher
 from argosy.core.clock import SystemClock
 from argosy.core.config import load_settings
-from argosy.core.tensors import Signature
 from argosy.registry.registry import open_registry
 from argosy.registry.versions import Evaluation, Manifest
 from argosy.serve.control import EndpointRoute, GatewayClient, GatewayConfig, ReplicaConfig
@@ -238,7 +237,7 @@ def until(condition, seconds=20.0):
         error = None
         try:
             found = condition()
-        except Exception as caught:
+        except Exception as caught:  # noqa: BLE001 - whatever it is, it may be over in a moment
             found, error = None, caught
         if found:
             return found

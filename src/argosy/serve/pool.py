@@ -260,11 +260,13 @@ class Pool:
         """Find replicas that are silent or never finish. Called every few milliseconds."""
         now = self.clock.monotonic()
         # When this process itself stood still, silence says nothing about the others.
-        stood_still = now - self._last_check > self._config.frozen_s / 2
+        pause = now - self._last_check
+        stood_still = pause > self._config.frozen_s / 2
         self._last_check = now
         for replica in list(self.replicas.values()):
             if stood_still:
                 replica.last_heard = now
+                replica.owed_since += pause
             silent = now - replica.last_heard > self._config.frozen_s
             limit = max(_RUNAWAY_S, _RUNAWAY_FACTOR * replica.hello.run_s)
             runaway = bool(replica.owed) and now - replica.owed_since > limit

@@ -284,7 +284,7 @@ def trial(world):
 
 
 def only_window(world):
-    world.clock.advance(1.0)
+    world.clock.advance(1.01)
     (window,) = world.windows()
     return window
 
@@ -336,7 +336,7 @@ def test_stable_is_charged_by_the_same_clock_but_may_use_all_of_the_time(world):
     world.advance(1.1, stable)
     stable.answer()
     assert values(call) == [3.0]
-    assert sum(window.failed_stable for window in [*world.windows(), only_window(world)][-1:]) == 1
+    assert only_window(world).failed_stable == 1
 
 
 def test_the_retry_budget_bounds_second_attempts(trial):
@@ -360,7 +360,7 @@ def test_an_input_both_versions_refuse_is_the_callers_mistake_and_not_counted(tr
     world.turn()
     stable.fail_each("input_refused", is_callers=True)
     assert isinstance(call.error, InvalidInput)
-    world.clock.advance(1.0)
+    world.clock.advance(1.01)
     assert world.windows() == []
 
 
@@ -396,7 +396,7 @@ def test_requests_waiting_for_a_dead_canary_go_to_stable_uncharged(trial):
         stable.answer()
         world.turn()
     assert all(call.error is None for call in calls)
-    world.clock.advance(1.0)
+    world.clock.advance(1.01)
     assert sum(window.failed_canary for window in world.windows()) == 1
     assert sum(window.requests_canary for window in world.windows()) == 3
 
@@ -441,7 +441,7 @@ def test_the_backup_answers_while_stable_has_no_replica(world):
     world.turn()
     backup.answer()
     assert (values(first), first.ref, first.failover) == ([3.0], "m:9", "m:9")
-    world.replica("1").inside  # noqa: B018
+    world.replica("1")
     assert world.send().ref == "m:1"
 
 
@@ -539,7 +539,7 @@ def test_a_copy_that_takes_too_long_counts_as_failed(mirrored):
     world.send(timeout_s=1.0)
     stable.answer()
     world.advance(1.2, stable, canary)
-    world.clock.advance(1.0)
+    world.clock.advance(1.01)
     assert [w.bad["mirrored_errors"] for w in world.windows() if "mirrored_errors" in w.bad] == [(1.0, 1.0)]
 
 
@@ -548,7 +548,7 @@ def test_a_pair_whose_caller_went_away_says_nothing(mirrored):
     world.send().cancel()
     canary.answer()
     stable.answer()
-    world.clock.advance(1.0)
+    world.clock.advance(1.01)
     assert world.windows() == []
 
 

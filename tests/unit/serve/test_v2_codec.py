@@ -6,7 +6,7 @@ import pytest
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import Signature, TensorSpec
-from argosy.serve import v2
+from argosy.serve import v2, values
 from argosy.serve.requests import check_inputs
 from argosy.serve.wire import Tensor
 
@@ -99,7 +99,9 @@ def test_a_wrong_request_is_refused_with_code_and_path(changes, code, path):
     assert code_of(body(**changes)) == (code, path)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'{"inputs": 1}', b'{"inputs": [{}]}', b"\xff", b"[" * 10_000])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b'{"inputs": 1}', b'{"inputs": [{}]}', b"\xff", b"[" * 10_000]
+)
 def test_what_is_no_request_is_refused(text):
     with pytest.raises(InvalidInput):
         v2.decode_request(text, None)
@@ -172,3 +174,9 @@ def test_an_output_of_bytes_that_are_no_text_asks_for_binary():
     with pytest.raises(InvalidInput) as caught:
         v2.encode_response(request, "m", "1", [Tensor("y", "BYTES", (1,), b"\x01\0\0\0\xff")], "p")
     assert caught.value.code == "not_text"
+
+
+def test_a_flat_list_nests_like_its_shape():
+    flat = list(range(24))
+    assert values.nest(flat, [2, 3, 4]) == np.arange(24).reshape(2, 3, 4).tolist()
+    assert values.nest(flat[:1], []) == 0

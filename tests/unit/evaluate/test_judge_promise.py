@@ -18,6 +18,8 @@ rollouts = importlib.import_module("rollouts")
 simulation = importlib.import_module("rollout_simulation")
 sys.path.pop(0)
 
+pytestmark = pytest.mark.capability("R2")
+
 REPEATS = 400
 
 

@@ -1,6 +1,5 @@
 """Real rank processes: they equal one process, and survive kill -9 of a rank and of the whole job."""
 
-import json
 import os
 import random
 import signal
@@ -23,7 +22,7 @@ from ranks import save_table
 
 MODEL = ModelConfig(family="mlp", options={"hidden": [16, 8], "batch_norm": True, "dropout": 0.1})
 # 84 samples are 6 steps per epoch, the last one of 4 samples. Long enough to be killed in the midst of it.
-TRAIN = TrainConfig(workers=2, epochs=150, batch_size=16, dtype="float64", schedule="cosine", checkpoint_s=0.05)
+TRAIN = TrainConfig(workers=2, epochs=60, batch_size=16, dtype="float64", schedule="cosine", checkpoint_s=0.05)
 SECONDS = 60.0
 
 
@@ -194,27 +193,10 @@ def build(outputs):
 
 def test_an_error_in_the_users_model_during_training_shows_its_line_and_is_not_tried_again(place):
     (place / "broken.py").write_text(BROKEN)
-    with pytest.raises(InvalidInput, match="broken.py, line 12 ") as caught:
-        train(place, "broken", model=ModelConfig(build="broken:build"))
+    settings = msgspec.structs.replace(TRAIN, workers=1)
+    with pytest.raises(InvalidInput, match=r"broken\.py, line 12 ") as caught:
+        train(place, "broken", model=ModelConfig(build="broken:build"), settings=settings)
     assert "AttributeError" in str(caught.value)
     assert "no_such_thing" in str(caught.value)
     assert living_ranks(place / "broken") == []
-    assert len(list((place / "broken" / "processes").iterdir())) == 2
-
-
-def test_more_workers_than_samples_are_refused(place):
-    settings = msgspec.structs.replace(TRAIN, workers=3, epochs=1)
-    folder = place / "tiny"
-    rows = "\n".join(f"{number},{'ab'[number % 2]}" for number in range(8))
-    folder.mkdir()
-    (folder / "t.csv").write_text(f"x,label\n{rows}\n")
-    from argosy.data.config import DataConfig
-    from argosy.data.dataset import build_dataset
-
-    dataset = build_dataset(DataConfig(train="t.csv", validation=0.0, test_share=0.5), folder)
-    dataset.save(folder / "dataset")
-    settings = msgspec.structs.replace(settings, workers=len(dataset.splits["train"]) + 1)
-    with pytest.raises(InvalidInput, match=r"workers = \d is more than the \d samples of the training part"):
-        run_training(folder / "dataset", ModelConfig(), settings, folder, folder / "work")
-    assert not (folder / "work" / "outcome.json").exists()
-    assert json.loads((folder / "dataset" / "dataset.json").read_text())
+    assert len(list((place / "broken" / "processes").iterdir())) == 1

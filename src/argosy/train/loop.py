@@ -118,7 +118,7 @@ class Training:
         position, strategy, flat = self.position, self.strategy, self._flat
         seed_step(self.config.seed, position.step, strategy.rank)
         strategy.begin(len(rows))
-        flat.gradients.zero_()
+        flat.exchanged.zero_()
         # A rank without samples runs one all the same, for its exchanges, and counts it as nothing.
         used = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
         losses = self._loss(self.model(self.samples.x[used]), used)
@@ -130,8 +130,9 @@ class Training:
                 code="no_gradient",
             )
         loss_sum.backward()  # type: ignore[no-untyped-call]
-        loss, count = strategy.total(float(loss_sum.detach()), len(rows))
-        strategy.reduce(flat.gradients)
+        flat.totals[0], flat.totals[1] = loss_sum.detach(), len(rows)
+        strategy.reduce(flat.exchanged)
+        loss, count = flat.totals.tolist()
         flat.gradients.div_(count)
         self._check_finite(loss)
         rate = rate_at(self.config, position.step, self._steps)

@@ -63,7 +63,7 @@ def _build_users(config: ModelConfig, base: Path, input_shape: tuple[int, ...], 
     function = getattr(module, function_name, None)
     if not callable(function):
         found = sorted(
-            n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module_name
+            n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
         )
         raise NotFound(
             f"'{module_name}.py' has no function '{function_name}'; it has: {', '.join(found) or 'none'}",

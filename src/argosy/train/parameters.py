@@ -16,7 +16,8 @@ _ALIGN = 16
 class FlatParameters:
     """While it is open, the trainable parameters of `model` are views of `values`, their gradients of `gradients`.
 
-    Closing gives every parameter memory of its own again and drops the gradients. Gaps between parameters hold 0.
+    `exchanged` is the gradients with two more numbers, `totals`, which travel along. Closing gives every parameter
+    memory of its own again and drops the gradients. Gaps between parameters hold 0.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -27,7 +28,8 @@ class FlatParameters:
             offsets.append(size)
             size += -(-parameter.numel() // _ALIGN) * _ALIGN
         self.values = torch.zeros(size, dtype=named[0][1].dtype)
-        self.gradients = torch.zeros_like(self.values)
+        self.exchanged = torch.zeros(size + 2, dtype=self.values.dtype)
+        self.gradients, self.totals = self.exchanged[:size], self.exchanged[size:]
         for (_, parameter), offset in zip(named, offsets, strict=True):
             part = slice(offset, offset + parameter.numel())
             view = self.values[part].view(parameter.shape)

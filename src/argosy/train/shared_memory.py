@@ -278,12 +278,12 @@ class SharedMemoryTransport:
 
 
 def _operation(values: Numbers, kind: int) -> int:
-    return (values.nbytes * 4 + DATATYPES.index(values.dtype.name)) * 1024 + kind
+    return (values.nbytes * 4 + DATATYPES.index(values.dtype)) * 1024 + kind
 
 
 def _described(operation: int) -> str:
     payload, kind = divmod(operation, 1024)
     size_bytes, datatype = divmod(payload, 4)
     name = DATATYPES[datatype]
-    size = size_bytes // np.dtype(name).itemsize
+    size = size_bytes // name.itemsize
     return f"sums {size} {name}" if kind == _SUM else f"takes {size} {name} from rank {kind - 1}"

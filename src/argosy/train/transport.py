@@ -11,7 +11,7 @@ from argosy.core.errors import InvalidInput, Unavailable
 Numbers = NDArray[Any]
 """A contiguous array of float32, float64 or int64."""
 
-DATATYPES = ("float32", "float64", "int64")
+DATATYPES = (np.dtype("float32"), np.dtype("float64"), np.dtype("int64"))
 
 
 class Transport(Protocol):
@@ -47,9 +47,9 @@ class Transport(Protocol):
 
 def check_numbers(values: Numbers) -> None:
     """Raise InvalidInput for an array that a transport does not take."""
-    if values.dtype.name not in DATATYPES or not values.flags.c_contiguous:
+    if values.dtype not in DATATYPES or not values.flags.c_contiguous:
         raise InvalidInput(
-            f"ranks exchange contiguous arrays of {', '.join(DATATYPES)}, not {values.dtype.name} "
+            f"ranks exchange contiguous arrays of {', '.join(map(str, DATATYPES))}, not {values.dtype.name} "
             f"with strides {values.strides}"
         )
 

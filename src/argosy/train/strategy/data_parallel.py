@@ -25,14 +25,21 @@ class DataParallel:
         self.rank = transport.rank
         self.world_size = transport.world_size
         self._transport = transport
-        self._buffers: dict[str, tuple[Tensor, int]] = {}
+        self._own_buffers: list[tuple[nn.Module, str]] = []
+        self._seen: list[tuple[Tensor, int]] = []
 
     @contextlib.contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         """Give all ranks the state of rank 0 and let batch norm see the samples of all ranks."""
         for tensor in [*model.parameters(), *model.buffers()]:
             self._broadcast(tensor.detach())
-        self._buffers = self._own_buffers(model)
+        self._own_buffers = [
+            (module, name)
+            for module in model.modules()
+            if not isinstance(module, _BatchNorm)
+            for name, _ in module.named_buffers(recurse=False)
+        ]
+        self._seen = self._look()
         with shared_statistics(model, self):
             yield
 
@@ -50,12 +57,11 @@ class DataParallel:
         Batch norm's are equal already. Without this, ranks would drift apart, and a checkpoint, which rank 0 writes,
         would not say what the others hold.
         """
-        now = self._own_buffers(model)
-        for name, (buffer, version) in now.items():
-            before = self._buffers.get(name)
-            if before is None or before[0] is not buffer or before[1] != version:
+        del model
+        for (buffer, version), (before, version_before) in zip(self._look(), self._seen, strict=True):
+            if buffer is not before or version != version_before:
                 self._broadcast(buffer)
-        self._buffers = self._own_buffers(model)
+        self._seen = self._look()
 
     def total(self, *values: float) -> list[float]:
         """Return the sum of each value over all ranks."""
@@ -63,11 +69,11 @@ class DataParallel:
         self._transport.all_reduce(numbers)
         return [float(number) for number in numbers]
 
-    def _own_buffers(self, model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+    def _look(self) -> list[tuple[Tensor, int]]:
         """Return the buffers that are not batch norm's, with the counter that torch raises at every change."""
-        shared = {id(b) for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)}
-        # `_version` is what torch's own checks of in-place changes go by; there is no public name for it.
-        return {name: (b, b._version) for name, b in model.named_buffers() if id(b) not in shared}  # noqa: SLF001
+        found = [module.get_buffer(name) for module, name in self._own_buffers]
+        # torch's own checks of in-place changes go by `_version`; there is no public name for it.
+        return [(buffer, buffer._version) for buffer in found]  # noqa: SLF001
 
     def _broadcast(self, tensor: Tensor) -> None:
         wide = torch.float64 if tensor.is_floating_point() else torch.int64

@@ -26,7 +26,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """After this, no new candidate is begun."""
 
     def __str__(self) -> str:
-        parts = [f"at most {self.max_drop * 100:g} points lost"]
+        points = f"{self.max_drop * 100:g}"
+        parts = [f"at most {points} point{'' if points == '1' else 's'} lost"]
         if math.isfinite(self.size_bytes):
             parts.append(f"at most {format_size(self.size_bytes)}")
         if math.isfinite(self.latency_p95_s):

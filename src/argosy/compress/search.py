@@ -17,7 +17,7 @@ from argosy.compress.measure import compare
 from argosy.compress.passes import PASSES, Bench, Hopeless, Made, Model, Pass
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
-from argosy.compress.select import is_sure, select
+from argosy.compress.select import preference, select
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.digest import canonical, digest_of, sha256, sha256_file
 from argosy.core.errors import ArgosyError
@@ -36,9 +36,10 @@ _BEST_SHRINK = 4.0
 # The same for time: int8 has run at most 4x faster on the networks we measured. One more doubling for safety.
 _BEST_SPEEDUP = 8.0
 _QUICK_S = 0.3
-_FINAL_S = 1.2
+_FINAL_S = 1.0
+_FINALISTS = 4
 # So many steps bring a network with half its channels back; more than a few hundred gain little per second.
-_STEPS = 400
+_STEPS = 250
 _MAX_EPOCHS = 30
 
 
@@ -133,7 +134,8 @@ class _Search:
     def finish(self) -> CompressResult:
         """Measure again, longer, what could be chosen, and choose."""
         measured = [c for c in self.candidates if c.status == "measured"]
-        again = [c for c in measured if c.quality is not None and c.quality.drop <= self.budget.max_drop] or measured
+        # What is far from being chosen keeps the short measurement it has.
+        again = sorted(measured, key=self._rank)[:_FINALISTS]
         final: dict[str, Candidate] = {}
         own: list[list[Any]] = []
         for number, candidate in enumerate(again):
@@ -157,7 +159,9 @@ class _Search:
             final[candidate.name] = msgspec.structs.replace(candidate, timings=its)
         candidates = [final.get(c.name, c) for c in self.candidates]
         original = self._original(own)
-        selection = select(original, candidates, self.budget)
+        selection = select(original, list(final.values()), self.budget)
+        if selection.chosen is None:
+            selection = select(original, candidates, self.budget)
         return CompressResult(
             budget=str(self.budget),
             max_drop=self.budget.max_drop,
@@ -170,6 +174,11 @@ class _Search:
             hint=selection.hint,
             out_of_time=self.out_of_time,
         )
+
+    def _rank(self, candidate: Candidate) -> tuple[Any, ...]:
+        # A p95 from a short measurement may be off by half; what misses by more is out.
+        near = msgspec.structs.replace(self.budget, latency_p95_s=1.5 * self.budget.latency_p95_s)
+        return bool(set(candidate.misses(near)) - {"not slower"}), preference(candidate, self.budget)
 
     def _original(self, sessions: list[list[Any]]) -> Candidate:
         if not sessions:
@@ -276,8 +285,7 @@ class _Search:
 
     def _tell(self, candidate: Candidate) -> None:
         fitting = [c for c in self.candidates if c.status == "measured" and not c.misses(self.budget)]
-        sure = [c for c in fitting if is_sure(c, self.budget)]
-        best = min(sure or fitting, key=lambda c: c.cost, default=None)
+        best = min(fitting, key=lambda c: preference(c, self.budget), default=None)
         self.report(
             Progress(
                 stage="compress",

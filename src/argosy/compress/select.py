@@ -1,9 +1,10 @@
 """Which candidate is taken, and what is said when none can be.
 
 The rule: of the measured candidates that keep size, p95 and drop on the validation part and are not slower than the
-original at any measured batch size, those are preferred whose drop is below the bound with 80 % confidence and also
-on samples seen in training. Among them the smallest product of latency and size, relative to the original, wins.
-When the validation part is too small to make any sure, the one with the lowest upper bound of the drop wins.
+original at any measured batch size, the smallest product of latency and size, relative to the original, wins. But
+first come those whose drop is within the bound with 80 % confidence, and also on samples seen in training; and first
+among them those that give the original's answer on all but so many items as the drop allows, since then no accuracy
+can move by more. When the validation part is too small to make any sure, the lowest upper bound of the drop wins.
 """
 
 import math
@@ -35,13 +36,21 @@ def select(original: Candidate, candidates: Sequence[Candidate], budget: Budget)
     measured = [c for c in candidates if c.status == "measured" and c.quality is not None]
     fitting = [c for c in measured if not c.misses(budget) and (c.latency_ratio < 1 or c.size_ratio < 1)]
     if fitting:
-        sure = [c for c in fitting if is_sure(c, budget)]
-        chosen = min(sure, key=lambda c: c.cost) if sure else min(fitting, key=lambda c: (_drop_high(c), c.cost))
+        chosen = min(fitting, key=lambda c: preference(c, budget))
+        sure = is_sure(chosen, budget)
         doubt = "" if sure else "; the validation part is too small to be sure of the drop"
-        return Selection(chosen=chosen, nearest=None, is_sure=bool(sure), says=f"{chosen.says()}{doubt}", hint="")
+        return Selection(chosen=chosen, nearest=None, is_sure=sure, says=f"{chosen.says()}{doubt}", hint="")
     nearest = min(measured, key=lambda c: _distance(c, budget), default=None)
     says, hint = _out_of_reach(original, nearest, candidates, budget)
     return Selection(chosen=None, nearest=nearest, is_sure=False, says=says, hint=hint)
+
+
+def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float, float]:
+    """Return a key that sorts candidates within the budget, best first."""
+    assert candidate.quality is not None
+    sure = is_sure(candidate, budget)
+    faithful = candidate.quality.agreement >= 1.0 - budget.max_drop - _EPSILON
+    return not sure, not (sure and faithful), 0.0 if sure else _drop_high(candidate), candidate.cost
 
 
 def is_sure(candidate: Candidate, budget: Budget) -> bool:

@@ -56,10 +56,13 @@ class OnnxRunner:
         content = read_model_file(data) if isinstance(data, Path) else data
         check_onnx(content)
         session = _open_session(content, threads)
-        signature = Signature(
-            inputs=tuple(_spec(arg, "input") for arg in session.get_inputs()),
-            outputs=tuple(_spec(arg, "output") for arg in session.get_outputs()),
-        )
+        try:
+            signature = Signature(
+                inputs=tuple(_spec(arg, "input") for arg in session.get_inputs()),
+                outputs=tuple(_spec(arg, "output") for arg in session.get_outputs()),
+            )
+        except UnicodeDecodeError as error:
+            raise InvalidInput("the model is damaged: a name in it is not UTF-8 text") from error
         if not signature.outputs:
             raise InvalidInput("the model has no outputs, so it can't answer anything")
         return cls(session, signature)

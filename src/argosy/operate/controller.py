@@ -23,8 +23,9 @@ from argosy.operate.replicas import MakeConfig, Replicas
 from argosy.operate.rollout import Decision, Facts, State, step
 from argosy.serve.control import Window
 
-IDLE_S = 1.0
-"""Time between two looks at processes when nothing is under way."""
+IDLE_S = 0.3
+"""Time between two looks at processes when nothing is under way: a dead replica is seen so soon. Measured: 0.6 % of a
+core with one endpoint."""
 BUSY_S = 0.1
 POLL_S = 0.25
 """Time between two looks at the log: a return by hand must act within a second, and a look costs one stat."""

@@ -68,7 +68,9 @@ def version_key(digest: str) -> str:
 
 def replica_name(target: Target, nonce: str) -> str:
     """Return a process's name that people can read and `key_of` can take apart."""
-    readable = "".join(c if c.isalnum() or c in "._" else "-" for c in target.ref).strip("-.") or "version"
+    readable = (
+        "".join(c if (c.isascii() and c.isalnum()) or c in "._" else "-" for c in target.ref).strip("-.") or "version"
+    )
     return f"{ROLE}-{readable[:60].replace('..', '--')}-{version_key(target.digest)}-{nonce}"
 
 

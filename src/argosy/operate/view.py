@@ -322,10 +322,12 @@ def _last_error(digest: str, scene: _Scene) -> str:
     ended = [
         i for i in scene.processes if i.role == "replica" and not i.alive and key_of(i.name) == version_key(digest)
     ]
-    last = max(ended, key=lambda info: info.started, default=None)
-    if last is None:
+    ended.sort(key=lambda info: (info.started, info.name))
+    if not ended:
         return ""
-    return _error(last, scene.error_of) or f"its replica ended with exit code {last.exit_code}"
+    # Of those that started last, one may have said why it ended, and another just been killed.
+    said = [error for error in (_error(info, scene.error_of) for info in ended[-3:]) if error]
+    return said[-1] if said else f"its replica ended with exit code {ended[-1].exit_code}"
 
 
 def _rollout(rollout: Rollout, scene: _Scene, share: float) -> RolloutView:

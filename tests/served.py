@@ -201,7 +201,7 @@ class Served:
             found = {key.lower(): value for key, value in answer.getheaders()}
             raw = answer.read()
         is_json = found.get("content-type", "").startswith("application/json")
-        return answer.status, found, json.loads(raw) if is_json else raw
+        return answer.status, found, json.loads(raw) if is_json and raw else raw
 
     def infer(self, rows, name="m", headers=None, path=None, timeout=10.0):
         """Send FP32 rows as input x."""

@@ -121,6 +121,8 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._chunks = 0
+        self._unparsed = 0
+        """Bytes of a body still to come that the parser must not see."""
         self._is_reading = True
         self._stalled_since = 0.0
         """When the client stopped taking our bytes; 0 while it takes them."""
@@ -161,9 +163,7 @@ class Connection(asyncio.Protocol):
             # Counted per read: a header that never ends is cut off even though the parser keeps asking for more.
             self._read_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._stop(InvalidInput("this server does not change protocols", code="upgrade_refused"))
+            self._feed(data)
         except httptools.HttpParserCallbackError:
             # A callback below failed: ours, not the client's.
             self._stop(Internal("the request could not be processed"))
@@ -173,6 +173,38 @@ class Connection(asyncio.Protocol):
             self._error = _head_too_large()
         if self._error is not None:
             self._stop(self._error)
+
+    def _feed(self, data: bytes) -> None:
+        while data and self._error is None:
+            if self._unparsed:
+                piece, data = data[: self._unparsed], data[self._unparsed :]
+                self._unparsed -= len(piece)
+                self.on_body(piece)
+                if not self._unparsed:
+                    self.on_message_complete()
+                continue
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._decline_upgrade()
+            else:
+                return
+
+    def _decline_upgrade(self) -> None:
+        """Go on with HTTP/1.1 where a client offered something else, as Java's does with every request.
+
+        The parser takes what follows the head for the other protocol, so the body is read here; a fresh one goes on.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        if self._error is not None:
+            return
+        if b"transfer-encoding" in self._request.headers:
+            self._error = InvalidInput("a body in chunks can't come with an offer to upgrade", code="bad_http")
+            return
+        self._unparsed = int(self._request.headers.get(b"content-length", b"0"))
+        if not self._unparsed:
+            self.on_message_complete()
 
     def pause_writing(self) -> None:
         """Note that the client does not take what it is sent; take no more requests from it."""
@@ -248,7 +280,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Hand a complete request over."""
-        if self._error is not None:
+        if self._error is not None or self._parser.should_upgrade():
             return
         request = self._request
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)

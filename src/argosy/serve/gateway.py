@@ -10,7 +10,7 @@ import random
 import signal
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -248,13 +248,13 @@ class _Refusal(asyncio.Protocol):
     """Tells one client too many to come again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
+        client = cast("asyncio.WriteTransport", transport)
         body = b'{"error":"too many connections are open","code":"too_many_connections"}'
-        transport.write(
+        client.write(
             b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
         )
-        transport.close()
+        client.close()
 
 
 async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket) -> None:

@@ -21,7 +21,7 @@ DATATYPES: dict[str, tuple[str, int]] = {
 DATATYPE_OF_NUMPY = {numpy_name: name for name, (numpy_name, _) in DATATYPES.items()}
 
 
-class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, cache_hash=True):
     """One named tensor. `shape` has -1 where the size is free; the first dimension is the batch when it is -1.
 
     `columns` names the positions of the last dimension, for tables; plain JSON predictions may use these names.
@@ -38,7 +38,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.shape) and self.shape[0] == -1
 
 
-class Signature(msgspec.Struct, frozen=True, kw_only=True):
+class Signature(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """The inputs and outputs of a model as callers see them."""
 
     inputs: tuple[TensorSpec, ...]

@@ -183,7 +183,7 @@ class VersionQueue:
                 continue
             if works and not self._fits(work, works[0], rows, max_rows):
                 passed.append(work)
-                if rows >= max_rows or works[0].is_alone or not self.signature.is_batched:
+                if rows >= max_rows or works[0].is_alone or works[0].inputs.key is None:
                     break
                 continue
             works.append(work)
@@ -192,10 +192,11 @@ class VersionQueue:
         self._waiting.extendleft(reversed(passed))
         return works
 
-    def _fits(self, work: Work, first: Work, rows: int, max_rows: int) -> bool:
+    @staticmethod
+    def _fits(work: Work, first: Work, rows: int, max_rows: int) -> bool:
         return (
             rows + work.inputs.rows <= max_rows
             and not (work.is_alone or first.is_alone)
-            and self.signature.is_batched
+            and first.inputs.key is not None
             and work.inputs.key == first.inputs.key
         )

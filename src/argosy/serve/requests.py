@@ -1,7 +1,9 @@
 """What a request for an inference is once its transport is forgotten, and whether it fits a version's signature."""
 
+import functools
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,18 +14,35 @@ from argosy.serve.wire import Tensor
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """Checked inputs, in the order of the signature. Requests with equal `key` can share a batch."""
+    """Checked inputs, in the order of the signature."""
 
     tensors: tuple[Tensor, ...]
     rows: int
     """Size of the batch dimension; 1 for a version that can't be batched."""
-    key: tuple[tuple[int, ...], ...]
-    """Shapes without the batch dimension, where the signature leaves them free."""
+    key: tuple[tuple[int, ...], ...] | None
+    """Requests with equal keys can share a batch: the shapes without the batch dimension, where the signature leaves
+    them free. None for a version that can't be batched."""
     size_bytes: int
+
+
+class _Form(NamedTuple):
+    """What checking needs of a signature, worked out once and not per request."""
+
+    is_batched: bool
+    names: tuple[str, ...]
+    free: tuple[int, ...]
+    """Positions of inputs with free dimensions beside the batch."""
+
+
+@functools.lru_cache(maxsize=256)
+def _form(signature: Signature) -> _Form:
+    free = tuple(i for i, spec in enumerate(signature.inputs) if -1 in spec.shape[1:])
+    return _Form(signature.is_batched, tuple(spec.name for spec in signature.inputs), free)
 
 
 def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
     """Return the inputs in order; InvalidInput names the input, what the version takes and what was found."""
+    form = _form(signature)
     tensors = []
     size = 0
     for spec in signature.inputs:
@@ -35,17 +54,27 @@ def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
                 code="missing_input",
                 input=spec.name,
             )
-        _check_tensor(tensor, spec.datatype, spec.shape)
+        # The usual case, a free first dimension and everything else as it must be, without a function per dimension.
+        shape = spec.shape
+        if (
+            tensor.datatype != spec.datatype
+            or not shape
+            or shape[0] != -1
+            or tensor.shape[1:] != shape[1:]
+            or 0 in tensor.shape
+            or not tensor.shape
+        ):
+            _check_tensor(tensor, spec.datatype, shape)
         size += len(tensor.data)
         tensors.append(tensor)
     if len(given) != len(tensors):
-        known = [spec.name for spec in signature.inputs]
+        known = list(form.names)
         extra = next(name for name in given if name not in known)
         raise InvalidInput(
             f"there is no input '{extra[:100]}'; the inputs are: {', '.join(known)}", code="unknown_input", known=known
         )
-    if not signature.is_batched:
-        return Inputs(tuple(tensors), 1, (), size)
+    if not form.is_batched:
+        return Inputs(tuple(tensors), 1, None, size)
     rows = tensors[0].shape[0] if tensors else 1
     for tensor in tensors:
         if tensor.shape[0] != rows:
@@ -54,8 +83,7 @@ def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
                 code="wrong_shape",
                 input=tensor.name,
             )
-    key = tuple(t.shape[1:] for t, spec in zip(tensors, signature.inputs, strict=True) if -1 in spec.shape[1:])
-    return Inputs(tuple(tensors), rows, key, size)
+    return Inputs(tuple(tensors), rows, tuple([tensors[i].shape[1:] for i in form.free]), size)
 
 
 def _check_tensor(tensor: Tensor, datatype: str, shape: tuple[int, ...]) -> None:

@@ -85,11 +85,8 @@ def test_only_equal_shapes_share_a_run_and_the_others_keep_their_place():
 
 
 def test_a_version_that_cannot_be_batched_gets_one_request_at_a_time():
-    from argosy.core.tensors import Signature, TensorSpec
-
-    fixed = Signature(inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 2)),), outputs=())
-    q, hand = VersionQueue("d", fixed, max_requests=10, max_bytes=1000), Hand()
-    fill(q, Note("a"), Note("b"))
+    q, hand = queue(), Hand()
+    fill(q, Note("a", key=None), Note("b", key=None))
     dispatch(q, hand)
     dispatch(q, hand)
     assert names(hand) == [["a"], ["b"]]

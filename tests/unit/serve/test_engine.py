@@ -133,7 +133,7 @@ def measured(cost, signature=SIGNATURE):
         (lambda n: n * 1e-3, 1),  # rows cost the same alone
         (lambda n: 1e-4 + n * 1e-4, 16),  # worth it until a row costs 6 % more than the limit
         (lambda n: 0.06 + n * 0.001, 1),  # two runs use up the time
-        (lambda n: 1.0, 1),  # noqa: ARG005 - so slow that nothing is tried
+        (lambda n: 1.0, 1),  # so slow that nothing is tried
     ],
 )
 def test_a_batch_is_as_large_as_it_brings_a_gain(cost, batch):

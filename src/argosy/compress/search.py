@@ -207,13 +207,14 @@ class _Search:
             remake = _remake(step, model, settings, self.bench) if known.changed.get("module") else None
             found = Model(path=known.path, module=remake, recipe=recipe)
             return (found if known.status == "measured" else None), known
-        self.report(Progress(stage="compress", message=f"trying {label(recipe)}", done=len(self.candidates)))
+        self.report(Progress(stage="compress", message=f"trying {self._label(recipe)}", done=len(self.candidates)))
         begun = self.clock.monotonic()
         try:
             made = step.apply(model, settings, self.bench)
             candidate = self._judge(recipe, made, f"{key}.onnx")
         except Hopeless as news:
-            candidate = self._unfinished(recipe, "stopped", str(news))
+            # Not written down: with another budget there may be hope, and finding out was cheap.
+            return None, self._unfinished(recipe, "stopped", str(news))
         except ArgosyError as error:
             candidate = self._unfinished(recipe, "failed", error.message)
         except Exception as error:  # noqa: BLE001 - libraries fail in many ways on users' models; the others may do
@@ -234,7 +235,7 @@ class _Search:
         _, timings = compare(self.runner, runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock)
         write_atomic(self.work / file, made.onnx)
         return Candidate(
-            name=label(recipe),
+            name=self._label(recipe),
             recipe=list(recipe),
             status="measured",
             file=file,
@@ -249,7 +250,7 @@ class _Search:
         )
 
     def _unfinished(self, recipe: tuple[tuple[str, dict[str, Any]], ...], status: Any, reason: str) -> Candidate:
-        return Candidate(name=label(recipe), recipe=list(recipe), status=status, reason=reason)
+        return Candidate(name=self._label(recipe), recipe=list(recipe), status=status, reason=reason)
 
     def _recall(self, key: str) -> Candidate | None:
         try:
@@ -283,6 +284,10 @@ class _Search:
         quality = candidate.quality
         return quality is not None and quality.drop <= self.budget.max_drop + 2.0 / quality.items
 
+    def _label(self, recipe: tuple[tuple[str, dict[str, Any]], ...]) -> str:
+        steps = {name: step for step, name in self.passes}
+        return " + ".join(steps[name].label(settings) for name, settings in recipe)
+
     def _tell(self, candidate: Candidate) -> None:
         fitting = [c for c in self.candidates if c.status == "measured" and not c.misses(self.budget)]
         best = min(fitting, key=lambda c: preference(c, self.budget), default=None)
@@ -295,20 +300,6 @@ class _Search:
                 values={"best": best.says() if best is not None else "none within the budget yet"},
             )
         )
-
-
-def label(recipe: tuple[tuple[str, dict[str, Any]], ...]) -> str:
-    """Return a recipe as people read it, such as `slim 50%, int8 u8s8 per channel`."""
-    return " + ".join(_label(name, settings) for name, settings in recipe) or "original"
-
-
-def _label(name: str, settings: dict[str, Any]) -> str:
-    if name == "slim":
-        return f"slim {settings['ratio']:.3g}"
-    if name == "quantize":
-        words = [f"int8 {settings['operands']}", "per channel" if settings["per_channel"] else "per tensor"]
-        return " ".join(words + ["reduced range"] * bool(settings["reduce_range"]))
-    return " ".join([name, *(f"{key}={value}" for key, value in sorted(settings.items()))])
 
 
 def _keeping(module: "nn.Module | None") -> "Callable[[], nn.Module] | None":

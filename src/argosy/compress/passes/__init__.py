@@ -77,6 +77,10 @@ class Pass(Protocol):
     cost: int
     """Passes are tried in this order: 0 for seconds, 1 for a training."""
 
+    def label(self, settings: Settings) -> str:
+        """Return the pass with these settings in a few words, such as `slim 0.5`."""
+        ...
+
     def accepts(self, model: Model) -> bool:
         """Return whether the pass can work on this model at all."""
         ...

@@ -28,6 +28,11 @@ class Quantize:
 
     cost = 0
 
+    def label(self, settings: Settings) -> str:
+        """Return the datatypes and what the scales stand for."""
+        words = ["int8", settings["operands"], "per channel" if settings["per_channel"] else "per tensor"]
+        return " ".join(words + ["reduced range"] * bool(settings["reduce_range"]))
+
     def accepts(self, model: Model) -> bool:
         """Take any float ONNX graph."""
         return "quantize" not in model.passes

@@ -44,6 +44,10 @@ class Slim:
 
     cost = 1
 
+    def label(self, settings: Settings) -> str:
+        """Return the share of the channels that go."""
+        return f"slim {settings['ratio']:.3g}"
+
     def accepts(self, model: Model) -> bool:
         """Take anything that still is a PyTorch module with one input."""
         return model.module is not None and "slim" not in model.passes
@@ -84,7 +88,7 @@ class Slim:
             )
         output = _output_name(model)
         bench.check_draft(onnx_bytes(student, example, input_name=input_name, output=output, is_draft=True))
-        fine_tune(student, teacher, bench, label=f"slim {settings['ratio']:.0%}")
+        fine_tune(student, teacher, bench, label=self.label(settings))
         return Made(
             onnx=onnx_bytes(student, example, input_name=input_name, output=output),
             module=student,

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from argosy.compress.quality import Samples, answers
+from argosy.core.errors import InvalidInput
+from argosy.formats.onnx_runtime import OnnxRunner
+
+
+class Fixed:
+    """A runner that gives prepared logits for the known inputs."""
+
+    def __init__(self, samples_of, flipped=()):
+        self.parts = samples_of
+        self.flipped = flipped
+        self.signature = OnnxRunner.load(samples_of.onnx).signature
+
+    def run(self, inputs):
+        y = np.argmax(inputs["x"], axis=1)
+        logits = np.eye(3, dtype=np.float32)[y]
+        if len(y) == len(self.parts.validation_y):
+            for item in self.flipped:
+                logits[item] = np.roll(logits[item], 1)
+        return {"logits": logits}
+
+
+@pytest.fixture
+def parts(blobs, linear_onnx):
+    class Parts:
+        data = blobs(train=90, validation=150)
+        onnx = linear_onnx()
+        validation_y = data.prepared("validation")[1]
+
+    return Parts
+
+
+def test_equal_answers_lose_nothing_and_that_is_sure_to_a_point_for_150_items(parts):
+    quality = Samples(parts.data, Fixed(parts)).judge(Fixed(parts))
+    assert (quality.value, quality.drop, quality.agreement, quality.lost, quality.won) == (1.0, 0.0, 1.0, 0, 0)
+    assert 0 < quality.drop_high < 0.01
+
+
+def test_lost_and_won_items_are_counted_apart(parts):
+    quality = Samples(parts.data, Fixed(parts, flipped=(1, 2, 3))).judge(Fixed(parts, flipped=(3, 4)))
+    assert (quality.lost, quality.won) == (1, 2)
+    assert quality.drop == pytest.approx(-1 / 150)
+    # Item 3 is wrong in both in the same way, so three items differ.
+    assert quality.agreement == pytest.approx(1 - 3 / 150)
+
+
+def test_the_bound_widens_with_each_difference_and_with_fewer_items(parts, blobs):
+    samples = Samples(parts.data, Fixed(parts))
+    bounds = [samples.judge(Fixed(parts, flipped=range(lost))).drop_high for lost in range(4)]
+    assert bounds == sorted(bounds)
+    assert bounds[1] > 0.01
+    parts.data = blobs(validation=30)
+    parts.validation_y = parts.data.prepared("validation")[1]
+    assert Samples(parts.data, Fixed(parts)).judge(Fixed(parts)).drop_high > bounds[0]
+
+
+def test_the_bound_holds_as_often_as_it_says():
+    # 20 % of draws may exceed it; candidates that lose 1 % and win nothing, on 300 items.
+    from argosy.evaluate.intervals import paired_drop
+
+    random = np.random.default_rng(5)
+    missed = 0
+    for _ in range(400):
+        lost = random.random(300) < 0.01
+        missed += paired_drop(np.ones(300, bool), ~lost, 0.6)[2] < 0.01
+    assert missed / 400 <= 0.25
+
+
+def test_a_regression_is_judged_by_r2_and_items_by_the_spread_of_the_truth(linear_onnx):
+    class Line:
+        task, digest = "regression", "sha256:" + "1" * 64
+
+        def prepared(self, split):
+            x = np.random.default_rng(1).normal(size=(80, 4)).astype(np.float32)
+            return {"x": x}, x[:, 0]
+
+    exact = OnnxRunner.load(linear_onnx())
+    samples = Samples(Line(), exact)
+    same = samples.judge(exact)
+    assert (same.measure, same.value, same.drop, same.agreement) == ("r2", 1.0, 0.0, 1.0)
+    half = samples.judge(OnnxRunner.load(linear_onnx(np.eye(4, 3) * 0.5)))
+    # Half of the signal: a quarter of its variance is unexplained; the mean is not exactly 0.
+    assert half.drop == pytest.approx(0.25, abs=0.01)
+    assert half.agreement < 0.3
+    assert half.drop_high > half.drop
+
+
+def test_a_single_logit_decides_between_two_classes(linear_onnx):
+    class Signs:
+        task, digest = "classification", "sha256:" + "2" * 64
+
+        def prepared(self, split):
+            x = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+            return {"x": x}, (x[:, 0] > 0).astype(np.int64)
+
+    one = OnnxRunner.load(linear_onnx())
+
+    class OneLogit:
+        signature = one.signature
+
+        def run(self, inputs):
+            return {"logits": one.run(inputs)["logits"][:, :1]}
+
+    assert Samples(Signs(), OneLogit()).judge(OneLogit()).value == 1.0
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_an_empty_part_is_refused(blobs, linear_onnx, part):
+    with pytest.raises(InvalidInput, match="part of the data is empty"):
+        Samples(blobs(**{part: 0}), OnnxRunner.load(linear_onnx()))
+
+
+def test_answers_that_are_no_numbers_are_refused(blobs, linear_onnx):
+    samples = Samples(blobs(), OnnxRunner.load(linear_onnx()))
+    with pytest.raises(InvalidInput, match="not finite"):
+        samples.judge(OnnxRunner.load(linear_onnx(np.full((4, 3), np.nan))))
+
+
+def test_answers_come_in_batches_and_whole(linear_onnx):
+    x = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+    assert np.allclose(answers(OnnxRunner.load(linear_onnx()), {"x": x}), x[:, :3], atol=1e-6)

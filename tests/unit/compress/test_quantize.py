@@ -1,0 +1,167 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from argosy.compress.passes import Bench, Model
+from argosy.compress.passes.quantize import Quantize
+from argosy.compress.quality import Samples
+from argosy.core.errors import InvalidInput
+from argosy.core.progress import silent
+from argosy.formats.onnx_runtime import OnnxRunner
+from argosy.train.config import TrainConfig
+
+pytestmark = pytest.mark.capability("C5")
+
+U8S8 = {"operands": "u8s8", "per_channel": True, "reduce_range": False}
+
+
+def convolution(width=32):
+    """Convolution, batch norm, relu, mean: what folding and quantization work on."""
+    random = np.random.default_rng(0)
+
+    def constant(name, *shape):
+        return numpy_helper.from_array(random.normal(scale=0.1, size=shape).astype(np.float32) + (name == "var"), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "W"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], ["n"]),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("Conv", ["r", "V"], ["d"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["d"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["logits"]),
+    ]
+    constants = [constant("W", width, 1, 3, 3), constant("V", 3, width, 3, 3)]
+    constants += [constant(name, width) for name in ("scale", "shift", "mean", "var")]
+    return _model(nodes, constants, ["batch", 1, 6, 6])
+
+
+def _model(nodes, constants, shape):
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return model.SerializeToString()
+
+
+class Pictures:
+    task, labels, digest = "classification", "abc", "sha256:" + "3" * 64
+
+    def __init__(self):
+        self.asked = []
+
+    def prepared(self, split):
+        self.asked.append(split)
+        random = np.random.default_rng(len(split))
+        return {"x": random.random(size=(80, 1, 6, 6)).astype(np.float32)}, np.arange(80) % 3
+
+
+@pytest.fixture
+def bench(tmp_path):
+    path = tmp_path / "original.onnx"
+    path.write_bytes(convolution())
+    data, model = Pictures(), Model(path=path)
+    samples = Samples(data, OnnxRunner.load(path))
+    assert set(data.asked) == {"train", "validation"}
+    return Bench(
+        original=model,
+        samples=samples,
+        dataset=data,
+        train=TrainConfig(),
+        epochs=1,
+        seed=0,
+        check_draft=lambda _: None,
+        report=silent,
+    )
+
+
+def test_an_int8_model_is_smaller_and_answers_nearly_the_same(bench):
+    made = Quantize().apply(bench.original, U8S8, bench)
+    x = Pictures().prepared("test")[0]
+    wanted = OnnxRunner.load(bench.original.path).run(x)["logits"]
+    got = OnnxRunner.load(made.onnx).run(x)["logits"]
+    # 8 bits over the range of three layers: some percent of the spread of the answers.
+    assert np.abs(got - wanted).max() < 0.1 * np.ptp(wanted)
+    kinds = {node.op_type for node in onnx.load_from_string(made.onnx).graph.node}
+    assert "DequantizeLinear" in kinds
+    assert "BatchNormalization" not in kinds, "batch norm must be folded before"
+    assert made.changed["datatype"] == "int8"
+    assert made.module is None
+
+
+def test_weights_are_stored_in_a_byte_each(bench):
+    made = Quantize().apply(bench.original, U8S8, bench)
+    stored = [t for t in onnx.load_from_string(made.onnx).graph.initializer if len(t.dims) == 4]
+    assert [t.data_type for t in stored] == [onnx.TensorProto.INT8] * 2
+
+
+@pytest.mark.parametrize("operands", ["u8s8", "s8s8"])
+def test_operand_types_and_granularity_are_what_was_asked(bench, operands):
+    made = Quantize().apply(bench.original, {**U8S8, "operands": operands, "per_channel": False}, bench)
+    graph = onnx.load_from_string(made.onnx).graph
+    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    activations = [n for n in graph.node if n.op_type == "QuantizeLinear"]
+    assert {tensors[n.input[2]].dtype.name for n in activations} == {"uint8" if operands == "u8s8" else "int8"}
+    assert all(
+        tensors[n.input[1]].size == 1 for n in graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 1
+    )
+
+
+def test_the_same_settings_give_the_same_bytes_silently(bench, capfd):
+    assert Quantize().apply(bench.original, U8S8, bench).onnx == Quantize().apply(bench.original, U8S8, bench).onnx
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_graph_that_cannot_be_prepared_is_quantized_as_it_is(bench, monkeypatch):
+    from onnxruntime.quantization import shape_inference
+
+    def fails(*_, **__):
+        raise Exception("Incomplete symbolic shape inference")  # noqa: TRY002 - what onnxruntime raises
+
+    monkeypatch.setattr(shape_inference, "quant_pre_process", fails)
+    made = Quantize().apply(bench.original, U8S8, bench)
+    assert "as it is" in made.skipped[0]
+    OnnxRunner.load(made.onnx)
+
+
+def test_a_model_with_nothing_to_quantize_is_refused(bench, tmp_path):
+    path = tmp_path / "plain.onnx"
+    path.write_bytes(_model([helper.make_node("Sin", ["x"], ["logits"])], [], ["batch", 3]))
+
+    class Rows(Pictures):
+        def prepared(self, split):
+            return {"x": np.ones((9, 3), np.float32)}, np.arange(9) % 3
+
+    rows = Samples(Rows(), OnnxRunner.load(path))
+    changed = {name: getattr(bench, name) for name in bench.__struct_fields__} | {"samples": rows}
+    with pytest.raises(InvalidInput, match="no operation"):
+        Quantize().apply(Model(path=path), U8S8, Bench(**changed))
+
+
+def test_both_operand_types_are_tried_on_the_original_and_variants_of_the_faster(candidate):
+    tried, asked = [], []
+    while (settings := Quantize().propose(Model(path=None), tried, [], 0.01)) is not None:
+        asked.append(settings)
+        ratio = 0.5 if settings["operands"] == "u8s8" else 1.6
+        tried.append(candidate(ratio=ratio, recipe=[("quantize", settings)]))
+    assert [s["operands"] for s in asked] == ["u8s8", "s8s8", "u8s8", "u8s8"]
+    assert len({tuple(s.values()) for s in asked}) == 4
+
+
+def test_on_a_slimmed_model_only_what_was_best_on_the_original_is_tried(candidate):
+    slow = candidate(ratio=1.6, recipe=[("quantize", {**U8S8, "operands": "s8s8"})])
+    fast = candidate(ratio=0.5, agreement=0.99, recipe=[("quantize", U8S8)])
+    true = candidate(ratio=0.52, recipe=[("quantize", {**U8S8, "reduce_range": True})])
+    slimmed = Model(path=None, recipe=(("slim", {"ratio": 0.5}),))
+    tried = []
+    while (settings := Quantize().propose(slimmed, tried, [slow, fast, true], 0.01)) is not None:
+        tried.append(candidate(recipe=[("slim", {"ratio": 0.5}), ("quantize", settings)]))
+    assert [c.recipe[-1][1] for c in tried] == [U8S8, {**U8S8, "reduce_range": True}]
+
+
+def test_an_int8_graph_is_not_quantized_again():
+    assert not Quantize().accepts(Model(path=None, recipe=(("quantize", U8S8),)))

@@ -1,0 +1,238 @@
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from argosy.compress import search
+from argosy.compress.candidate import Timing
+from argosy.compress.config import CompressConfig
+from argosy.compress.passes import Made
+from argosy.core.clock import FakeClock
+from argosy.core.errors import InvalidInput
+from argosy.train.config import TrainConfig
+
+pytestmark = pytest.mark.capability("C6")
+
+MODULE = object()
+WRONG = np.roll(np.eye(4, 3), 1, axis=1)
+
+
+class FakePass:
+    """Gives prepared files for its settings 0, 1, 2 …; notes what it was asked."""
+
+    def __init__(self, name, cost, files, noted, *, on_graph=False):
+        self.name, self.cost, self.files, self.noted, self.on_graph = name, cost, files, noted, on_graph
+
+    def label(self, settings):
+        return f"{self.name}{settings['number']}"
+
+    def accepts(self, model):
+        return self.name not in model.passes and (self.on_graph or model.module is not None)
+
+    def propose(self, model, tried, elsewhere, max_drop):
+        return {"number": len(tried)} if len(tried) < len(self.files) else None
+
+    def apply(self, model, settings, bench):
+        self.noted.append("+".join([*(name for name, _ in model.recipe), f"{self.name}{settings['number']}"]))
+        made = self.files[settings["number"]]
+        if isinstance(made, BaseException):
+            raise made
+        bench.check_draft(made)
+        return Made(onnx=made, module=None if self.on_graph else object())
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, blobs, linear_onnx):
+    """A search over fake passes, with latency taken from the size of the file."""
+
+    class World:
+        data = blobs()
+        work = tmp_path / "search"
+        original = tmp_path / "original.onnx"
+        clock = FakeClock()
+
+        def __init__(self):
+            self.noted, self.news = [], []
+
+        def passes(self, **files):
+            self.noted.clear()
+            made = {
+                name: FakePass(name, cost, files.get(name, []), self.noted, on_graph=name == "quantize")
+                for cost, name in enumerate(("quantize", "slim"))
+            }
+
+            class Table:
+                def load(self, name):
+                    return lambda: made[name]
+
+            monkeypatch.setattr(search, "PASSES", Table())
+
+        def run(self, module=MODULE, clock=None, **asked):
+            return search.compress(
+                self.original,
+                module,
+                self.data,
+                CompressConfig(**asked),
+                TrainConfig(),
+                self.work,
+                self.news.append,
+                clock=clock or self.clock,
+            )
+
+    def timed(original, candidate, samples, *, seconds, clock):
+        def timings(size):
+            return [
+                Timing(batch=b, p50_s=b * size / 1e6, p95_s=b * size / 0.5e6, cpu_s=0.0, ratio=size / 40_000)
+                for b in (1, 32)
+            ]
+
+        return timings(original.size), timings(candidate.size)
+
+    real_load = search.OnnxRunner.load
+
+    def load(data, **kwargs):
+        runner = real_load(data, **kwargs)
+        runner.size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        return runner
+
+    monkeypatch.setattr(search, "compare", timed)
+    monkeypatch.setattr(search.OnnxRunner, "load", load)
+    world = World()
+    world.original.write_bytes(linear_onnx(padding=40_000))
+    return world
+
+
+def test_cheap_passes_come_first_and_good_results_are_built_upon(world, linear_onnx):
+    world.passes(
+        quantize=[linear_onnx(padding=10_000)],
+        slim=[linear_onnx(padding=20_000), linear_onnx(WRONG, padding=5_000)],
+    )
+    result = world.run()
+    # After slim0 its quantization; nothing is built upon slim1, which answers wrongly.
+    assert world.noted == ["quantize0", "slim0", "slim+quantize0", "slim1"]
+    assert [c.name for c in result.candidates] == ["quantize0", "slim0", "slim0 + quantize0", "slim1"]
+    assert result.chosen.name == "quantize0"
+    assert result.chosen.path.read_bytes() == linear_onnx(padding=10_000)
+
+
+def test_the_chosen_file_keeps_the_drop_and_the_original_is_untouched(world, linear_onnx):
+    before = world.original.read_bytes()
+    world.passes(slim=[linear_onnx(WRONG, padding=1_000), linear_onnx(padding=30_000)])
+    result = world.run()
+    assert result.chosen.quality.drop == 0.0
+    assert result.chosen.path.read_bytes() == linear_onnx(padding=30_000)
+    assert world.original.read_bytes() == before
+
+
+def test_an_interrupted_search_goes_on_without_repeating_a_finished_try(world, linear_onnx):
+    files = {"quantize": [linear_onnx(padding=30_000)], "slim": [linear_onnx(padding=20_000), KeyboardInterrupt()]}
+    world.passes(**files)
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    files["slim"][1] = linear_onnx(padding=10_000)
+    world.passes(**files)
+    result = world.run()
+    assert world.noted == ["slim1", "slim+quantize0"]
+    assert result.chosen.path.read_bytes() == linear_onnx(padding=10_000)
+    world.passes(**files)
+    assert world.run().chosen.digest == result.chosen.digest
+    assert world.noted == []
+
+
+def test_a_damaged_or_half_written_record_is_made_again(world, linear_onnx):
+    world.passes(quantize=[linear_onnx(padding=10_000)])
+    first = world.run()
+    first.chosen.path.write_bytes(first.chosen.path.read_bytes()[:-1])
+    assert world.run().chosen.digest == first.chosen.digest
+    assert len(world.noted) == 2
+    record = next(world.work.glob("*.json"))
+    record.write_bytes(record.read_bytes()[:40])
+    assert world.run().chosen.digest == first.chosen.digest
+    assert len(world.noted) == 3
+
+
+def test_a_result_of_other_inputs_is_not_taken_from_the_cache(world, linear_onnx):
+    world.passes(quantize=[linear_onnx(padding=10_000)])
+    world.run()
+    world.run(seed=1)
+    world.run(epochs=3)
+    world.data.digest = "sha256:" + "9" * 64
+    world.run()
+    assert len(world.noted) == 4
+
+
+def test_a_pass_that_fails_is_listed_and_the_others_go_on(world, linear_onnx):
+    world.passes(
+        slim=[InvalidInput("no channel could be cut"), RuntimeError("tracing failed")],
+        quantize=[linear_onnx(padding=10_000)],
+    )
+    result = world.run()
+    assert {c.reason for c in result.candidates if c.status == "failed"} == {
+        "no channel could be cut",
+        "RuntimeError: tracing failed",
+    }
+    assert result.chosen is not None
+
+
+def test_a_hopeless_draft_is_stopped_before_its_training(world, linear_onnx):
+    world.passes(slim=[linear_onnx(padding=39_000)], quantize=[])
+    result = world.run(size="1KB")
+    assert result.candidates[0].status == "stopped"
+    assert "bytes before quantization" in result.candidates[0].reason
+    world.passes(slim=[linear_onnx(padding=90_000)])
+    assert "as long as the original" in world.run().candidates[0].reason
+
+
+def test_without_a_module_only_passes_on_the_graph_are_tried(world, linear_onnx):
+    world.passes(slim=[linear_onnx(padding=10_000)], quantize=[linear_onnx(padding=10_000)])
+    assert [c.recipe[0][0] for c in world.run(module=None).candidates] == ["quantize"]
+
+
+def test_after_the_time_limit_no_try_is_begun_and_the_best_so_far_is_taken(world, linear_onnx):
+    class Running(FakeClock):
+        def monotonic(self):
+            self.advance(1.0)
+            return super().monotonic()
+
+    world.passes(quantize=[linear_onnx(padding=10_000 - 100 * i) for i in range(9)])
+    result = world.run(clock=Running(), time_limit="12s")
+    assert result.out_of_time
+    assert 1 <= len(world.noted) < 9
+    assert result.chosen is not None
+
+
+def test_out_of_reach_is_said_with_the_nearest_point(world, linear_onnx):
+    world.passes(quantize=[linear_onnx(padding=20_000), linear_onnx(padding=30_000)])
+    result = world.run(size="15KB")
+    assert result.chosen is None
+    assert result.nearest.size_bytes == len(linear_onnx(padding=20_000))
+    assert 'size = "21KB"' in result.hint
+    assert result.nearest_values()["size_bytes"] == result.nearest.size_bytes
+    assert result.values() == {}
+
+
+def test_an_impossible_budget_is_refused_before_anything_is_written(world):
+    world.passes()
+    with pytest.raises(InvalidInput, match="impossible"):
+        world.run(size="0MB")
+    assert not world.work.exists()
+
+
+def test_news_tell_the_best_so_far(world, linear_onnx):
+    world.passes(quantize=[linear_onnx(WRONG, padding=10_000), linear_onnx(padding=20_000)])
+    world.run()
+    best = [news.values["best"] for news in world.news if "best" in news.values]
+    assert best[0] == "none within the budget yet"
+    assert "faster" in best[1]
+    assert {news.stage for news in world.news} == {"compress"}
+
+
+def test_the_report_holds_every_try_without_paths_of_this_machine(world, linear_onnx, tmp_path):
+    world.passes(quantize=[linear_onnx(padding=20_000), InvalidInput("not today")])
+    result = world.run()
+    text = json.dumps(result.report())
+    assert str(tmp_path) not in text
+    assert result.report()["rows"][0]["model"] == "original"
+    assert "failed: not today" in text
+    msgspec.json.encode(result.values())

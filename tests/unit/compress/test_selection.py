@@ -1,0 +1,122 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from argosy.compress.config import CompressConfig
+from argosy.compress.select import select
+
+pytestmark = pytest.mark.capability("C6")
+
+
+@pytest.fixture
+def original(candidate):
+    return candidate("original", recipe=[], ratio=1.0, size_ratio=1.0)
+
+
+def budget(**asked):
+    return CompressConfig(**{"max_drop": "1pt", **asked}).budget()
+
+
+def test_the_smallest_product_of_latency_and_size_is_taken(candidate, original):
+    made = [
+        candidate("fast", ratio=0.2, size_ratio=0.5),
+        candidate("small", ratio=0.5, size_ratio=0.1),
+        candidate("both", ratio=0.3, size_ratio=0.3),
+    ]
+    assert select(original, made, budget()).chosen.name == "small"
+    assert select(original, made[::-1], budget()).chosen.name == "small"
+
+
+def test_what_misses_any_part_of_the_budget_is_not_taken(candidate, original):
+    tight = budget(size="400KB", latency_p95="2ms")
+    made = [
+        candidate("large", ratio=0.01, size_ratio=0.5),
+        candidate("late", size_ratio=0.01, p95_s=0.003),
+        candidate("wrong", ratio=0.01, size_ratio=0.01, drop=0.02),
+        candidate("fits"),
+    ]
+    assert select(original, made, tight).chosen.name == "fits"
+    found = select(original, made[:3], tight)
+    assert found.chosen is None
+    assert found.nearest is not None
+
+
+def test_what_is_slower_at_any_batch_size_is_never_taken(candidate, original):
+    made = [candidate("slower alone", ratio=1.01, size_ratio=0.1), candidate("slower in batches", ratio_32=1.01)]
+    found = select(original, made, budget())
+    assert found.chosen is None
+    assert "isn't slower" in found.says
+    assert "keep it" in found.hint
+
+
+def test_a_candidate_that_is_sure_comes_before_a_better_one_that_is_not(candidate, original):
+    made = [
+        candidate("bold", ratio=0.1, size_ratio=0.1, drop=0.005, drop_high=0.015),
+        candidate("overfitted", ratio=0.1, size_ratio=0.1, drop_high=0.005, seen_drop=0.03),
+        candidate("sure", drop_high=0.009),
+    ]
+    found = select(original, made, budget())
+    assert found.chosen.name == "sure"
+    assert found.is_sure
+
+
+def test_faithful_answers_come_first_among_the_sure(candidate, original):
+    made = [candidate("other answers", ratio=0.1, agreement=0.95), candidate("same answers", agreement=0.995)]
+    assert select(original, made, budget()).chosen.name == "same answers"
+
+
+def test_when_none_is_sure_the_surest_is_taken_and_the_doubt_is_said(candidate, original):
+    made = [
+        candidate("risky", ratio=0.1, drop=0.005, drop_high=0.03),
+        candidate("less risky", drop=0.005, drop_high=0.02),
+    ]
+    found = select(original, made, budget())
+    assert found.chosen.name == "less risky"
+    assert not found.is_sure
+    assert "too small to be sure" in found.says
+
+
+def test_out_of_reach_names_the_nearest_and_values_that_would_be_met(candidate, original):
+    made = [
+        candidate("a", size_ratio=0.2, drop=0.0123, p95_s=0.0031),
+        candidate("b", size_ratio=0.9, drop=0.2),
+    ]
+    asked = budget(size="100KB", latency_p95="2ms")
+    found = select(original, made, asked)
+    assert found.nearest.name == "a"
+    assert "out of reach" in found.says
+    assert found.hint == 'it would be met with: max_drop = "1.3pt", size = "180KB", latency_p95 = "3255us"'
+    given_way = CompressConfig(max_drop="1.3pt", size="180KB", latency_p95="3255us").budget()
+    assert select(original, made, given_way).chosen.name == "a"
+
+
+def test_failed_tries_are_neither_chosen_nor_nearest_but_their_reasons_are_told(candidate, original):
+    found = select(original, [candidate("x", status="failed", reason="no channel could be cut")], budget())
+    assert (found.chosen, found.nearest) == (None, None)
+    assert "x: no channel could be cut" in found.says
+
+
+def test_nothing_tried_is_out_of_reach_too(original):
+    assert "no pass can work" in select(original, [], budget()).says
+
+
+RATIOS = st.floats(0.01, 1.5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(facts=st.lists(st.tuples(RATIOS, RATIOS, RATIOS, st.floats(-0.05, 0.05), st.floats(0.0001, 0.005)), max_size=6))
+def test_whatever_is_chosen_keeps_the_budget_and_is_not_slower(candidate, original, facts):
+    asked = budget(size="500KB", latency_p95="2ms")
+    made = [
+        candidate(str(number), ratio=ratio, ratio_32=ratio_32, size_ratio=size, drop=drop, p95_s=p95_s)
+        for number, (ratio, ratio_32, size, drop, p95_s) in enumerate(facts)
+    ]
+    found = select(original, made, asked)
+    if found.chosen is None:
+        assert all(c.misses(asked) or c.latency_ratio >= 1 <= c.size_ratio for c in made)
+        assert (found.nearest is None) == (not made)
+    else:
+        assert found.chosen.size_bytes <= 500_000
+        assert found.chosen.p95_s <= 0.002
+        assert found.chosen.quality.drop <= 0.01
+        assert max(t.ratio for t in found.chosen.timings) <= 1.0

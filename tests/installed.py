@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from argosy.core.config import load_settings
+
 ARGOSY = Path(sys.executable).parent / "argosy"
 
 
@@ -29,6 +31,10 @@ class Installed:
             timeout=timeout,
             check=False,
         )
+
+    def runtime(self) -> str:
+        """Return the folder of this home's sockets and process records; it stands in every process's arguments."""
+        return str(load_settings(self.environment).runtime)
 
     def ok(self, *arguments: str, timeout: float = 240) -> str:
         done = self(*arguments, timeout=timeout)

@@ -16,7 +16,8 @@ FILE_NAME = "argosy.toml"
 class Project(Recipe, frozen=True):
     """Every section but `[project]` is optional."""
 
-    endpoint: EndpointConfig = EndpointConfig()
+    endpoint: EndpointConfig | None = None
+    """Without this section an endpoint keeps the settings it has."""
     rollout: RolloutConfig | None = None
 
     def check(self) -> None:

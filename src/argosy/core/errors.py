@@ -135,5 +135,6 @@ def from_dict(found: dict[str, Any]) -> ArgosyError:
 
 
 def to_dict(error: ArgosyError) -> dict[str, Any]:
-    """Return what `from_dict` needs to rebuild `error` with its class."""
-    return {**error.as_dict(), "kind": type(error).code}
+    """Return what `from_dict` needs to rebuild `error` with its class, or the nearest one of the tree above."""
+    kind = next((base for base in type(error).__mro__ if base in ArgosyError.__subclasses__()), Internal)
+    return {**error.as_dict(), "kind": kind.code}

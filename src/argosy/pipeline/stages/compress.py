@@ -1,18 +1,12 @@
 """`compress`: search the passes for the version that meets the budget, measured on this machine."""
 
-from argosy.core.errors import ArgosyError, InvalidInput
+from argosy.core.errors import InvalidInput
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.stages.model import open_dataset, trained_module
 
 
-class BudgetOutOfReach(ArgosyError):
-    """No candidate meets the budget; the message gives the nearest one and what would have to give."""
-
-    code = "budget_out_of_reach"
-
-
 def run(context: StageContext) -> StageRecord:
-    """Leave the chosen model with the report and its picture. Raises BudgetOutOfReach with the nearest point."""
+    """Leave the chosen model with the report and its picture. Raises InvalidInput with the nearest point."""
     from argosy.compress.search import compress
 
     config = context.recipe.compress
@@ -34,7 +28,7 @@ def run(context: StageContext) -> StageRecord:
     result.draw(picture)
     outputs |= context.keep("report.png")
     if result.chosen is None:
-        raise BudgetOutOfReach(result.says, hint=result.hint, context=result.nearest_values())
+        raise InvalidInput(result.says, hint=result.hint, code="budget_out_of_reach", nearest=result.nearest_values())
     return StageRecord(
         outputs={"model.onnx": context.registry.blobs.put(result.chosen.path), **outputs},
         values=result.values(),

@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     digits = load_digits()
     np.savez(folder / "digits.npz", image=digits.images[:, None].astype(np.uint8), label=digits.target)
     dataset = build_dataset(DataConfig(train="digits.npz", validation=0.2), folder)
-    module = build_model(ModelConfig(family="resnet", options={"width": 16, "blocks": 1}), folder, (1, 8, 8), 10, 0)
+    module = build_model(ModelConfig(family="resnet", options={"width": 24, "blocks": 1}), folder, (1, 8, 8), 10, 0)
     fit(module, dataset, TRAIN)
     x = next(iter(dataset.prepared("train")[0].values()))
     export_onnx(module, torch.from_numpy(x[:2]), folder / "model.onnx")
@@ -54,7 +54,7 @@ def test_the_budget_is_kept_on_data_the_search_never_saw(trained):
         folder / "model.onnx",
         module,
         dataset,
-        CompressConfig(size="100KB", latency_p95="50ms", epochs=3),
+        CompressConfig(size="100KB", latency_p95="50ms", epochs=4),
         TRAIN,
         folder / "search",
     )
@@ -74,7 +74,7 @@ def test_the_budget_is_kept_on_data_the_search_never_saw(trained):
 def test_a_budget_out_of_reach_is_said_at_once(trained):
     folder, module, dataset = trained
     result = search.compress(
-        folder / "model.onnx", module, dataset, CompressConfig(size="100B", epochs=3), TRAIN, folder / "search"
+        folder / "model.onnx", module, dataset, CompressConfig(size="100B", epochs=4), TRAIN, folder / "search"
     )
     assert result.chosen is None
     assert "out of reach" in result.says

@@ -5,6 +5,7 @@ import math
 import msgspec
 from msgspec import field
 
+from argosy.compress.table import PASSES
 from argosy.core.config import Config
 from argosy.core.errors import InvalidInput
 from argosy.core.units import format_size, format_time, parse_drop, parse_size, parse_time
@@ -59,7 +60,7 @@ class CompressConfig(Config, frozen=True):
         self.budget()
         for name in self.passes:
             # The table reads the installed packages, which takes longer than all other checks together.
-            if name not in PASS_NAMES and name not in (known := _known_passes()):
+            if name not in PASS_NAMES and name not in (known := PASSES.names()):
                 raise InvalidInput(f"[compress] passes names {name!r}; known are: {', '.join(known)}", known=known)
         if not self.passes:
             raise InvalidInput(
@@ -100,9 +101,3 @@ class CompressConfig(Config, frozen=True):
                     hint=f"take the line out if {name} doesn't matter",
                 )
         return Budget(max_drop=drop, size_bytes=size, latency_p95_s=latency, time_limit_s=limit)
-
-
-def _known_passes() -> list[str]:
-    from argosy.compress.passes import PASSES
-
-    return PASSES.names()

@@ -14,10 +14,11 @@ import msgspec
 from argosy.compress.candidate import Candidate
 from argosy.compress.config import CompressConfig
 from argosy.compress.measure import compare
-from argosy.compress.passes import PASSES, Bench, Hopeless, Made, Model, Pass
+from argosy.compress.passes import Bench, Hopeless, Made, Model, Pass
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
+from argosy.compress.table import PASSES
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.digest import canonical, digest_of, sha256, sha256_file
 from argosy.core.errors import ArgosyError

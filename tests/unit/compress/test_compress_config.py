@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from argosy.compress.config import PASS_NAMES, CompressConfig
-from argosy.compress.passes import PASSES
+from argosy.compress.table import PASSES
 from argosy.core.config import from_plain
 from argosy.core.errors import InvalidInput
 

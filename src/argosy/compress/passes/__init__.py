@@ -1,4 +1,4 @@
-"""What every pass offers, and the table of passes.
+"""What every pass offers.
 
 A pass makes one model from another and says what it changed. It knows nothing of budgets: the search asks it what to
 try next, shows it what came of the earlier tries, and judges.
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from argosy.core.plugins import Plugins
 from argosy.core.progress import Reporter
 
 if TYPE_CHECKING:
@@ -98,13 +97,3 @@ class Pass(Protocol):
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
         """Make the new model; `model` is left unchanged. Raises InvalidInput for a model it can't handle."""
         ...
-
-
-PASSES: Plugins[Callable[[], Pass]] = Plugins(
-    "argosy.passes",
-    {
-        "slim": "argosy.compress.passes.slim:Slim",
-        "quantize": "argosy.compress.passes.quantize:Quantize",
-    },
-    extras={"slim": "train", "quantize": "train"},
-)

@@ -7,7 +7,6 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from argosy.core.config import Config, from_plain
@@ -15,6 +14,7 @@ from argosy.core.digest import canonical, sha256
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.files import write_atomic
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
+from argosy.formats.inspection import Inspection
 from argosy.formats.onnx_check import read_model_file
 from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.formats.parity import check_parity
@@ -38,22 +38,6 @@ class InspectConfig(Config, frozen=True):
     seed: int = 0
     memory_bytes: int = 0
     """Most address space the process may take; 0 for 2 GiB and eight times the file."""
-
-
-class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found out about a model file. Each check is true, false, or absent when it could not be made."""
-
-    digest: str
-    size_bytes: int
-    signature: Signature
-    samples: int
-    passed: bool
-    """Whether the model ran on the generated samples and no check that could be made has failed."""
-    checks: dict[str, bool]
-    """`finite`: no NaN or infinity; `deterministic`: twice the same bits; `rows_independent`: a batch gives what its
-    rows give alone, so that requests may share a run."""
-    notes: list[str]
-    """What could not be checked or has failed, in words."""
 
 
 def main(config: dict[str, Any]) -> None:

@@ -180,14 +180,20 @@ def _is_over(
         raise Unavailable(f"the gateway can't start: {view.gateway_error}", code="gateway_down")
     if found.rollout is not None:
         return detach and found.rollout.phase not in (d.PENDING, d.WARMING)
-    return not rollout or (found.last is not None and found.last.rollout == rollout and _is_served(found))
-
-
-def _is_served(found: EndpointView) -> bool:
-    """Return whether the outcome can be used already: routes are set and the current version answers."""
-    if found.last is not None and found.last.outcome == d.ROLLED_BACK:
+    last = found.last
+    if rollout and (last is None or last.rollout != rollout):
+        return False
+    if rollout and last is not None and last.outcome == d.ROLLED_BACK:
         return True
-    return found.state in ("ready", "degraded") and bool(found.url)
+    return _is_served(found, waited)
+
+
+def _is_served(found: EndpointView, waited: float) -> bool:
+    """Return whether the current version answers already. Raises Unavailable when its replicas don't start."""
+    current = next((version for version in found.versions if version.role == "current"), None)
+    if current is not None and current.error and not current.ready and waited > _START_PATIENCE_S / 3:
+        raise Unavailable(f"no replica of {current.ref} starts: {current.error}", code="replicas_down")
+    return bool(found.url) and current is not None and current.ready > 0
 
 
 def _end(output: Output, view: SystemView, endpoint: str, undo: str) -> None:

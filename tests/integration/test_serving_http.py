@@ -245,6 +245,36 @@ def test_a_body_over_the_limit_is_refused_while_it_is_sent():
         served.close()
 
 
+def test_bodies_on_their_way_are_bounded_over_all_connections():
+    served = Served()
+    try:
+        served.gateway(max_body_bytes=10_000)
+        head = b"POST /predict/m HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n"
+        connections = [served.raw(head + b"x" * 9_999) for _ in range(9)]
+        until(lambda: served.ask("GET", "/v2/health/live")[0] == 200)
+        refused = []
+        for connection in connections:
+            connection.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                refused.append(connection.recv(4000))
+        assert len(refused) == 1
+        assert refused[0].startswith(b"HTTP/1.1 503")
+        assert b"too_much_at_once" in refused[0]
+        for connection in connections:
+            connection.close()
+        # What they held is given back.
+        status, _, body = until(lambda: (a := served.ask("POST", "/predict/m", b"x" * 9000))[0] == 404 and a)
+        assert body["code"] == "unknown_endpoint"
+    finally:
+        served.close()
+
+
+def test_json_too_large_to_be_read_at_once_is_sent_to_the_binary_form(served):
+    status, _, body = served.ask("POST", "/v2/models/m/infer", b" " * (17 << 20))
+    assert (status, body["code"]) == (413, "body_too_large")
+    assert "binary" in body["hint"]
+
+
 # Slow and hostile clients ---------------------------------------------------------------------------------------------
 
 

@@ -85,13 +85,21 @@ def test_no_request_goes_to_a_version_without_a_replica_while_another_has_one(re
         assert one.is_held
     # The judge may only use draws between the rollout's own two versions.
     assert chosen.arm == UNCOUNTED or chosen.digest == {CANARY: "b", STABLE: "a"}[chosen.arm]
-    assert bool(one.note) or (one.serving == "a" and (one.share == share or not share))
+    assert bool(one.note) or (one.serving == "a" and ("b" in ready or not share))
 
 
-def test_a_canary_without_a_replica_gets_no_share_and_the_status_says_so():
+@given(st.floats(0, 1, exclude_max=True))
+def test_the_draw_goes_on_while_the_canary_is_away_and_its_share_is_answered_by_stable_uncounted(number):
     one = plan("a", share=0.5)
-    assert (one.share, one.canary) == (0.0, "")
-    assert "m:2 has no ready replica" in one.note
+    assert one.share == 0.5
+    assert "m:2 has no ready replica; its share goes to m:1" in one.note
+    chosen = choose(one, number, 0.0, "")
+    assert (chosen.digest, chosen.arm, chosen.mirror) == ("a", UNCOUNTED if number < 0.5 else STABLE, "")
+
+
+def test_a_canary_that_takes_other_inputs_is_not_drawn():
+    one = plan("a", "b", share=0.5, fits={"a"})
+    assert (one.share, choose(one, 0.0, 1.0, "").digest) == (0.0, "a")
 
 
 def test_without_a_rollout_nothing_is_counted():

@@ -19,6 +19,8 @@ WAITING, RUNNING, OVER = "waiting", "running", "over"
 # How far behind the oldest request others of the same shape are looked for, so that a queue of a thousand different
 # shapes isn't walked for every batch.
 _LOOK_AHEAD = 256
+# Requests of more bytes than this don't gain from sharing a run, and a frame has a bound.
+_MAX_BATCH_BYTES = 64 << 20
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -176,18 +178,20 @@ class VersionQueue:
         """Take the oldest request and others that may share its run, oldest first."""
         works: list[Work] = []
         passed: list[Work] = []
-        rows = 0
+        rows = size_bytes = 0
         while self._waiting and len(works) < max_requests and len(passed) < _LOOK_AHEAD:
             work = self._waiting.popleft()
             if work.state != WAITING:
                 continue
-            if works and not self._fits(work, works[0], rows, max_rows):
+            too_large = size_bytes + work.inputs.size_bytes > _MAX_BATCH_BYTES
+            if works and (too_large or not self._fits(work, works[0], rows, max_rows)):
                 passed.append(work)
                 if rows >= max_rows or works[0].is_alone or works[0].inputs.key is None:
                     break
                 continue
             works.append(work)
             rows += work.inputs.rows
+            size_bytes += work.inputs.size_bytes
             self._remove(work, RUNNING)
         self._waiting.extendleft(reversed(passed))
         return works

@@ -14,7 +14,7 @@ import httptools
 import msgspec
 
 from argosy.core.clock import Clock
-from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput
+from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, Unavailable
 
 REASONS = {
     100: "Continue", 200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
@@ -26,6 +26,8 @@ _STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, 
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
+MAX_RECEIVING_BODIES = 8
+"""So many bodies of the largest size may be on their way at once, over all connections."""
 _MAX_PIPELINED = 32
 # Many chunks are fine if they carry something; a million of one byte cost more to parse than they bring.
 _MIN_CHUNK_BYTES, _FREE_CHUNKS = 64, 1024
@@ -89,6 +91,8 @@ class Front(Protocol):
     clock: Clock
     max_body_bytes: int
     receive_s: float
+    receiving_bytes: int
+    """Bytes of bodies that are not complete yet, over all connections."""
     connections: set["Connection"]
 
     def admit(self, request: Request) -> ArgosyError | None:
@@ -120,6 +124,8 @@ class Connection(asyncio.Protocol):
         self._header_count = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._held_bytes = 0
+        """Our part in the front's `receiving_bytes`."""
         self._chunks = 0
         self._unparsed = 0
         """Bytes of a body still to come that the parser must not see."""
@@ -143,6 +149,7 @@ class Connection(asyncio.Protocol):
         del exc
         self.is_open = False
         self._front.connections.discard(self)
+        self._forget_body()
         exchanges, self._exchanges = self._exchanges, deque()
         for exchange in exchanges:
             if exchange.on_cancel is not None:
@@ -223,7 +230,6 @@ class Connection(asyncio.Protocol):
         """Begin a request."""
         self._request = Request()
         self._head_bytes = self._read_bytes = self._header_count = self._body_bytes = self._chunks = 0
-        self._body = []
 
     def on_url(self, url: bytes) -> None:
         """Take (a part of) the target."""
@@ -263,11 +269,18 @@ class Connection(asyncio.Protocol):
         if self._error is not None:
             return
         self._body_bytes += len(data)
+        self._front.receiving_bytes += len(data)
+        self._held_bytes += len(data)
         if self._body_bytes > self._front.max_body_bytes:
             self._error = self._too_large()
-            self._body = []
+        elif self._front.receiving_bytes > MAX_RECEIVING_BODIES * self._front.max_body_bytes:
+            self._error = Unavailable(
+                "too many large requests are being received", hint="send it again", code="too_much_at_once"
+            )
+        else:
+            self._body.append(data)
             return
-        self._body.append(data)
+        self._forget_body()
 
     def on_chunk_header(self) -> None:
         """Count chunks."""
@@ -284,13 +297,15 @@ class Connection(asyncio.Protocol):
             return
         request = self._request
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
         self._phase = _IDLE
         self._since = self._front.clock.monotonic()
         exchange = Exchange(self, request)
         self._exchanges.append(exchange)
         self._steer()
         self._front.handle(exchange)
+        # Whoever still needs the bytes holds a view of them.
+        request.body = b""
+        self._forget_body()
 
     # Ours ----------------------------------------------------------------------------------------------------------
 
@@ -351,6 +366,11 @@ class Connection(asyncio.Protocol):
         if waited > self._front.receive_s:
             self._abort()
 
+    def _forget_body(self) -> None:
+        self._body = []
+        self._front.receiving_bytes -= self._held_bytes
+        self._held_bytes = 0
+
     def _steer(self) -> None:
         """Read while the client reads, and not too far ahead of its answers."""
         wanted = not self._stalled_since and len(self._exchanges) <= _MAX_PIPELINED
@@ -382,7 +402,7 @@ class Connection(asyncio.Protocol):
             return
         self._phase = _LINGER
         self._since = self._front.clock.monotonic()
-        self._body = []
+        self._forget_body()
         self._request.keep_alive = False
         exchange = Exchange(self, self._request)
         self._exchanges.append(exchange)

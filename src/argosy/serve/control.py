@@ -118,7 +118,7 @@ class EndpointStatus(Config, frozen=True):
     """Digest that gets what is drawn for stable now: normally `stable`, else see `note`. Empty: nothing is ready."""
     serving_ref: str
     share: float
-    """The share that is really drawn for the canary: 0 while it has no ready replica."""
+    """The share that is drawn for the canary; while it has no ready replica, `note` says who answers instead."""
     note: str = ""
     """Why `serving` or `share` is not what the route says; empty when it is."""
     requests: int = 0
@@ -152,8 +152,8 @@ class Window(Config, frozen=True):
     """What the judge needs of one stretch of a rollout with a constant share.
 
     Everything is counted when the request *finishes*, in the window that is open then for the share it was drawn with.
-    A change of the share that is really drawn closes the window (also to 0 when the canary loses its last ready
-    replica); requests then still under way are counted in a last window of the former share.
+    A change of the share closes the window; requests then still under way are counted in a last window of the former
+    share. What was drawn for a canary without a ready replica is answered by stable and not counted.
 
     Units: with random routing a request; with sticky routing a caller counts once per metric and rollout (and after a
     restart of the gateway again, because who has been counted is kept in memory). Requests that a batch's common

@@ -19,7 +19,7 @@ from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayConfig
 from argosy.serve.counters import Counters
 from argosy.serve.deadlines import Wheel
 from argosy.serve.endpoint import Endpoint
-from argosy.serve.mirror import Pair
+from argosy.serve.mirror import Copy, Pair, preload
 from argosy.serve.pool import DRAINING, Pool, replicas_of
 from argosy.serve.requests import Inputs, check_inputs
 from argosy.serve.router import CANARY, STABLE, UNCOUNTED, Choice, choose
@@ -85,39 +85,6 @@ class Call(Work):
         """Forget the request: nobody waits for it any more. Its batch, if it runs, is not disturbed."""
         if self.state != OVER:
             self.plane.cancelled(self)
-
-
-class Copy(Work):
-    """The mirrored half of a pair. Its answer is compared and dropped; it is never tried again."""
-
-    __slots__ = ("due", "is_canary", "pair", "plane", "queue")
-
-    def __init__(self, plane: "DataPlane", queue: VersionQueue, original: Call, pair: Pair) -> None:
-        super().__init__(original.inputs)
-        self.plane = plane
-        self.queue = queue
-        self.pair = pair
-        self.is_canary = original.arm != CANARY
-        self.due = original.deadline
-
-    def answered(self, outputs: Sequence[Tensor]) -> None:
-        """Compare."""
-        self._put(outputs, 0)
-
-    def failed(self, trouble: Trouble) -> None:
-        """Count the failure."""
-        self._put(None, trouble.batch)
-
-    def expire(self, now: float) -> None:
-        """Count the lateness as a failure."""
-        del now
-        self.queue.withdraw(self)
-        self._put(None, 0)
-
-    def _put(self, outputs: Sequence[Tensor] | None, batch: int) -> None:
-        self.state = OVER
-        self.plane.wheel.remove(self)
-        self.pair.put(is_canary=self.is_canary, outputs=outputs, batch=batch)
 
 
 def _ignore(call: Call) -> None:
@@ -228,6 +195,8 @@ class DataPlane:
                 self.endpoints[route.name].set_route(route)
             else:
                 self.endpoints[route.name] = Endpoint(route)
+        if any(route.mirror for route in routes):
+            preload()
         self.ready_changed()
         self.on_routes()
 
@@ -361,11 +330,13 @@ class DataPlane:
         if call.segment is None:
             return
         rollout = call.segment.rollout
-        if isinstance(call.error, InvalidInput):
+        refused = call.suspected and call.error is None
+        # Of a request that was moved while it waited for a version that has gone, nothing can be said either.
+        was_moved = bool(call.failover) and call.first is None and not refused
+        if isinstance(call.error, InvalidInput) or was_moved:
             rollout.dropped(call.segment)
             return
-        refused = call.suspected and call.error is None
-        clean = call.first is None and not refused and not call.failover and call.error is None
+        clean = call.first is None and not refused and call.error is None
         rollout.finished(
             call.segment,
             call.arm,
@@ -444,7 +415,7 @@ class DataPlane:
         if call.endpoint.rollout is None or queue.requests * 4 > self._config.queue_requests:
             return
         call.pair = Pair(call.endpoint.rollout, call.endpoint.route.tolerance)
-        copy = Copy(self, queue, call, call.pair)
+        copy = Copy(self.wheel, queue, call.inputs, call.deadline, call.pair, is_canary=call.arm != CANARY)
         try:
             queue.submit(copy, call.arrived)
         except Unavailable:

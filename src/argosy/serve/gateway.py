@@ -83,6 +83,11 @@ def check_config(config: GatewayConfig) -> None:
         )
     if not 0 <= config.port <= 65535:
         raise InvalidInput(f"port {config.port} does not exist; give one up to 65535, or 0 for any free one")
+    if not 1 <= config.max_body_bytes <= wire.MAX_BODY_BYTES // 4:
+        raise InvalidInput(
+            f"max_body_bytes is {config.max_body_bytes}; give at most {wire.MAX_BODY_BYTES // 4}, because numbers "
+            "can take four times as much as tensors"
+        )
     if len(os.fsencode(config.socket)) > _MAX_SOCKET_PATH:
         raise InvalidInput(
             f"the socket's path '{config.socket}' is longer than the {_MAX_SOCKET_PATH} bytes Linux allows",

@@ -53,6 +53,7 @@ class HttpFront:
         self.max_body_bytes = max_body_bytes
         self.receive_s = receive_s
         self.connections: set[Connection] = set()
+        self.receiving_bytes = 0
         self._hosts = {"localhost", "127.0.0.1", "[::1]", host, f"[{host}]"}
         self._pages: dict[str, Callable[[Exchange], None]] = {
             "/": self._index,

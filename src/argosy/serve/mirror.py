@@ -1,10 +1,16 @@
 """Mirrored pairs: one request answered by both versions, to see whether they agree."""
 
+import importlib
+import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPES
+from argosy.serve.batcher import OVER, Trouble, VersionQueue, Work
+from argosy.serve.deadlines import Wheel
+from argosy.serve.requests import Inputs
 from argosy.serve.values import split_texts
 from argosy.serve.windows import Rollout
 from argosy.serve.wire import Tensor
@@ -44,9 +50,51 @@ class Pair:
         return True
 
 
+class Copy(Work):
+    """The mirrored half of a pair. Its answer is compared and dropped; it is never tried again."""
+
+    __slots__ = ("due", "is_canary", "pair", "queue", "wheel")
+
+    def __init__(
+        self, wheel: Wheel, queue: VersionQueue, inputs: Inputs, due: float, pair: Pair, *, is_canary: bool
+    ) -> None:
+        super().__init__(inputs)
+        self.wheel = wheel
+        self.queue = queue
+        self.due = due
+        self.pair = pair
+        self.is_canary = is_canary
+
+    def answered(self, outputs: Sequence[Tensor]) -> None:
+        """Compare."""
+        self._put(outputs, 0)
+
+    def failed(self, trouble: Trouble) -> None:
+        """Count the failure."""
+        self._put(None, trouble.batch)
+
+    def expire(self, now: float) -> None:
+        """Count the lateness as a failure."""
+        del now
+        self.queue.withdraw(self)
+        self._put(None, 0)
+
+    def _put(self, outputs: Sequence[Tensor] | None, batch: int) -> None:
+        self.state = OVER
+        self.wheel.remove(self)
+        self.pair.put(is_canary=self.is_canary, outputs=outputs, batch=batch)
+
+
+def preload() -> None:
+    """Import what comparing needs in a thread, so that the first pair doesn't hold up the event loop for it."""
+    if "argosy.evaluate.agreement" in sys.modules:
+        return
+    threading.Thread(target=importlib.import_module, args=("argosy.evaluate.agreement",), daemon=True).start()
+
+
 def agrees(stable: Sequence[Tensor], canary: Sequence[Tensor], tolerance: float) -> bool:
     """Return whether two answers to one request agree in every row."""
-    # NumPy comes into the gateway with the first mirrored pair, not before.
+    # NumPy comes into the gateway with the first route that mirrors, not before.
     from argosy.evaluate.agreement import answers_agree
 
     try:

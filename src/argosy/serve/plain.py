@@ -19,7 +19,7 @@ import msgspec
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.serve import values
-from argosy.serve.v2 import decode_json
+from argosy.serve.v2 import check_json_size, decode_json
 from argosy.serve.wire import Tensor
 
 
@@ -151,6 +151,7 @@ def encode_response(
     signature: Signature, outputs: Sequence[Tensor], *, is_single: bool, endpoint: str, ref: str, prediction: str
 ) -> bytes:
     """Return the answer's body."""
+    check_json_size(outputs)
     specs = {spec.name: spec for spec in signature.outputs}
     shown = {tensor.name: _shown(tensor, specs.get(tensor.name), is_single=is_single) for tensor in outputs}
     return msgspec.json.encode({"endpoint": endpoint, "version": ref, "prediction": prediction, "outputs": shown})

@@ -113,6 +113,9 @@ class Replica:
                 work.answered(outputs)
             else:
                 work.failed(Trouble(failure.code, failure.message, is_callers=failure.is_callers))
+        if batch is not None:
+            # Calls know their batch; without this, freeing them would take the garbage collector.
+            batch.works = []
 
     def give_up(self, code: str, message: str) -> None:
         """Take its batch away, so that others answer it."""

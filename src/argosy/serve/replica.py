@@ -146,6 +146,9 @@ class Replica:
             log.exception("batch_failed")
             text = error.message if isinstance(error, InvalidInput) else "the answer could not be sent"
             return wire.Done(order.batch, 0.0, error=("model_run_failed", text)), []
+        if sum(len(piece) for piece in pieces) > wire.MAX_BODY_BYTES:
+            text = f"the answer is larger than {wire.MAX_BODY_BYTES} bytes; send fewer rows"
+            return wire.Done(order.batch, 0.0, error=("model_run_failed", text)), []
         if was_repeated:
             log.info("batch_repeated_singly", requests=len(order.rows), failed=len(done.failures))
         run_s = self._clock.monotonic() - begun

@@ -25,9 +25,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     is_held: bool
     """Nothing is ready: requests wait for a replica until their deadline."""
     canary: str
-    """Digest of the canary, if it is ready and `share` or `mirror` has work for it."""
+    """Digest of the canary, if there is one that callers of stable can be answered by."""
     canary_ref: str
+    is_canary_ready: bool
     share: float
+    """Probability that a request is drawn for the canary, ready or not."""
     mirror: float
     is_counted: bool
     """Whether the judge may use what happens: a rollout, with its own stable version serving."""
@@ -67,11 +69,12 @@ def resolve(
         notes.append(f"{route.stable_ref} has no ready replica, and nothing else has; requests wait for one")
     elif serving != route.stable:
         notes.append(f"{route.stable_ref} has no ready replica; {ref} answers")
-    usable = bool(route.canary) and route.canary in ready and serving == route.stable and not held
-    if usable and fits is not None and route.canary not in fits:
+    usable = bool(route.canary)
+    canary_ready = route.canary in ready
+    if usable and canary_ready and fits is not None and route.canary not in fits:
         usable = False
         notes.append(f"{route.canary_ref} takes other inputs than {route.stable_ref}, so it gets no requests")
-    elif route.canary and route.canary not in ready and (route.share or route.mirror):
+    elif usable and not canary_ready and (route.share or route.mirror):
         notes.append(f"{route.canary_ref} has no ready replica; its share goes to {ref}")
     return Plan(
         serving=serving,
@@ -79,6 +82,7 @@ def resolve(
         is_held=held,
         canary=route.canary if usable else "",
         canary_ref=route.canary_ref if usable else "",
+        is_canary_ready=usable and canary_ready,
         share=route.share if usable else 0.0,
         mirror=route.mirror if usable else 0.0,
         is_counted=bool(route.rollout) and serving == route.stable,
@@ -92,6 +96,10 @@ def choose(plan: Plan, number: float, mirror_number: float, caller: str) -> Choi
 
     With sticky routing a named caller always falls on the same side while the share grows; requests without a name are
     drawn one by one.
+
+    The draw does not depend on whether the canary is ready: if it stopped while a canary that has just failed is away,
+    windows would tend to end with the canary's failure, and the judge's average inside a window would be biased against
+    it. What is drawn for an absent canary goes to the serving version and is not counted, which errs in its favour.
     """
     if not plan.canary:
         return Choice(plan.serving, plan.serving_ref, STABLE if plan.is_counted else UNCOUNTED, "")
@@ -100,6 +108,9 @@ def choose(plan: Plan, number: float, mirror_number: float, caller: str) -> Choi
     is_canary = number < plan.share
     copy = mirror_number < plan.mirror
     arm = (CANARY if is_canary else STABLE) if plan.is_counted else UNCOUNTED
+    if is_canary and not plan.is_canary_ready:
+        return Choice(plan.serving, plan.serving_ref, UNCOUNTED, "")
+    copy = copy and plan.is_canary_ready
     if is_canary:
         return Choice(plan.canary, plan.canary_ref, arm, plan.serving if copy else "")
     return Choice(plan.serving, plan.serving_ref, arm, plan.canary if copy else "")

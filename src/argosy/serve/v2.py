@@ -16,6 +16,8 @@ from argosy.serve import values
 from argosy.serve.requests import check_size
 from argosy.serve.wire import Tensor
 
+MAX_JSON_BYTES = 16 << 20
+"""JSON is parsed and written on the event loop: this much takes some tenths of a second."""
 Parameters = dict[str, bool | int | float | str]
 
 
@@ -99,6 +101,12 @@ def decode_request(body: bytes | memoryview, header_length: int | None) -> Infer
 
 def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes | memoryview) -> Any:
     """Decode strictly; InvalidInput says where and why."""
+    if len(body) > MAX_JSON_BYTES:
+        raise InvalidInput(
+            f"the JSON has {len(body)} bytes; at most {MAX_JSON_BYTES} are read, because others wait meanwhile",
+            hint="send large tensors as binary data (the protocol's binary tensor data extension)",
+            code="body_too_large",
+        )
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -166,6 +174,7 @@ def encode_response(
     listed: list[dict[str, Any]] = []
     by_name = {tensor.name: tensor for tensor in outputs}
     wanted = request.outputs or tuple((tensor.name, request.is_binary) for tensor in outputs)
+    check_json_size([by_name[name] for name, is_binary in wanted if not is_binary])
     for output, is_binary in wanted:
         tensor = by_name[output]
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
@@ -182,6 +191,17 @@ def encode_response(
     answer["outputs"] = listed
     head = msgspec.json.encode(answer)
     return [head, *binary], len(head) if binary else None
+
+
+def check_json_size(outputs: Sequence[Tensor]) -> None:
+    """Raise InvalidInput if these outputs are too much to be written as JSON."""
+    size = sum(len(tensor.data) for tensor in outputs)
+    if size > MAX_JSON_BYTES:
+        raise InvalidInput(
+            f"the answer's tensors have {size} bytes; at most {MAX_JSON_BYTES} are written as JSON",
+            hint="ask for them as binary data (binary_data_output: true), or send fewer rows",
+            code="answer_too_large",
+        )
 
 
 def metadata(name: str, versions: Sequence[str], signature: Signature) -> dict[str, Any]:

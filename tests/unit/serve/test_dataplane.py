@@ -387,7 +387,7 @@ def test_a_batch_that_fails_together_counts_once(trial):
     assert (window.failed_canary, window.bad["errors"]) == (4, (1.0, 1.0))
 
 
-def test_requests_waiting_for_a_dead_canary_go_to_stable_uncharged(trial):
+def test_requests_waiting_for_a_dead_canary_go_to_stable_uncounted(trial):
     world, stable, canary = trial
     calls = [world.send() for _ in range(3)]
     canary.die()
@@ -397,8 +397,25 @@ def test_requests_waiting_for_a_dead_canary_go_to_stable_uncharged(trial):
         world.turn()
     assert all(call.error is None for call in calls)
     world.clock.advance(1.01)
-    assert sum(window.failed_canary for window in world.windows()) == 1
-    assert sum(window.requests_canary for window in world.windows()) == 3
+    (window,) = world.windows()
+    assert (window.failed_canary, window.requests_canary) == (1, 1)
+
+
+def test_a_canarys_death_does_not_end_the_window_and_its_absence_is_not_counted(trial):
+    world, stable, canary = trial
+    world.send()
+    canary.die()
+    world.turn()
+    stable.answer()
+    for _ in range(5):
+        call = world.send()
+        stable.answer()
+        assert call.ref == "m:1"
+    back = world.replica("2")
+    world.send()
+    back.answer()
+    window = only_window(world)
+    assert (window.share, window.requests_canary, window.failed_canary) == (1.0, 2, 1)
 
 
 # Routes --------------------------------------------------------------------------------------------------------------

@@ -263,7 +263,7 @@ def test_bodies_on_their_way_are_bounded_over_all_connections():
         for connection in connections:
             connection.close()
         # What they held is given back.
-        status, _, body = until(lambda: (a := served.ask("POST", "/predict/m", b"x" * 9000))[0] == 404 and a)
+        _status, _, body = until(lambda: (a := served.ask("POST", "/predict/m", b"x" * 9000))[0] == 404 and a)
         assert body["code"] == "unknown_endpoint"
     finally:
         served.close()

@@ -118,7 +118,7 @@ def compare(demo: Demo, original: dict[str, Any], compressed: dict[str, Any]) ->
 
 def better(demo: Demo) -> None:
     demo.title("A better version: wider, trained longer; canary under traffic")
-    demo.command("run", "--set", "model.options.width=32", "--set", "train.epochs=18", "--set", 'compress.size="250kB"')
+    demo.command("run", "--set", "model.options.width=32", "--set", "train.epochs=10", "--set", 'compress.size="250kB"')
     demo.command("deploy")
     last = demo.endpoint()["last"]
     demo.check(

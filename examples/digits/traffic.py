@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-BLANK_SHARE = 0.08
+BLANK_SHARE = 0.04
 
 
 class Traffic:

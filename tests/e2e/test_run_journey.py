@@ -105,7 +105,7 @@ def test_a_run_killed_in_a_stage_goes_on_without_repeating_a_finished_one(cancer
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("data.train", "missing.csv"), "isn't there"),
+        (("data.train", "missing.csv"), "there is no data file"),
         (("data.label", "diagnosis"), "diagnosis"),
         (("train.optimizer", "adamm"), "adamm"),
         (("train.epoch", "3"), "unknown field `epoch`"),

@@ -243,6 +243,18 @@ def models_show(version: Annotated[str, typer.Argument(help="For example digits:
     verb.show(version, as_json=as_json)
 
 
+@models.command("report")
+def models_report(
+    version: Annotated[str, typer.Argument(help="For example digits:3.")],
+    save: Annotated[Path | None, typer.Option(help="Folder to write the pictures and reports to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a version was compressed: every candidate that was measured, and the picture."""
+    from argosy.cli.verbs import models as verb
+
+    verb.report(version, save, as_json=as_json)
+
+
 @models.command("history")
 def models_history(
     name: Annotated[str, typer.Argument(help="Name of the model or endpoint.")], as_json: AsJson = False

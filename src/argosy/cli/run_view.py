@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _LINE_EVERY_S = 5.0
+# Of what a stage leaves, the values worth a place in its line; `--json` has them all.
+_WORTH: dict[str, tuple[str, ...]] = {
+    "data": ("task", "labels", "train", "validation", "test"),
+    "train": ("epochs", "metric"),
+    "convert": ("size_bytes", "agreement"),
+    "compress": ("name", "size_bytes", "times_smaller", "times_faster", "drop_points"),
+    "publish": ("versions",),
+}
 
 
 class RunView:
@@ -58,9 +66,11 @@ class RunView:
         elif news.message == "finished":
             seconds = self._clock.monotonic() - self._started.get(news.stage, self._clock.monotonic())
             self._end()
-            self._output.line(f"[green]✓[/] {news.stage:<9} {format_time(seconds):>10}  [dim]{_values(news.values)}[/]")
+            self._output.line(
+                f"[green]✓[/] {news.stage:<9} {format_time(seconds):>10}  [dim]{_values(_worth(news))}[/]"
+            )
         elif news.message == "cached":
-            self._output.line(f"[dim]·[/] {news.stage:<9} {'done before':>10}  [dim]{_values(news.values)}[/]")
+            self._output.line(f"[dim]·[/] {news.stage:<9} {'done before':>10}  [dim]{_values(_worth(news))}[/]")
         else:
             self._go_on(news)
 
@@ -96,12 +106,20 @@ def _news(news: Progress) -> str:
     return ", ".join(parts)
 
 
+def _worth(news: Progress) -> dict[str, Any]:
+    names = _WORTH.get(news.stage)
+    flat = {**news.values, **news.values.get("samples", {})}
+    return flat if names is None else {name: flat[name] for name in names if name in flat}
+
+
 def _values(values: dict[str, Any]) -> str:
     return "  ".join(f"{name} {_value(name, value)}" for name, value in values.items() if _is_short(value))
 
 
 def _is_short(value: Any) -> bool:
-    return isinstance(value, (int, float, list)) or (isinstance(value, str) and len(value) <= 24)
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(v, str) and len(v) <= 24 for v in value)
+    return isinstance(value, (int, float)) or (isinstance(value, str) and 0 < len(value) <= 24)
 
 
 def _value(name: str, value: Any) -> str:

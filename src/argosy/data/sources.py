@@ -1,17 +1,15 @@
 """Reading the user's files: one module per kind, one table that says which."""
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import numpy as np
 
-from argosy.core.errors import InvalidInput, NotFound
+from argosy.core.errors import InvalidInput
 from argosy.core.plugins import Plugins
+from argosy.data.location import KINDS, located
 
 Column = np.ndarray[Any, np.dtype[Any]]
 
@@ -57,8 +55,6 @@ SOURCES = Plugins[Source](
     },
     extras={"csv": "train", "parquet": "train", "images": "train"},
 )
-_KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".data": "csv", ".parquet": "parquet", ".pq": "parquet"}
-_KINDS |= {".npz": "npz"}
 
 
 def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
@@ -66,14 +62,14 @@ def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
 
     Raises NotFound, or InvalidInput that says what is wrong and where.
     """
-    with _local(path_or_url, base) as path:
+    with located(path_or_url, base) as path:
         if path.is_dir():
             kind = "images"
         else:
-            kind = _KINDS.get(path.suffix.lower(), "")
+            kind = KINDS.get(path.suffix.lower(), "")
             if not kind:
                 raise InvalidInput(
-                    f"'{path_or_url}' ends in none of {', '.join(_KINDS)} and is no folder of images",
+                    f"'{path_or_url}' ends in none of {', '.join(KINDS)} and is no folder of images",
                     hint="convert it to CSV or Parquet",
                 )
             if path.stat().st_size == 0:
@@ -83,37 +79,6 @@ def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
     if table.rows == 0:
         raise InvalidInput(f"'{path_or_url}' has columns but no rows: {table.names()}", path=path_or_url)
     return table
-
-
-@contextlib.contextmanager
-def _local(path_or_url: str, base: Path) -> Iterator[Path]:
-    """Give a path of the data on this machine, for as long as it is read."""
-    if "://" not in path_or_url or path_or_url.startswith("file://"):
-        is_url = path_or_url.startswith("file://")
-        path = Path(unquote(urlsplit(path_or_url).path)) if is_url else base / Path(path_or_url).expanduser()
-        if not path.exists():
-            raise NotFound(
-                f"there is no data file '{path_or_url}'; looked for '{path}'",
-                hint=_alike(path) or "check [data] train and test in argosy.toml",
-                path=str(path),
-            )
-        yield path
-        return
-    from argosy.registry.store import open_store
-
-    folder, _, name = path_or_url.rstrip("/").rpartition("/")
-    data = open_store(folder).get(name)
-    with tempfile.TemporaryDirectory(prefix="argosy-data-") as temporary:
-        path = Path(temporary) / name
-        path.write_bytes(data)
-        yield path
-
-
-def _alike(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    near = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in _KINDS)[:10]
-    return f"data files there: {', '.join(near)}" if near else ""
 
 
 def name_columns(found: Sequence[str], where: str) -> list[str]:

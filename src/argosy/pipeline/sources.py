@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 from argosy.core.digest import digest_of, digest_tree, sha256_file
-from argosy.core.errors import InvalidInput, NotFound
+from argosy.core.errors import InvalidInput
+from argosy.data.location import located
 from argosy.pipeline.config import Recipe
 from argosy.pipeline.graph import Sources
 
@@ -26,13 +27,9 @@ def read_sources(recipe: Recipe, base: Path) -> Sources:
 
 
 def data_digest(base: Path, name: str) -> str:
-    """Return the digest of a file, or of every file in a folder."""
-    path = base / name
-    if path.is_dir():
-        return digest_tree(path, "*")
-    if not path.is_file():
-        raise NotFound(f"the data '{name}' isn't there; looked for '{path}'", hint="check [data] train in argosy.toml")
-    return sha256_file(path)
+    """Return the digest of a file or an object in a store, or of every file in a folder. Raises NotFound."""
+    with located(name, base) as path:
+        return digest_tree(path, "*") if path.is_dir() else sha256_file(path)
 
 
 def local_modules(recipe: Recipe, base: Path) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from argosy.core.errors import NotFound
+from argosy.pipeline.graph import STAGES
 from argosy.registry.registry import Registry
 from argosy.registry.versions import Version
 
@@ -41,8 +42,9 @@ def trace_version(registry: Registry, version: Version) -> list[Link]:
     if manifest.lineage.parent:
         parent = registry.versions.get(manifest.lineage.parent)
         links.append(Link(what="made from", name=str(parent), facts={"digest": parent.digest}))
-    for stage, key in reversed(manifest.lineage.stages.items()):
-        entry = registry.log.last("stage.finished", key)
+    for stage in reversed(STAGES):
+        key = manifest.lineage.stages.get(stage.name, "")
+        entry = registry.log.last("stage.finished", key) if key else None
         if entry is not None:
             facts: dict[str, Any] = {
                 k: entry.data[k] for k in ("run", "seconds", "config", "outputs") if k in entry.data
@@ -50,7 +52,7 @@ def trace_version(registry: Registry, version: Version) -> list[Link]:
             links.append(
                 Link(
                     what="stage",
-                    name=stage,
+                    name=stage.name,
                     facts={"key": key, "entry": entry.seq, "actor": entry.actor, "time": entry.time, **facts},
                     verified=f"log entry {entry.seq}, signed by {entry.key[:12]}",
                 )

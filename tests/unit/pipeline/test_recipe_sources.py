@@ -42,7 +42,7 @@ def test_a_folder_is_digested_by_names_and_bytes(tmp_path):
 
 
 def test_missing_data_is_named_with_the_place_that_was_looked_at(tmp_path):
-    with pytest.raises(NotFound, match=r"'d\.csv' isn't there"):
+    with pytest.raises(NotFound, match=r"no data file 'd\.csv'"):
         read_sources(recipe(), tmp_path)
 
 

@@ -266,7 +266,12 @@ def up(*, as_json: bool) -> None:
     accepted = commands.resume(workspace.registry)
     started = start_controller(workspace.settings, workspace.launcher)
     output.line(f"{accepted.summary}; the controller {'was started' if started else 'runs already'}")
-    output.result({"summary": accepted.summary, "started": started})
+    view = workspace.observer.look()
+    for found in view.endpoints:
+        if found.state != "stopped" and found.rollout is None:
+            view = _follow(output, workspace, found.name, "", accepted.entry, detach=False)
+            output.line(f"[green]✓[/] {found.name}  {find(view, found.name).url}")
+    output.result({"summary": accepted.summary, "started": started, "endpoints": view.endpoints})
 
 
 def down(*, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """`models list|show|history`."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,13 +9,28 @@ import msgspec
 from argosy.cli.output import Output
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import NotFound
+from argosy.core.files import write_atomic
 from argosy.core.units import format_size
-from argosy.registry.versions import Version
+from argosy.registry.versions import Evaluation, Version
 
 
 def when(seconds: float) -> str:
     """Return a moment as people read it, in local time."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def main_metrics(evaluation: Evaluation) -> str:
+    """Return the metrics that decide, with their intervals: those of gates, and the first of the task."""
+    metrics = evaluation.metrics
+    names = [gate.name for gate in evaluation.gates]
+    names += [name for name in ("accuracy", "r2") if name in metrics and name not in names]
+    parts = []
+    for name in names:
+        if name in metrics:
+            low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+            interval = f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else ""
+            parts.append(f"{name} {metrics[name]:.4g}{interval}")
+    return "  ".join(parts)
 
 
 def list_versions(name: str, *, as_json: bool) -> None:
@@ -26,14 +42,13 @@ def list_versions(name: str, *, as_json: bool) -> None:
     rows = []
     for version in found:
         manifest = version.manifest
-        numbers = "  ".join(f"{k} {v:.4g}" for k, v in list(manifest.evaluation.metrics.items())[:3])
         rows.append(
             (
                 str(version),
                 manifest.role,
                 format_size(manifest.files["model.onnx"].size_bytes),
                 "passed" if manifest.evaluation.passed else "FAILED",
-                numbers,
+                main_metrics(manifest.evaluation),
                 when(manifest.created),
                 version.digest[7:19],
             )
@@ -66,6 +81,41 @@ def show(reference: str, *, as_json: bool) -> None:
         output.line(f"  file        {name} {format_size(reference_.size_bytes)} {reference_.digest[:19]}")
     output.line("  [green]signature and every digest verified[/]")
     output.result(_plain(version))
+
+
+def report(reference: str, save: Path | None, *, as_json: bool) -> None:
+    """Show the compression report of a version; with `save`, write it and its picture there."""
+    output = Output(as_json=as_json)
+    versions = Workspace().registry.versions
+    version = versions.get(reference)
+    found = [name for name in version.manifest.files if name.endswith((".json", ".png"))]
+    if save is not None:
+        for name in found:
+            write_atomic(save / name, versions.open_file(version, name))
+            output.line(f"wrote {save / name}")
+    if "compression.json" not in found:
+        raise NotFound(
+            f"{version} was not compressed, so it has no compression report; it has: {', '.join(found) or 'none'}",
+            hint="its compressed sibling has one: argosy models list",
+        )
+    plain = msgspec.json.decode(versions.open_file(version, "compression.json"))
+    compression_table(output, plain["rows"])
+    output.line(plain["says"])
+    output.result(plain)
+
+
+def compression_table(output: Output, rows: list[dict[str, str]]) -> None:
+    """Write the candidates of a search as a table, the chosen one marked."""
+    # Canonical JSON has sorted the columns by name; this is how one reads them.
+    order = ("", "model", "size", "p50 / p95", "faster", "accuracy", "r2", "drop", "agreement", "CPU", "result")
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = sorted(names, key=lambda name: (_place(name, order), name))
+    output.table(columns, [[row.get(name, "") for name in columns] for row in rows])
+
+
+def _place(name: str, order: tuple[str, ...]) -> int:
+    found = [n for n, start in enumerate(order) if (name.startswith(start) if start else not name)]
+    return found[0] if found else len(order)
 
 
 def history(name: str, *, as_json: bool) -> None:

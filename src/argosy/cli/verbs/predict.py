@@ -27,10 +27,9 @@ def predict(endpoint: str, inputs: str, *, as_json: bool) -> None:
     url = Workspace().gateway_url()
     status, found, headers = _post(url, f"/predict/{quote(endpoint, safe='')}", body)
     if status != 200:
-        error = found.get("error", found) if isinstance(found, dict) else {"message": str(found)}
-        says = error if isinstance(error, dict) else {"message": error}
+        says = found if isinstance(found, dict) else {}
         raise Refused(
-            f"'{endpoint}' answered {status}: {says.get('message', says)}",
+            f"'{endpoint}' answered {status}: {says.get('error', found)}",
             hint=str(says.get("hint", "")),
             code=str(says.get("code", "refused")),
             status=status,

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, load_project
 from argosy.cli.run_view import RunView
+from argosy.cli.verbs.models import compression_table, main_metrics
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import ArgosyError, Conflict
 from argosy.core.units import format_time
@@ -65,6 +68,9 @@ def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> 
     does = {step.stage: step.does for step in planned.steps}
     with RunView(output, workspace.clock, does) as view:
         result = workspace.engine.run(project, base, view, until)
+    if "compress" in result.executed:
+        search = msgspec.json.decode(workspace.registry.blobs.get(result.records["compress"].outputs["report.json"]))
+        compression_table(output, search["rows"])
     versions = _versions(workspace, result)
     _show_versions(output, versions)
     output.result(_as_plain(result, versions))
@@ -85,10 +91,9 @@ def _show_versions(output: Output, versions: list[Version]) -> None:
     for version in versions:
         manifest = version.manifest
         evaluation = manifest.evaluation
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
         mark = "[green]passed its gates[/]" if evaluation.passed else "[red]failed its gates[/]"
         size = manifest.files["model.onnx"].size_bytes
-        output.line(f"[bold]{version}[/] {manifest.role:<10} {size / 1e3:.0f} kB  {numbers}  {mark}")
+        output.line(f"[bold]{version}[/] {manifest.role:<10} {size / 1e3:.0f} kB  {main_metrics(evaluation)}  {mark}")
 
 
 def _check_gates(version: Version) -> None:

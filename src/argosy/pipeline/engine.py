@@ -185,6 +185,7 @@ class Engine:
             self._launcher.stop(spec.name, grace_s=2.0)
             raise
         if finished.exit_code == 0 and (work / "result.json").is_file():
+            self._launcher.stop(spec.name)  # it has said how it ended, but may still be ending
             self._launcher.forget(spec.name)
             return
         error = self._launcher.error(spec.name)

@@ -96,6 +96,6 @@ def _inspect(workspace: Workspace, path: Path) -> Inspection:
             )
         return msgspec.json.decode(result.read_bytes(), type=Inspection)
     finally:
-        launcher.stop(name, grace_s=0.0)
+        launcher.stop(name, grace_s=0.5)
         launcher.forget(name)
         result.unlink(missing_ok=True)

@@ -97,6 +97,8 @@ class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
             row[f"faster, batch {timing.batch}"] = f"{1 / timing.ratio:.2f}x"
         row["CPU per sample"] = format_time(candidate.timings[-1].cpu_s / candidate.timings[-1].batch)
         row[quality.measure] = f"{quality.value:.2%}" if quality.measure == "accuracy" else f"{quality.value:.4f}"
+        if not candidate.recipe:
+            return row
         row["drop"] = f"{quality.drop * 100:.2f} pt (at most {quality.drop_high * 100:.2f})"
         row["agreement"] = f"{quality.agreement:.2%} ({quality.lost} lost, {quality.won} won of {quality.items})"
         return row

@@ -12,8 +12,8 @@ from argosy.core.errors import InvalidInput, NotFound
 
 # Protocol buffers end here: a message has at most 2 GiB.
 MAX_BYTES = 2**31 - 1
-# More messages than any model we know has (the largest: some 100,000), and few enough to pass in seconds.
-_MAX_MESSAGES = 2_000_000
+# More fields than any model we know has (the largest: some 100,000 operations), and few enough to pass in seconds.
+_MAX_FIELDS = 1_000_000
 # Nested graphs of If and Loop; each level takes four messages.
 _MAX_DEPTH = 100
 # A sparse tensor is made dense when it is loaded, so its shape must not promise more than this many elements.
@@ -55,19 +55,22 @@ def check_onnx(data: bytes) -> None:
     if not data:
         raise InvalidInput("the model file is empty; an ONNX file was expected")
     has_graph = False
-    budget = _MAX_MESSAGES
+    left = _MAX_FIELDS
     todo = [("model", 0, len(data), 0)]
     while todo:
         kind, start, end, depth = todo.pop()
-        budget -= 1
-        if depth > _MAX_DEPTH or budget < 0:
-            raise InvalidInput("the model is nested deeper or made of more parts than any real model; it is refused")
+        if depth > _MAX_DEPTH:
+            raise InvalidInput("the model is nested deeper than any real model; it is refused")
+        left -= 1
         if kind == "tensor":
-            _check_tensor(data, start, end)
+            left -= _check_tensor(data, start, end, left)
             continue
         children = _CHILDREN[kind]
         dense = 1
         for field, wire, value, stop in _fields(data, start, end):
+            left -= 1
+            if left < 0:
+                raise _too_many()
             if wire == _BYTES and field in children:
                 todo.append((children[field], value, stop, depth + 1))
                 has_graph |= kind == "model" and field == _MODEL_GRAPH
@@ -81,9 +84,18 @@ def check_onnx(data: bytes) -> None:
         )
 
 
-def _check_tensor(data: bytes, start: int, end: int) -> None:
+def _too_many() -> InvalidInput:
+    return InvalidInput("the model is made of more parts than any real model; it is refused")
+
+
+def _check_tensor(data: bytes, start: int, end: int, left: int) -> int:
+    """Return the number of fields, of which there may be `left`."""
     elements = 1
+    count = 0
     for field, wire, value, stop in _fields(data, start, end):
+        count += 1
+        if count > left:
+            raise _too_many()
         if field == _TENSOR_EXTERNAL or (field == _TENSOR_LOCATION and value != 0):
             raise InvalidInput(
                 "the model keeps weights in another file, which is refused",
@@ -95,6 +107,7 @@ def _check_tensor(data: bytes, start: int, end: int) -> None:
     # The narrowest datatype has two bits, so a byte holds four elements at most.
     if elements > 4 * (end - start):
         raise InvalidInput(f"a tensor in the model promises {elements} elements in {end - start} bytes; it is refused")
+    return count
 
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from argosy.core.errors import InvalidInput
+from argosy.formats import onnx_check
 from argosy.formats.onnx_check import check_onnx, read_model_file
 from argosy.formats.onnx_runtime import OnnxRunner
 
@@ -96,6 +97,13 @@ def test_graphs_nested_without_end_are_refused():
             data = tag + _length(data) + data
     with pytest.raises(InvalidInput, match="nested"):
         check_onnx(b"\x3a" + _length(data) + data)
+
+
+@pytest.mark.parametrize("part", [b"\x3a\x00", b"\x08\x01", b"\x3a\x02\x2a\x00"])
+def test_a_file_of_countless_parts_is_refused_in_bounded_time(part, monkeypatch):
+    monkeypatch.setattr(onnx_check, "_MAX_FIELDS", 1000)
+    with pytest.raises(InvalidInput, match="more parts"):
+        check_onnx(part * 10_000)
 
 
 def test_a_file_beyond_the_format_is_refused_unread(tmp_path):

@@ -6,32 +6,35 @@ from typing import Any
 import msgspec
 
 from argosy.core.errors import InvalidInput
-from argosy.evaluate.judge import Judge, JudgeConfig, WindowCounts
+from argosy.evaluate.judge import ERRORS, MIRRORED_ERRORS, Judge, JudgeConfig, WindowCounts
 from argosy.operate.config import RolloutConfig
 from argosy.operate.desired import Rollout
 from argosy.serve.control import Window
 
 _WARM_UP_WINDOWS = 6
-"""Windows in a block of the latency warm-up: 60 s at the usual 10 s, and less with shorter ones."""
+_WARM_UP_S = (10.0, 60.0)
+"""Least and greatest block of the latency warm-up, else six windows. Below 10 s a slow start would pass for a slow
+version; docs/decisions/0003-judge.md has the simulation."""
 
 
 class WindowJudge:
     """The judge of one rollout, fed with the gateway's windows."""
 
     def __init__(self, rollout: Rollout) -> None:
-        self._first_step = rollout.first_step
+        self._began: float | None = None
+        """The start of the first window: the same for whoever replays the windows, unlike the time of an entry."""
         self._judge = Judge(judge_config(rollout.config))
         self.skipped = 0
         """Windows that could not be, such as more bad requests than requests. They prove nothing either way."""
 
     def take(self, window: Window) -> None:
         """Take the next window."""
-        start = self._first_step or window.start
+        self._began = window.start if self._began is None else self._began
         with contextlib.suppress(InvalidInput):
-            self._judge.observe(
+            self._judge.take(
                 WindowCounts(
                     index=window.index,
-                    start_s=max(0.0, window.start - start),
+                    start_s=max(0.0, window.start - self._began),
                     seconds=window.seconds,
                     share=window.share,
                     bad=window.bad,
@@ -53,10 +56,13 @@ class WindowJudge:
 
 def judge_config(config: RolloutConfig) -> JudgeConfig:
     """Return the judge's settings for a rollout's."""
+    metrics = config.metrics
+    if ERRORS in metrics and config.mirror > 0:
+        metrics = (*metrics, MIRRORED_ERRORS)
     return JudgeConfig(
-        metrics=config.metrics,
+        metrics=metrics,
         false_alarm=config.false_alarm,
         tolerate={"errors": config.tolerate.errors},
         tolerate_disagreement=config.tolerate.agreement,
-        warm_up_block_s=min(600.0, _WARM_UP_WINDOWS * config.window_s),
+        warm_up_block_s=min(_WARM_UP_S[1], max(_WARM_UP_S[0], _WARM_UP_WINDOWS * config.window_s)),
     )

@@ -24,7 +24,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     latency_p95_s: float = math.inf
     """Largest 95th percentile of the time for one sample, on this machine and one core."""
     time_limit_s: float = math.inf
-    """After this, no new candidate is begun."""
+    """After this, the best so far is taken."""
 
     def __str__(self) -> str:
         points = f"{self.max_drop * 100:g}"
@@ -51,7 +51,8 @@ class CompressConfig(Config, frozen=True):
     epochs: int = 0
     """Passes over the training part in each fine-tuning; 0: by the amount of data."""
     time_limit: str = ""
-    """After this, no new candidate is begun and the best so far is taken; empty: until the search has ended."""
+    """After this, no new training is begun, and when something is within the budget, nothing at all: the best so far is
+    taken. Empty: until the search has ended."""
     seed: int = 0
     """Of the fine-tuning and the choice of calibration samples, 0 or more."""
 

@@ -122,7 +122,7 @@ class _Search:
                 settings = step.propose(model, tried, elsewhere, self.budget.max_drop)
                 if settings is None:
                     break
-                if self.clock.monotonic() >= self.deadline:
+                if self._is_late(step):
                     self.out_of_time = True
                     return
                 child, candidate = self._try(model, step, name, settings)
@@ -131,6 +131,12 @@ class _Search:
                 self._tell(candidate)
                 if child is not None and self._is_promising(candidate):
                     self.explore(child)
+
+    def _is_late(self, step: Pass) -> bool:
+        """Whether the time is over; then still a pass of seconds may follow while nothing is within the budget."""
+        if self.clock.monotonic() < self.deadline:
+            return False
+        return step.cost > 0 or any(c.status == "measured" and not c.misses(self.budget) for c in self.candidates)
 
     def finish(self) -> CompressResult:
         """Measure again, longer, what could be chosen, and choose."""

@@ -195,11 +195,23 @@ def test_after_the_time_limit_no_try_is_begun_and_the_best_so_far_is_taken(world
             self.advance(1.0)
             return super().monotonic()
 
-    world.passes(quantize=[linear_onnx(padding=10_000 - 100 * i) for i in range(9)])
+    world.passes(slim=[linear_onnx(padding=10_000 - 100 * i) for i in range(9)])
     result = world.run(clock=Running(), time_limit="12s")
     assert result.out_of_time
     assert 1 <= len(world.noted) < 9
     assert result.chosen is not None
+
+
+def test_after_the_time_limit_what_takes_seconds_is_still_tried_while_nothing_is_within_the_budget(world, linear_onnx):
+    class Late(FakeClock):
+        def monotonic(self):
+            # The first training takes all the time there is.
+            return 100.0 if "slim0" in world.noted else 0.0
+
+    too_large = [linear_onnx(padding=30_000)]
+    world.passes(quantize=too_large, slim=[linear_onnx(padding=20_000)] * 2)
+    assert world.run(clock=Late(), size="10KB", time_limit="12s").out_of_time
+    assert world.noted == ["quantize0", "slim0", "slim+quantize0"]
 
 
 def test_out_of_reach_is_said_with_the_nearest_point(world, linear_onnx):

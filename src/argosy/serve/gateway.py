@@ -7,6 +7,7 @@ import gc
 import ipaddress
 import os
 import random
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 _TICK_S = 0.025
 _SWEEP_S = 0.25
 _GRACE_S = 4.0
+_SPARE_DESCRIPTORS = 1280
 _MAX_SOCKET_PATH = 107  # Linux, <sys/un.h>: sun_path holds 108 bytes with the final zero
 
 
@@ -55,6 +57,7 @@ def main(config: dict[str, Any]) -> None:
     lock = FileLock(Path(f"{settings.socket}.lock"))
     if not lock.acquire():
         raise Conflict(f"another gateway already serves '{settings.socket}'", code="gateway_running")
+    _allow_descriptors(settings.max_connections + _SPARE_DESCRIPTORS)
     listener = listen(settings.host, settings.port)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -135,6 +138,14 @@ def listen_unix(path: str) -> socket.socket:
     listener.bind(path)
     Path(path).chmod(0o600)
     return listener
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise this process's own limit on open files, as far as it may: each client takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 class Gateway:

@@ -483,8 +483,8 @@ class World:
         config = EndpointConfig(replicas=rnd.choice([1, 1, 2, 3]), backup=rnd.choice(["previous", "none"]))
         self.note(f"version 2 is {how}, undecided={undecided}, {config}")
         commands.deploy(self.registry, "m:1", name=ENDPOINT, endpoint=config)
-        dt = rnd.choice([0.25, 0.5, 1.0])
-        for _ in range(rnd.randrange(3, 8)):
+        dt = rnd.choice([0.3, 0.5, 1.0])
+        for _ in range(rnd.randrange(4, 9)):
             self.step(dt)
         stepwise = rnd.random() < 0.7
         expected = self.right_end(how, stepwise=stepwise)

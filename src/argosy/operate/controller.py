@@ -205,6 +205,7 @@ class Reconciler:
         return Facts(
             gate_missed=self._gate_missed(rollout.to.digest) if rollout.phase == d.PENDING else "",
             new_is_ready=ready(rollout.to.digest) >= needed_replicas(rollout, endpoint.config.replica_range()[0]),
+            new_is_named=self._gateway.is_named(endpoint.name, rollout.to.digest),
             base_is_ready=base is not None and ready(base.digest) > 0,
             base_failed=self._replicas.failed(base.digest) if base else "",
             new_failed=self._replicas.failed(rollout.to.digest),
@@ -212,7 +213,11 @@ class Reconciler:
             verdict_reason=str(verdict.get("reason", "")),
             rollback_asked=rollout.rollback_asked or self._withdrawn.get(rollout.id, ""),
             promote_asked=rollout.promote_asked,
-            is_unrouted=self._gateway.is_unrouted(rollout.id),
+            is_unrouted=self._gateway.is_unrouted(
+                endpoint.name,
+                rollout.to.digest,
+                but_backup=endpoint.backup is not None and endpoint.backup.digest == rollout.to.digest,
+            ),
             phase_s=self._elapsed((rollout.id, rollout.phase, rollout.step), rollout.since),
             canary_s=self._elapsed((rollout.id, "first", 0), rollout.first_step) if rollout.first_step else 0.0,
         )

@@ -112,9 +112,22 @@ class GatewayProcess:
         """Versions that may get requests, by the last routes confirmed or tried; None before the first."""
         return None if self._possible is None else routed_versions(self._possible)
 
-    def is_unrouted(self, rollout: str) -> bool:
-        """Return whether the gateway has confirmed routes without this rollout."""
-        return self._possible is not None and all(route.rollout != rollout for route in self._possible)
+    def is_named(self, endpoint: str, digest: str) -> bool:
+        """Return whether the endpoint's route, if it has one, is sure to name this version: it can stand in then."""
+        if self.status is None or self._confirmed is None:
+            return False
+        routes = [route for route in self._confirmed[2] if route.name == endpoint]
+        return all(digest in routed_versions([route]) for route in routes)
+
+    def is_unrouted(self, endpoint: str, digest: str, *, but_backup: bool) -> bool:
+        """Return whether no request of the endpoint can reach this version as the new one.
+
+        `but_backup`: it is the endpoint's former version and stays its backup whatever becomes of the rollout.
+        """
+        if self._possible is None:
+            return False
+        routes = [route for route in self._possible if route.name == endpoint]
+        return all(digest != route.canary and (but_backup or digest != route.backup) for route in routes)
 
     def windows(self, ack: dict[str, int]) -> list[Window]:
         """Return closed windows; none when the gateway doesn't answer."""

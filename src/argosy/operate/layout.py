@@ -82,8 +82,8 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
     rollout = None if is_safe else endpoint.rollout
     share = rollout.share if rollout else 0.0
     backup = endpoint.backup
-    if rollout and share and not (backup and ready(backup.digest)):
-        backup = rollout.to  # better the version on trial than none, should the current one die
+    if rollout and _may_stand_in(rollout, share, ready) and (rollout.phase == d.PROMOTING or not _has(backup, ready)):
+        backup = rollout.to  # better the new version than none, should the current one die, and the controller too
     route = EndpointRoute(
         name=endpoint.name,
         stable=endpoint.stable.digest,
@@ -104,6 +104,14 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
         sticky=rollout.config.sticky,
         tolerate_latency=rollout.config.tolerate.latency,
     )
+
+
+def _may_stand_in(rollout: Rollout, share: float, ready: ReadyCount) -> bool:
+    return share > 0 or (rollout.phase == d.PROMOTING and ready(rollout.to.digest) > 0)
+
+
+def _has(target: Target | None, ready: ReadyCount) -> bool:
+    return target is not None and ready(target.digest) > 0
 
 
 def routed_versions(routes: Iterable[EndpointRoute]) -> set[str]:

@@ -40,6 +40,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the new version's evaluation failed; empty when it passed."""
     new_is_ready: bool = False
     """Whether the new version has as many ready replicas as its next move needs."""
+    new_is_named: bool = False
+    """Whether the gateway's route names the new version, at least to stand in, or there is no route yet."""
     base_is_ready: bool = False
     """Whether the current version has a ready replica to compare with."""
     base_failed: str = ""
@@ -208,8 +210,8 @@ TABLE: tuple[Row, ...] = (
     Row(d.PROMOTING, "the judge says rollback", lambda _, f: f.verdict == "rollback", d.ROLLING_BACK, _verdict),
     Row(
         d.PROMOTING,
-        "enough replicas for all requests are ready",
-        lambda _, f: f.new_is_ready,
+        "enough replicas for all requests are ready, and the route names it already",
+        lambda _, f: f.new_is_ready and f.new_is_named,
         d.PROMOTED,
         lambda _, __: "",
     ),

@@ -28,7 +28,7 @@ def test_a_good_version_goes_the_whole_way():
     assert move(at(d.CANARY, 0), phase_s=60, verdict="promote", **ready) == (d.CANARY, 1, True)
     assert move(at(d.CANARY, 1), phase_s=60, verdict="wait", **ready) == (d.CANARY, 2, True)
     assert move(at(d.CANARY, 2), phase_s=60, verdict="promote", **ready) == (d.PROMOTING, 2, True)
-    assert move(at(d.PROMOTING, 2), **ready) == (d.PROMOTED, 2, True)
+    assert move(at(d.PROMOTING, 2), new_is_named=True, **ready) == (d.PROMOTED, 2, True)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,8 @@ def test_a_good_version_goes_the_whole_way():
         (d.WARMING, {"base_is_ready": True}),
         (d.CANARY, {"phase_s": 59, "verdict": "promote", "new_is_ready": True}),
         (d.CANARY, {"phase_s": 60, "new_is_ready": False}),
-        (d.PROMOTING, {"verdict": "promote"}),
+        (d.PROMOTING, {"verdict": "promote", "new_is_named": True}),
+        (d.PROMOTING, {"verdict": "promote", "new_is_ready": True}),
         (d.ROLLING_BACK, {"phase_s": UNROUTE_LIMIT_S}),
     ],
 )
@@ -105,6 +106,7 @@ facts_of_any_kind = st.builds(
     Facts,
     gate_missed=st.sampled_from(["", "accuracy"]),
     new_is_ready=st.booleans(),
+    new_is_named=st.booleans(),
     base_is_ready=st.booleans(),
     base_failed=st.sampled_from(["", "crash"]),
     new_failed=st.sampled_from(["", "crash"]),

@@ -82,7 +82,7 @@ def main() -> int:
     compare(demo, original, compressed)
 
     demo.title("Serve it")
-    demo.command("deploy", "--port", "0", "--now")
+    demo.command("deploy", "--port", "0")
     url = demo.ask("watch", "digits", "--once")["url"]
     traffic = Traffic(url, "digits", HERE / "data" / "test.npz", RATE)
     print(f"traffic: {RATE:.0f} real images a second to {url}/predict/digits, some of them blank", flush=True)

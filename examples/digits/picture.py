@@ -1,6 +1,6 @@
 """Draw what `argosy watch` shows now as an SVG: how the picture in the README was made.
 
-    ARGOSY_HOME=.demo python picture.py watch.svg
+ARGOSY_HOME=.demo python picture.py watch.svg
 """
 
 import sys

@@ -131,6 +131,7 @@ FLAGS = {
     "--json",
     "--file",
     "-f",
+    "--save",
     "--set",
     "--name",
     "--label",

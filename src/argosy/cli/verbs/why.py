@@ -1,17 +1,20 @@
 """`why`: from a prediction, a version or a rollout back to the evidence."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from argosy.cli.output import Output
-from argosy.cli.verbs.models import when
+from argosy.cli.verbs.models import main_metrics, when
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import NotFound
+from argosy.core.units import format_time
 from argosy.pipeline.why import Link, trace_version
 from argosy.registry.log import Entry
 from argosy.registry.registry import Registry
+from argosy.registry.versions import Evaluation
 from argosy.serve.prediction_id import PredictionId, decode
 
 
@@ -46,26 +49,59 @@ def _prediction(output: Output, prediction: PredictionId) -> None:
 
 
 def _link(output: Output, link: Link) -> None:
-    name = link.name if len(link.name) <= 80 else link.name[:77] + "..."
-    output.line(
-        f"  ↳ [bold]{link.what}[/] {name}" + (f"  [green]verified[/]: {link.verified}" if link.verified else "")
-    )
-    for fact, value in link.facts.items():
-        for part, text in _flat(fact, value):
-            output.line(f"      [dim]{part:<22}[/] {text}")
+    """Write one step back in a few lines; `--json` has every fact."""
+    checked = f"  [green]verified[/] [dim]{link.verified}[/]" if link.verified else ""
+    output.line(f"  ↳ [bold]{link.what:<11}[/] {_short(link.name)}{checked}")
+    for text in _TELLS.get(link.what, _tell_all)(link.facts):
+        output.line(f"                [dim]{text}[/]")
 
 
-def _flat(fact: str, value: Any) -> list[tuple[str, str]]:
-    """Return the lines that show one fact, at most one level deep; the rest is in --json."""
-    if fact in ("created", "time"):
-        return [(fact, when(value))]
-    if fact == "gates":
-        return [
-            (g["name"], f"{g['value']:.4g}, asked {g['bound']}: {'passed' if g['passed'] else 'missed'}") for g in value
-        ]
+def _tell_version(facts: dict[str, Any]) -> list[str]:
+    return [
+        f"{facts['role']}, published {when(facts['created'])}",
+        facts["digest"],
+        *map(_pair, facts["files"].items()),
+    ]
+
+
+def _tell_evaluation(facts: dict[str, Any]) -> list[str]:
+    evaluation = msgspec.convert(facts, Evaluation)
+    gates = [f"{g.name} {g.value:.4g}, asked {g.bound}: {'passed' if g.passed else 'missed'}" for g in evaluation.gates]
+    return [f"{evaluation.samples} samples; {main_metrics(evaluation)}", *gates]
+
+
+def _tell_stage(facts: dict[str, Any]) -> list[str]:
+    lines = [f"by {facts['actor']}, {when(facts['time'])}, {format_time(facts['seconds'])}, {facts['run']}"]
+    lines += [f"{name} {_short(_said(value))}" for name, value in facts["config"].items()]
+    return lines
+
+
+def _tell_recipe(facts: dict[str, Any]) -> list[str]:
+    names = ("name", "size_bytes", "times_smaller", "times_faster", "drop_points", "agreement")
+    return ["  ".join(f"{name} {facts[name]}" for name in names if name in facts)]
+
+
+def _tell_all(facts: dict[str, Any]) -> list[str]:
+    return [f"{name} {_short(value)}" for name, value in facts.items()]
+
+
+_TELLS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "version": _tell_version,
+    "evaluation": _tell_evaluation,
+    "stage": _tell_stage,
+    "compression": _tell_recipe,
+}
+
+
+def _said(value: Any) -> Any:
+    """Return a section without what was left at nothing, so that the line shows what was asked for."""
     if isinstance(value, dict):
-        return [(f"{fact}.{name}", _short(inner)) for name, inner in value.items()]
-    return [(fact, _short(value))]
+        return {k: v for k, v in value.items() if v not in ("", 0, 0.0, None, [], {})}
+    return value
+
+
+def _pair(item: tuple[str, Any]) -> str:
+    return f"{item[0]:<20} {item[1]}"
 
 
 def _short(value: Any) -> str:

@@ -3,8 +3,8 @@
 ARGOSY_HOME=.demo python picture.py watch.svg
 """
 
+import io
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ from argosy.cli.workspace import Workspace
 
 
 def main() -> None:
-    console = Console(record=True, width=118, file=Path("/dev/null").open("w"))
+    console = Console(record=True, width=118, file=io.StringIO())
     console.print("[bold]$ argosy watch[/]\n")
     console.print(picture(Workspace().observer.look()))
     console.save_svg(sys.argv[1], title="argosy")

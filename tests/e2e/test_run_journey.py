@@ -121,7 +121,12 @@ def test_a_wrong_project_gets_one_clear_error_and_leaves_nothing(cancer, change,
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("", "empty"), ("a,b,label\n", "no rows"), ("a,label\n1,x\n2,x\n3,x\n4,x\n", "only the class"), ("a,label\n\x00,\n", "")],
+    [
+        ("", "empty"),
+        ("a,b,label\n", "no rows"),
+        ("a,label\n1,x\n2,x\n3,x\n4,x\n", "only the class"),
+        ("a,label\n\x00,\n", ""),
+    ],
 )
 def test_a_data_file_nothing_can_be_learned_from_is_refused(cancer, content, says):
     (cancer.folder / "cancer.csv").write_text(content)

@@ -94,6 +94,7 @@ def test_the_index_health_and_metrics_say_what_is_served(served):
     assert 'argosy_replicas{version="m:1"} 1.0' in text
 
 
+@pytest.mark.capability("M1")
 def test_metrics_are_read_by_prometheus_own_parser(served):
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -224,6 +225,7 @@ def test_a_connection_is_closed_when_the_client_asks_for_it(served, version):
     assert data.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.capability("I3")
 def test_a_large_binary_batch_goes_through_bit_for_bit(served):
     triton = pytest.importorskip("tritonclient.http")
     x = np.random.default_rng(0).normal(size=(50_000, 4)).astype("float32")

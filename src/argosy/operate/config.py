@@ -10,6 +10,10 @@ METRICS_JUDGED = ("errors", "latency", "agreement", "mirrored_errors")
 """What the judge can look at; the last two need mirrored requests."""
 
 
+_USUAL_DISAGREEMENT = 0.05
+"""Two trainings of one model on the same data differ on a few answers in a hundred."""
+
+
 class EndpointConfig(Config, frozen=True):
     """How an endpoint is kept: `[endpoint]`."""
 
@@ -49,8 +53,9 @@ class Tolerate(Config, frozen=True):
     """Ratio of failed requests, new to current. 1 means: not one bit more."""
     latency: float = 1.25
     """Ratio of times to answer, new to current."""
-    agreement: float = 0.05
-    """Share of mirrored requests on which the two versions may answer differently."""
+    agreement: float | None = None
+    """Share of mirrored requests on which the two versions may answer differently. Not given: what `[evaluate] parity`
+    leaves, such as 0.02 for `>= 0.98`, or 0.05."""
 
 
 class RolloutConfig(Config, frozen=True):
@@ -99,9 +104,27 @@ class RolloutConfig(Config, frozen=True):
         return parse_time(self.time_limit)
 
     @property
+    def tolerated_disagreement(self) -> float:
+        """Share of mirrored requests on which the versions may differ."""
+        return _USUAL_DISAGREEMENT if self.tolerate.agreement is None else self.tolerate.agreement
+
+    def with_parity(self, parity: float | None) -> "RolloutConfig":
+        """Return the same rollout; what a parity gate leaves is the tolerated disagreement, unless it states one."""
+        if parity is None or not 0.1 <= parity < 1 or self.tolerate.agreement is not None:
+            return self
+        tolerate = msgspec.structs.replace(self.tolerate, agreement=round(1 - parity, 6))
+        return msgspec.structs.replace(self, tolerate=tolerate)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
-        """What is judged; what compares mirrored requests drops out where none are."""
-        return tuple(m for m in self.judge if self.mirror > 0 or m not in ("agreement", "mirrored_errors"))
+        """What is judged.
+
+        Without mirroring nothing can be compared. With it, errors that only one of the versions makes are errors too.
+        """
+        named = tuple(m for m in self.judge if self.mirror > 0 or m not in ("agreement", "mirrored_errors"))
+        if "errors" in named and "mirrored_errors" not in named and self.mirror > 0:
+            return (*named, "mirrored_errors")
+        return named
 
     def check(self) -> None:
         """Raise InvalidInput when a value is impossible or two contradict each other."""
@@ -150,7 +173,7 @@ class RolloutConfig(Config, frozen=True):
         _within("rollout.false_alarm", self.false_alarm, 1e-6, 0.5)
         _within("rollout.tolerate.errors", self.tolerate.errors, 1, 10)
         _within("rollout.tolerate.latency", self.tolerate.latency, 1, 10)
-        _within("rollout.tolerate.agreement", self.tolerate.agreement, 0.0001, 0.9)
+        _within("rollout.tolerate.agreement", self.tolerated_disagreement, 0.0001, 0.9)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from argosy.core.errors import InvalidInput
-from argosy.evaluate.judge import ERRORS, MIRRORED_ERRORS, Judge, JudgeConfig, WindowCounts
+from argosy.evaluate.judge import Judge, JudgeConfig, WindowCounts
 from argosy.operate.config import RolloutConfig
 from argosy.operate.desired import Rollout
 from argosy.serve.control import Window
@@ -56,13 +56,10 @@ class WindowJudge:
 
 def judge_config(config: RolloutConfig) -> JudgeConfig:
     """Return the judge's settings for a rollout's."""
-    metrics = config.metrics
-    if ERRORS in metrics and config.mirror > 0:
-        metrics = (*metrics, MIRRORED_ERRORS)
     return JudgeConfig(
-        metrics=metrics,
+        metrics=config.metrics,
         false_alarm=config.false_alarm,
         tolerate={"errors": config.tolerate.errors},
-        tolerate_disagreement=config.tolerate.agreement,
+        tolerate_disagreement=config.tolerated_disagreement,
         warm_up_block_s=min(_WARM_UP_S[1], max(_WARM_UP_S[0], _WARM_UP_WINDOWS * config.window_s)),
     )

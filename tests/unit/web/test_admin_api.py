@@ -33,6 +33,7 @@ def client(tmp_path):
     return TestClient(app, base_url="http://127.0.0.1:8710")
 
 
+@pytest.mark.capability("M3")
 def test_the_state_is_what_the_command_line_shows(client):
     assert client.get("/api/state").json()["gateway"] == "running"
 

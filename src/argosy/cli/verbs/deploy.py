@@ -52,7 +52,7 @@ def deploy(
     kept = rules.endpoint if rules else None
     if replicas:
         kept = EndpointConfig(replicas=replicas) if kept is None else _with_replicas(kept, replicas)
-    rollout = None if now or rules is None else rules.rollout
+    rollout = None if now or rules is None or rules.rollout is None else rules.rollout.with_parity(_parity(rules))
     commands.refuse_failed_gates(version)
     _choose_port(output, workspace, port)
     accepted = commands.deploy(workspace.registry, version.digest, name=endpoint, endpoint=kept, rollout=rollout)
@@ -64,6 +64,11 @@ def deploy(
 
 def _with_replicas(config: EndpointConfig, replicas: int) -> EndpointConfig:
     return EndpointConfig(replicas=replicas, backup=config.backup, threads=config.threads)
+
+
+def _parity(project: Project) -> float | None:
+    bound = project.evaluate.bounds().get("parity")
+    return bound.value if bound else None
 
 
 def _project(file: Path, changes: list[str] | None) -> Project | None:
@@ -98,7 +103,7 @@ def _judged(rollout: RolloutConfig | None) -> str:
     if rollout is None or not rollout.steps:
         return ""
     return (
-        f"; judged by {', '.join(rollout.metrics)}, false alarms at most {rollout.false_alarm:.1%}, "
+        f"; judged by {', '.join(rollout.judge)}, false alarms at most {rollout.false_alarm:.1%}, "
         f"decided within {rollout.time_limit}"
     )
 

@@ -104,12 +104,17 @@ def report(reference: str, save: Path | None, *, as_json: bool) -> None:
     output.result(plain)
 
 
-def compression_table(output: Output, rows: list[dict[str, str]]) -> None:
-    """Write the candidates of a search as a table, the chosen one marked."""
+def compression_table(output: Output, rows: list[dict[str, str]], *, brief: bool = False) -> None:
+    """Write the candidates of a search as a table, the chosen one marked; `brief` for a terminal's width."""
     # Canonical JSON has sorted the columns by name; this is how one reads them.
     order = ("", "model", "size", "p50 / p95", "faster", "accuracy", "r2", "drop", "agreement", "CPU", "result")
     names = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(names, key=lambda name: (_place(name, order), name))
+    if brief:
+        columns = [name for name in columns if not name.startswith(("p50", "CPU"))]
+        # What stands in parentheses is for the full report.
+        kept = ("size", "model")
+        rows = [{n: text if n in kept else text.partition(" (")[0] for n, text in row.items()} for row in rows]
     output.table(columns, [[row.get(name, "") for name in columns] for row in rows])
 
 

@@ -70,7 +70,7 @@ def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> 
         result = workspace.engine.run(project, base, view, until)
     if "compress" in result.executed:
         search = msgspec.json.decode(workspace.registry.blobs.get(result.records["compress"].outputs["report.json"]))
-        compression_table(output, search["rows"])
+        compression_table(output, search["rows"], brief=True)
     versions = _versions(workspace, result)
     _show_versions(output, versions)
     output.result(_as_plain(result, versions))

@@ -1,5 +1,6 @@
 """What endpoints and rollouts look like: a live picture on a terminal, lines in a pipe."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from argosy.cli.output import Output
@@ -8,9 +9,12 @@ from argosy.operate.view import EndpointView, RolloutView, SystemView, VersionVi
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+    from rich.text import Text
 
 _STATE_STYLE = {"ready": "green", "degraded": "yellow", "starting": "yellow", "failed": "red", "stopped": "dim"}
 _BAR = 24
+_EVIDENCE_BAR = 10
+_ENOUGH = 20  # evidence for a version that promotes it, see docs/decisions/0003-judge.md
 
 
 def picture(view: SystemView, endpoint: str = "") -> "Group":
@@ -40,65 +44,73 @@ def _endpoint(found: EndpointView) -> list["RenderableType"]:
     numbers = f"  {found.requests} requests, {found.failed} failed, {found.waiting} waiting"
     if found.p50_ms:
         numbers += f"; {found.p50_ms:.2f} ms median, {found.p95_ms:.2f} ms at 95 %"
-    parts.append(Text(numbers))
-    parts += [_version(version) for version in found.versions]
+    parts += [Text(numbers), _versions(found.versions)]
     if found.rollout:
         parts += _rollout(found.rollout)
     elif found.last:
-        parts.append(
-            Text(f"  last: {found.last.to.ref} {found.last.outcome.replace('_', ' ')}: {found.last.reason}", "dim")
-        )
+        last = found.last
+        parts.append(Text(f"  last: {last.to.ref} {last.outcome.replace('_', ' ')}: {last.reason}", "dim"))
     return [*parts, Text("")]
 
 
-def _version(version: VersionView) -> "RenderableType":
+def _bar(share: float, width: int, style: str) -> "Text":
     from rich.text import Text
 
-    filled = round(version.share * _BAR)
-    replicas = ", ".join(f"{r.pid} {r.state}" for r in version.replicas) or "none"
-    return Text.assemble(
-        f"  {version.role:<8} ",
-        (f"{version.ref:<16} ", "bold"),
-        ("█" * filled, "cyan"),
-        ("░" * (_BAR - filled), "dim"),
-        f" {version.share:>4.0%}  {version.ready}/{version.wanted} ready  ",
-        (f"pids {replicas}", "dim"),
-        (f"  {version.error}" if version.error else "", "red"),
-    )
+    filled = round(min(1.0, max(0.0, share)) * width)
+    return Text.assemble(("█" * filled, style), ("░" * (width - filled), "dim"))
+
+
+def _versions(versions: Sequence[VersionView]) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for _ in range(5):
+        table.add_column(no_wrap=True)
+    table.columns[2].min_width = _BAR
+    for version in versions:
+        replicas = ", ".join(f"{r.pid} {r.state}" for r in version.replicas) or "none"
+        said = Text.assemble((f"pids {replicas}", "dim"), (f"  {version.error}" if version.error else "", "red"))
+        table.add_row(
+            f"  {version.role}",
+            Text(version.ref, "bold"),
+            _bar(version.share, _BAR, "yellow" if version.role == "new" else "cyan"),
+            f"{version.share:.0%}",
+            f"{version.ready}/{version.wanted} ready",
+            said,
+        )
+    return table
 
 
 def _rollout(rollout: RolloutView) -> list["RenderableType"]:
+    from rich.table import Table
     from rich.text import Text
 
     steps = " → ".join(
         f"[{step:g}%]" if n == rollout.step and rollout.phase == "canary" else f"{step:g}%"
         for n, step in enumerate(rollout.steps)
     )
-    head = Text.assemble(
-        "  rollout  ",
-        (rollout.id, "bold"),
-        f" {rollout.base} → {rollout.to}  {rollout.phase.replace('_', ' ')}  {steps}",
-    )
-    lines: list[RenderableType] = [head]
+    phase = rollout.phase.replace("_", " ")
+    head = Text.assemble("  rollout ", (rollout.id, "bold"), f"  {rollout.base} → {rollout.to}  {phase}  {steps}")
+    table = Table.grid(padding=(0, 2))
+    if rollout.metrics:
+        table.add_row("    judged", "bad: new / all", "tolerated", "against it", "", "for it", "", style="dim")
     for metric in rollout.metrics:
-        share = min(1.0, max(0.0, metric.assurance / 20))
-        filled = round(share * 12)
-        lines.append(
-            Text.assemble(
-                f"    {metric.name:<18} bad {metric.bad_new:.4g} of {metric.bad_all:.4g} "
-                f"(tolerated {metric.bad_tolerated:.3g})  against it {metric.evidence:.3g}"
-                f" of {rollout.threshold:.0f}  for it ",
-                ("█" * filled, "green"),
-                ("░" * (12 - filled), "dim"),
-                f" {min(metric.assurance, 999):.2f} of 20",
-            )
+        table.add_row(
+            f"    {metric.name}",
+            f"{metric.bad_new:.4g} / {metric.bad_all:.4g}",
+            f"{metric.bad_tolerated:.3g}",
+            _bar(metric.evidence / rollout.threshold, _EVIDENCE_BAR, "red"),
+            f"{metric.evidence:.3g} of {rollout.threshold:.0f}",
+            _bar(metric.assurance / _ENOUGH, _EVIDENCE_BAR, "green"),
+            f"{min(metric.assurance, 999):.3g} of {_ENOUGH}",
         )
     verdict = f"  judge: {rollout.verdict or 'no evidence yet'}"
     if rollout.verdict_reason:
         verdict += f" ({rollout.verdict_reason})"
     if rollout.left_s >= 0:
         verdict += f"; {format_time(rollout.left_s)} until the time limit"
-    lines.append(Text(verdict))
+    lines: list[RenderableType] = [head, table, Text(verdict)]
     if rollout.asks:
         lines.append(Text("  it waits for you: argosy rollback, or argosy promote", style="bold yellow"))
     return lines

@@ -132,6 +132,7 @@ FLAGS = {
     "--file",
     "-f",
     "--save",
+    "--seconds",
     "--set",
     "--name",
     "--label",

@@ -1,5 +1,6 @@
 """`argosy run` on a table of the user's own: trains, gates, publishes; caches; resumes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -34,7 +35,7 @@ def cancer(installed):
     return installed
 
 
-@pytest.mark.capability("D1", "D2", "E1", "T6", "F1", "V2")
+@pytest.mark.capability("D1", "D2", "E1", "T6", "F1", "V2", "V3", "X1")
 def test_a_csv_and_six_lines_become_a_signed_version_and_a_second_run_does_nothing(cancer):
     planned = cancer.json("plan")
     assert [step["stage"] for step in planned["steps"]] == ["data", "train", "convert", "evaluate", "publish"]
@@ -66,6 +67,14 @@ def test_a_csv_and_six_lines_become_a_signed_version_and_a_second_run_does_nothi
         "train",
         "data",
     ]
+
+    header, first = (cancer.folder / "cancer.csv").read_text().splitlines()[:2]
+    row = dict(zip(header.split(",")[:-1], map(float, first.split(",")[:-1]), strict=True))
+    (cancer.folder / "row.json").write_text(json.dumps(row))
+    told = cancer.json("explain", "cancer:1", "row.json", "--seconds", "1", "--save", "why.png")
+    assert told["parts"].keys() == row.keys()
+    assert sum(told["parts"].values()) == pytest.approx(told["prediction"] - told["base"], abs=1e-6)
+    assert (cancer.folder / "why.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.capability("E1")

@@ -199,6 +199,20 @@ def predict(
 
 
 @app.command()
+def explain(
+    version: Annotated[str, typer.Argument(help="For example digits:3, or digits for the newest.")],
+    inputs: Annotated[str, typer.Argument(help="One row: JSON text, a JSON file, or - for standard input.")] = "-",
+    seconds: Annotated[float, typer.Option(help="Time it may take.")] = 5.0,
+    save: Annotated[Path | None, typer.Option(help="Draw it to this .png or .svg file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which parts of an input made a version answer as it does (Shapley values)."""
+    from argosy.cli.verbs import explain as verb
+
+    verb.explain(version, inputs, seconds=seconds, save=save, as_json=as_json)
+
+
+@app.command()
 def why(
     what: Annotated[str, typer.Argument(help="A prediction's id, a version (digits:3), or an endpoint's rollout id.")],
     as_json: AsJson = False,

@@ -8,6 +8,7 @@ import numpy as np
 
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.tensors import DATATYPE_OF_NUMPY, DATATYPES, Signature
+from argosy.registry.versions import Manifest
 from argosy.serve import wire
 from argosy.serve.values import item_size, pack_texts
 
@@ -105,6 +106,24 @@ class Engine:
 
     def _single_failure(self, batch: int, error: Exception) -> wire.Done:
         return wire.Done(batch, 0.0, (), (_failure(0, error),))
+
+
+def engine_of(manifest: Manifest, model: bytes, *, threads: int = 1) -> Engine:
+    """Return a version as one function, from its verified manifest and the verified bytes of its model.
+
+    What the manifest says picks steps and tensors, never code or paths.
+    """
+    from argosy.data.prepare import apply, apply_finish, finish_from_plain, steps_from_plain
+    from argosy.formats.runner import load_runner
+
+    steps = steps_from_plain(manifest.prepare)
+    finish = finish_from_plain(manifest.finish)
+    return Engine(
+        manifest.signature,
+        (lambda inputs: apply(steps, inputs)) if steps else None,
+        load_runner(manifest.format, model, threads=threads).run,
+        (lambda outputs: apply_finish(finish, outputs)) if finish else None,
+    )
 
 
 def read_inputs(order: wire.Run, body: memoryview) -> Arrays:

@@ -22,7 +22,7 @@ from argosy.core.logs import configure_logs
 from argosy.serve import wire
 from argosy.serve.calibration import calibrate
 from argosy.serve.control import ReplicaConfig
-from argosy.serve.engine import Engine
+from argosy.serve.engine import Engine, engine_of
 
 log = structlog.get_logger()
 
@@ -47,12 +47,7 @@ def main(config: dict[str, Any]) -> None:
 
 
 def load_engine(config: ReplicaConfig) -> Engine:
-    """Load a version whose signature and digests verify, as one function.
-
-    What its manifest says picks steps and tensors, never code or paths.
-    """
-    from argosy.data.prepare import apply, apply_finish, finish_from_plain, steps_from_plain
-    from argosy.formats.runner import load_runner
+    """Load a version whose signature and digests verify, as one function."""
     from argosy.registry.blobs import Blobs
     from argosy.registry.store import open_store
     from argosy.registry.versions import load_version
@@ -61,16 +56,8 @@ def load_engine(config: ReplicaConfig) -> Engine:
     home = Path(config.home)
     blobs = Blobs(open_store(config.store), home / "cache")
     version = load_version(blobs, KeyRing.open(home), config.digest)
-    manifest = version.manifest
-    steps = steps_from_plain(manifest.prepare)
-    finish = finish_from_plain(manifest.finish)
-    model = load_runner(manifest.format, blobs.get(manifest.files["model.onnx"].digest), threads=config.threads)
-    return Engine(
-        manifest.signature,
-        (lambda inputs: apply(steps, inputs)) if steps else None,
-        model.run,
-        (lambda outputs: apply_finish(finish, outputs)) if finish else None,
-    )
+    model = blobs.get(version.manifest.files["model.onnx"].digest)
+    return engine_of(version.manifest, model, threads=config.threads)
 
 
 class Replica:

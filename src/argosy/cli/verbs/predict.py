@@ -23,7 +23,7 @@ class Refused(ArgosyError):
 def predict(endpoint: str, inputs: str, *, as_json: bool) -> None:
     """Send the inputs to the endpoint and show the answer."""
     output = Output(as_json=as_json)
-    body = _as_body(_read(inputs))
+    body = as_body(read_inputs(inputs))
     url = Workspace().gateway_url()
     status, found, headers = _post(url, f"/predict/{quote(endpoint, safe='')}", body)
     if status != 200:
@@ -41,7 +41,8 @@ def predict(endpoint: str, inputs: str, *, as_json: bool) -> None:
     output.result(found)
 
 
-def _read(inputs: str) -> str:
+def read_inputs(inputs: str) -> str:
+    """Return the JSON text that was typed, or that stands in a file or on standard input."""
     if inputs == "-":
         return sys.stdin.read()
     if inputs.lstrip().startswith(("{", "[")):
@@ -54,7 +55,8 @@ def _read(inputs: str) -> str:
         ) from error
 
 
-def _as_body(text: str) -> bytes:
+def as_body(text: str) -> bytes:
+    """Return the body of a request from what people type. Raises InvalidInput."""
     try:
         found: Any = json.loads(text)
     except ValueError as error:

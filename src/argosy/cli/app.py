@@ -352,6 +352,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone: `argosy models list | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        meant = _meant(error)
+        _say(meant)
+        sys.exit(meant.exit_code)
     except Exception as error:  # noqa: BLE001 the outermost border: the stack goes to a file, the user gets one line
         fault = _unexpected(error)
         _say(fault)
@@ -362,6 +366,13 @@ def _say(error: ArgosyError) -> None:
     from argosy.cli.output import Output
 
     Output(as_json="--json" in sys.argv).error(error)
+
+
+def _meant(error: OSError) -> ArgosyError:
+    from argosy.core.files import explained
+
+    found = explained(error, Path(str(error.filename or "a file")))
+    return found if isinstance(found, ArgosyError) else _unexpected(error)
 
 
 def _unexpected(error: Exception) -> Internal:

@@ -5,6 +5,7 @@ pathlib, no other module of Argosy that has imports of its own. Descriptor 3 is 
 starter and inherited: it is held exactly as long as this process lives, whatever becomes of the starter.
 """
 
+import errno
 import json
 import os
 import sys
@@ -50,6 +51,12 @@ def _run(spec: dict) -> tuple[int, dict | None]:  # type: ignore[type-arg]
 
 
 def _failed(error: BaseException, spec: dict) -> tuple[int, dict | None]:  # type: ignore[type-arg]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        from pathlib import Path
+
+        from argosy.core.files import explained
+
+        error = explained(error, Path(error.filename or spec["name"]))
     # If it is an ArgosyError its module is loaded; otherwise there is no reason to load it.
     errors = sys.modules.get("argosy.core.errors")
     if errors is not None and isinstance(error, errors.ArgosyError):

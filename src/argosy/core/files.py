@@ -51,13 +51,14 @@ def _staged(path: Path, data: bytes | memoryview, mode: int) -> Iterator[str]:
             os.close(descriptor)
         yield staged
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(staged)
 
 
-def _explained(error: OSError, path: Path) -> Exception:
+def explained(error: OSError, path: Path) -> Exception:
+    """Return what a failed write means for the user: a full disk, missing permissions, or `error` itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Unavailable(
             f"no space left to write '{path}'",

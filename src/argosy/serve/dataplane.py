@@ -113,6 +113,7 @@ class DataPlane:
         self._key = bytes.fromhex(config.key)
         self._later = later
         self._dirty: set[VersionQueue] = set()
+        self._settled_at: float | None = None
         self.counters.gauges(self._gauges)
 
     # What transports call ------------------------------------------------------------------------------------------
@@ -200,8 +201,18 @@ class DataPlane:
         self.ready_changed()
         self.on_routes()
 
+    def settle(self, seconds: float) -> None:
+        """For so long from now, hold requests of a version that is not ready, instead of turning to another version.
+
+        Call it after a restart, before `set_routes`: replicas that still live take a moment to find the new gateway.
+        """
+        self._settled_at = self.clock.monotonic() + seconds
+
     def tick(self) -> None:
         """Look at everything that depends on time; called every few milliseconds."""
+        if self._settled_at is not None and self.clock.monotonic() >= self._settled_at:
+            self._settled_at = None
+            self.ready_changed()
         self.wheel.turn(self.clock.monotonic())
         self.pool.check()
         self.windows.tick()
@@ -223,7 +234,8 @@ class DataPlane:
             learned |= digest in routed and self.signatures.get(digest) != queue.signature
             self.signatures[digest] = queue.signature
         for endpoint in self.endpoints.values():
-            endpoint.refresh(self.pool.ready, self.signatures, self.windows)
+            is_settling = self._settled_at is not None
+            endpoint.refresh(self.pool.ready, self.signatures, self.windows, is_settling=is_settling)
         for digest in list(self.pool.queues):
             self._move_orphans(digest)
         self.pool.keep_queues(routed)

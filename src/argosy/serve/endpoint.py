@@ -31,13 +31,15 @@ class Endpoint:
             self.answers = recent_answers()
         self.route = route
 
-    def refresh(self, ready: Container[str], signatures: dict[str, Signature], windows: Windows) -> None:
+    def refresh(
+        self, ready: Container[str], signatures: dict[str, Signature], windows: Windows, *, is_settling: bool = False
+    ) -> None:
         """Work out anew how the route can be followed, now that `ready` has changed."""
         if self.route.stable in ready:
             self.previous = ("", "")
         stable = signatures.get(self.route.stable)
         fits = {d for d in (self.route.stable, self.route.canary) if stable and _fits(stable, signatures.get(d))}
-        self.plan = resolve(self.route, ready, self.previous, fits)
+        self.plan = resolve(self.route, ready, self.previous, fits, is_settling=is_settling)
         self.rollout = windows.follow(self.route, self.plan.share, self.answers)
 
     def digest_of(self, number: str) -> tuple[str, str] | None:

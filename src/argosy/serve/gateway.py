@@ -33,6 +33,8 @@ from argosy.serve.prediction_id import MIN_KEY_BYTES
 log = structlog.get_logger()
 
 _TICK_S = 0.025
+_SETTLE_S = 3.0
+"""Time for living replicas to find a restarted gateway; they look for it every second at least."""
 _SWEEP_S = 0.25
 _GRACE_S = 4.0
 _SPARE_DESCRIPTORS = 1280
@@ -241,6 +243,7 @@ class Gateway:
         try:
             saved = msgspec.json.decode(path.read_bytes(), type=SavedState)
             self.plane.signatures.update(saved.signatures)
+            self.plane.settle(_SETTLE_S)
             self.plane.set_routes(saved.routes)
         except FileNotFoundError:
             return

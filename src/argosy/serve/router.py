@@ -49,13 +49,34 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def resolve(
-    route: EndpointRoute, ready: Container[str], previous: tuple[str, str], fits: Container[str] | None = None
+    route: EndpointRoute,
+    ready: Container[str],
+    previous: tuple[str, str],
+    fits: Container[str] | None = None,
+    *,
+    is_settling: bool = False,
 ) -> Plan:
     """Return how to follow `route` while the versions in `ready` have a replica.
 
     `previous` is digest and name of the stable version before, which serves until the new one is ready. `fits` holds
-    the versions that take the same inputs as the serving one; a canary outside of it gets nothing.
+    the versions that take the same inputs as the serving one; a canary outside of it gets nothing. `is_settling`: the
+    gateway has just been restarted and replicas are still finding it, so that stable is not ready yet says nothing
+    about it: its requests wait, rather than be answered by whichever version was back first.
     """
+    if is_settling and route.stable not in ready:
+        return Plan(
+            serving=route.stable,
+            serving_ref=route.stable_ref,
+            is_held=True,
+            canary="",
+            canary_ref="",
+            is_canary_ready=False,
+            share=0.0,
+            mirror=0.0,
+            is_counted=False,
+            sticky="",
+            note=f"the gateway has just started; requests wait for {route.stable_ref}",
+        )
     candidates = [
         (route.stable, route.stable_ref),
         previous,

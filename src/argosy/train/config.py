@@ -51,8 +51,8 @@ class TrainConfig(Config, frozen=True):
     """`data-parallel`, `single`, or `auto`: data-parallel when there is more than one worker."""
     workers: int = 1
     """Processes that train together. Their result is that of one process on the whole batch."""
-    epochs: int = 10
-    """Passes over the training part."""
+    epochs: int = 0
+    """Passes over the training part; 0: ten, and more where few samples make few steps."""
     batch_size: int = 64
     """Samples per step over all workers together. `gd` uses the whole training part instead."""
     optimizer: str = "adamw"
@@ -89,7 +89,8 @@ class TrainConfig(Config, frozen=True):
         _one_of("[train] schedule", self.schedule, SCHEDULE_NAMES)
         _one_of("[train] loss", self.loss, LOSS_NAMES)
         _one_of("[train] dtype", self.dtype, DTYPE_NAMES)
-        for name in ("workers", "epochs", "batch_size"):
+        _require("epochs", self.epochs, self.epochs >= 0, "0 (chosen by the number of samples) or more")
+        for name in ("workers", "batch_size"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _require("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1e3, "above 0 and at most 1000")
         _require("momentum", self.momentum, 0 <= self.momentum < 1, "from 0 to below 1")

@@ -47,6 +47,14 @@ class Position(msgspec.Struct, kw_only=True):
     """Time spent, over all starts."""
 
 
+def usual_epochs(steps_per_epoch: int) -> int:
+    """Return how many epochs a training gets that was not told: ten, and for few samples enough for some 800 steps.
+
+    A hundred rows are two steps of 64; ten epochs of them would leave a network where it began.
+    """
+    return max(10, min(200, math.ceil(800 / steps_per_epoch)))
+
+
 class Training:
     """One training: what it works on, and where it stands. `run` goes on from there to the end."""
 
@@ -71,7 +79,8 @@ class Training:
         self._best: dict[str, Tensor] = {}
         self._batch_size = len(samples.x) if config.optimizer == "gd" else config.batch_size
         self._steps_per_epoch = math.ceil(len(samples.x) / self._batch_size)
-        self._steps = self._steps_per_epoch * config.epochs
+        self._epochs = config.epochs or usual_epochs(self._steps_per_epoch)
+        self._steps = self._steps_per_epoch * self._epochs
 
     @property
     def metric_name(self) -> str:
@@ -92,7 +101,7 @@ class Training:
             self._resume()
             self._started = self._said = self._saved = self._clock.monotonic()
             self._started_step, self._seconds_before = self.position.step, self.position.seconds
-            while self.position.epoch < self.config.epochs and not self._is_stopped():
+            while self.position.epoch < self._epochs and not self._is_stopped():
                 self._train_epoch()
                 self._finish_epoch()
             if self._best:
@@ -227,7 +236,7 @@ class Training:
         self._report(
             Progress(
                 stage="train",
-                message=f"epoch {min(position.epoch + (position.batch > 0), self.config.epochs)}/{self.config.epochs}",
+                message=f"epoch {min(position.epoch + (position.batch > 0), self._epochs)}/{self._epochs}",
                 done=position.step,
                 total=self._steps,
                 unit="steps",

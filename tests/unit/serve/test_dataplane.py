@@ -581,3 +581,34 @@ def test_a_failing_caller_of_on_done_does_not_disturb_its_neighbours(world):
     world.turn()
     replica.answer()
     assert world.calls == [good]
+
+
+def restart(world):
+    """What a gateway does before it follows the routes it finds from its former life."""
+    world.plane.signatures[digest("1")] = SIGNATURE
+    world.plane.settle(3.0)
+
+
+@pytest.mark.parametrize("role", ["backup", "canary"])
+def test_after_a_restart_requests_wait_for_stable_rather_than_for_whoever_is_back_first(world, role):
+    """A restarted gateway must not take "not connected yet" for "gone"."""
+    first_back = world.replica("2")
+    restart(world)
+    world.route("1", **{role: "2"})
+    call = world.send()
+    world.advance(1.0, first_back)
+    assert first_back.run is None
+    stable = world.replica("1")
+    world.advance(0.1, first_back, stable)
+    stable.answer()
+    assert (call.ref, call.failover) == ("m:1", "")
+
+
+def test_stable_that_is_not_back_in_time_after_a_restart_is_taken_for_gone(world):
+    backup = world.replica("2")
+    restart(world)
+    world.route("1", backup="2")
+    call = world.send()
+    world.advance(3.2, backup)
+    backup.answer()
+    assert call.ref == "m:2"

@@ -62,7 +62,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(field, known):
         ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
         ("workers", 0),
-        ("epochs", 0),
+        ("epochs", -1),
         ("batch_size", 0),
         ("momentum", 1.0),
         ("warmup", 1.0),

@@ -73,6 +73,13 @@ def dense_cells() -> list[Cell]:
         replace(four, name="1 s, four metrics, tolerate 1.25, block 10 s"),
         replace(four, name="1 s, four metrics, tolerate 1, block 10 s", tolerate_latency=1.0),
     ]
+    # `examples/digits`: windows of half a second, 150 requests a second, its own steps, and as long as it may take.
+    demo = replace(dense, window_s=0.5, shares=(0.1, 0.3, 0.5), minutes=3, requests_per_min=9000, base=0.005)
+    cells += [
+        replace(demo, name=f"0.5 s, {pattern}, 0.5%, 150/s", pattern=pattern)
+        for pattern in ("independent", "bursts", "bad minutes", "autocorrelated", "batches, each request counted")
+    ]
+    cells.append(replace(demo, name="0.5 s, four metrics, tolerate 1.25, block 10 s", metrics=ALL, warm_up_block_s=10))
     return cells
 
 
@@ -181,7 +188,10 @@ def promotion_cells() -> list[Cell]:
 
 GROUPS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "good": ("False rollbacks of good versions, windows of 10 s, steps 5/25/50", good_cells),
-    "dense": ("False rollbacks with windows of 1 s, steps 10/25, 5 minutes", dense_cells),
+    "dense": (
+        "False rollbacks with windows of 1 s (steps 10/25, 5 minutes) and of 0.5 s (steps 10/30/50, 3 minutes)",
+        dense_cells,
+    ),
     "limits": ("Where short windows stop being safe (false rollbacks of good versions)", limit_cells),
     "bad": ("Bad versions found", bad_cells),
     "promotion": ("Promotion", promotion_cells),

@@ -1,6 +1,11 @@
 """Every ObjectStore keeps the same promises."""
 
+import http.client
+import socket
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -8,14 +13,45 @@ from argosy.core.errors import Conflict, InvalidInput, NotFound
 from argosy.registry.backends.cloud import CloudStore
 from argosy.registry.backends.disk import DiskStore
 from argosy.registry.backends.memory import MemoryStore
+from argosy.registry.store import open_store
 
-KINDS = ["disk", "memory", "obstore-memory", "obstore-disk"]
+KINDS = ["disk", "memory", "obstore-memory", "obstore-disk", "s3"]
 pytestmark = pytest.mark.capability("V1")
 
 
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory):
+    """The address of a real server that speaks S3, with one bucket."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        deadline = time.monotonic() + 60
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                connection.request("PUT", "/argosy")
+                assert connection.getresponse().status == 200
+                break
+            except OSError:
+                assert server.poll() is None, "the S3 server has ended"
+                assert time.monotonic() < deadline, "the S3 server does not answer"
+            finally:
+                connection.close()
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+
+
 @pytest.fixture(params=KINDS)
-def store(request, tmp_path):
+def store(request, tmp_path, monkeypatch):
     from obstore import store as clients
+
+    if request.param == "s3":
+        settings = {"ENDPOINT_URL": request.getfixturevalue("s3_server"), "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+        for name, value in (settings | {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        return open_store(f"s3://argosy/{tmp_path.name}")
 
     if request.param == "disk":
         return DiskStore(tmp_path / "store")

@@ -62,6 +62,13 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+def allows_plain_http(environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether the user allows object stores without TLS, in the variables that obstore reads for it."""
+    env = os.environ if environment is None else environment
+    names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+    return any(env.get(name, "").lower() in ("1", "true", "yes") for name in names)
+
+
 def private_folder(path: Path) -> Path:
     """Make `path` a folder only this user can enter, and return it; refuse one that belongs to somebody else."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from argosy.core import errors
-from argosy.core.config import load_settings, private_folder
+from argosy.core.config import allows_plain_http, load_settings, private_folder
 
 KINDS = errors.ArgosyError.__subclasses__()
 
@@ -47,3 +47,8 @@ def test_the_socket_folder_is_short_however_long_the_home_is(tmp_path):
 def test_a_private_folder_is_closed_to_others(tmp_path):
     folder = private_folder(tmp_path / "run")
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("text", "allowed"), [("true", True), ("1", True), ("", False), ("false", False)])
+def test_an_object_store_without_tls_is_used_only_when_that_is_asked_for(text, allowed):
+    assert allows_plain_http({"AWS_ALLOW_HTTP": text}) is allowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from argosy.core.config import allows_plain_http
 from argosy.core.errors import ArgosyError, Conflict, Denied, InvalidInput, NotFound, Unavailable
 from argosy.registry.store import check_key, check_prefix
 
@@ -31,7 +32,8 @@ def open_cloud(url: str) -> CloudStore:
         )
     # Bounded, so that a cloud that hangs becomes an error and not a silence.
     options: dict[str, Any] = {
-        "client_options": {"timeout": "60s", "connect_timeout": "10s"},
+        # Options given here hide the environment's, so what it says of TLS is repeated.
+        "client_options": {"timeout": "60s", "connect_timeout": "10s", "allow_http": allows_plain_http()},
         "retry_config": {"max_retries": 5, "retry_timeout": timedelta(seconds=60)},
     }
     try:

@@ -47,7 +47,7 @@ layers: .venv/dev
 	$(BIN)/lint-imports
 
 docs: .venv/dev  ## Build the manual strictly into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint types layers test docs  ## What CI runs
 

@@ -2,13 +2,37 @@
 
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import structlog
+
+
+def _structlog() -> Any:
+    """Import structlog without rich, which it would load for coloured consoles that no process of ours writes to.
+
+    That is 0.09 of the 0.15 CPU seconds of the import, paid by every gateway and replica.
+    """
+    is_absent = "rich" not in sys.modules
+    if is_absent:
+        sys.modules["rich"] = None  # type: ignore[assignment] # the import system's own way to say: not here
+    try:
+        import structlog
+    finally:
+        if is_absent:
+            del sys.modules["rich"]
+    return structlog
+
+
+def get_logger() -> "structlog.stdlib.BoundLogger":
+    """Return a logger; it writes as `configure_logs` says, also when that is called later."""
+    found: structlog.stdlib.BoundLogger = _structlog().get_logger()
+    return found
 
 
 def configure_logs(level: str = "info", **bound: Any) -> None:
     """Send this process's structured logs to standard error as JSON lines, with `bound` on each of them."""
-    import structlog
-
+    structlog = _structlog()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -8,10 +8,9 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-import structlog
-
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
+from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import prediction_id
 from argosy.serve.batcher import OVER, RUNNING, WAITING, Trouble, VersionQueue, Work
@@ -26,7 +25,7 @@ from argosy.serve.router import CANARY, STABLE, UNCOUNTED, Choice, choose
 from argosy.serve.windows import Segment, Windows
 from argosy.serve.wire import Tensor
 
-log = structlog.get_logger()
+log = get_logger()
 
 # A canary's failure is answered by stable, and that attempt may lose its replica too.
 _MAX_ATTEMPTS = {CANARY: 3, STABLE: 2, UNCOUNTED: 2}

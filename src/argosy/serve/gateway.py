@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import structlog
 
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import from_plain, private_folder
 from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound
 from argosy.core.files import FileLock, write_atomic
-from argosy.core.logs import configure_logs
+from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.connection import Connection
@@ -30,7 +29,7 @@ from argosy.serve.http import HttpFront
 from argosy.serve.links import Link
 from argosy.serve.prediction_id import MIN_KEY_BYTES
 
-log = structlog.get_logger()
+log = get_logger()
 
 _TICK_S = 0.025
 _SETTLE_S = 3.0

@@ -15,18 +15,17 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-import structlog
-
 from argosy import __version__
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Internal, InvalidInput, NotFound
+from argosy.core.logs import get_logger
 from argosy.core.units import parse_time
 from argosy.serve import plain, v2
 from argosy.serve.connection import Connection, Exchange, Request
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.endpoint import Endpoint, version_number
 
-log = structlog.get_logger()
+log = get_logger()
 
 # What a class of errors means here; codes below are more precise.
 _STATUS_OF_KIND = {

@@ -7,13 +7,12 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
-import structlog
-
 from argosy.core.errors import ArgosyError, Internal, InvalidInput, to_dict
+from argosy.core.logs import get_logger
 from argosy.serve import wire
 from argosy.serve.pool import Pool, Replica
 
-log = structlog.get_logger()
+log = get_logger()
 
 _MAX_LINKS = 1024
 

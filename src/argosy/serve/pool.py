@@ -10,17 +10,16 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import structlog
-
 from argosy.core.clock import Clock
 from argosy.core.errors import InvalidInput
+from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
 from argosy.serve.control import GatewayConfig, ReplicaStatus
 from argosy.serve.values import item_size
 
-log = structlog.get_logger()
+log = get_logger()
 
 READY, DRAINING, DRAINED, FROZEN, FAULTY = "ready", "draining", "drained", "frozen", "faulty"
 # Runs that fail as a whole, one after the other, while another replica of the version works: then it is this replica.

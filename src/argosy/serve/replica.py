@@ -12,19 +12,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from argosy.cluster import current
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import from_plain
 from argosy.core.errors import ArgosyError, InvalidInput
-from argosy.core.logs import configure_logs
+from argosy.core.logs import configure_logs, get_logger
 from argosy.serve import wire
 from argosy.serve.calibration import calibrate
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.engine import Engine, engine_of
 
-log = structlog.get_logger()
+log = get_logger()
 
 _BEAT_S = 0.5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0

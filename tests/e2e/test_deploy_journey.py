@@ -157,6 +157,19 @@ def test_a_bad_version_is_rolled_back_though_a_process_is_killed_in_the_middle(i
     installed.ok("audit", "verify")
 
 
+@pytest.mark.capability("R1")
+def test_a_rollout_whose_controller_was_killed_goes_on_when_somebody_watches(installed, model):
+    (installed.folder / "argosy.toml").write_text(ROLLOUT.replace("60s", "8s") + 'undecided = "promote"\n')
+    installed.ok("deploy", model("one.onnx", constant(1.0)), "--name", "m", "--port", "0")
+    installed.ok("deploy", model("two.onnx", constant(2.0)), "--name", "m", "--detach")
+    os.kill(until(lambda: canary_process(installed, "controller")), signal.SIGKILL)
+    told = installed.ok("watch", "m")
+    assert "has been started" in told
+    (endpoint,) = installed.json("watch", "m", "--once")["endpoints"]
+    assert endpoint["last"]["outcome"] == "promoted"
+    assert endpoint["versions"][0]["ref"] == "m:2"
+
+
 def canary_process(installed, victim: str) -> int:
     view = installed.json("watch", "m", "--once")["endpoints"][0]
     if view["rollout"] is None or view["rollout"]["phase"] != "canary":

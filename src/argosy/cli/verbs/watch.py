@@ -4,6 +4,7 @@ from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import NotFound
+from argosy.operate.processes import start_controller
 from argosy.operate.view import EndpointView, SystemView
 
 _EVERY_S = 0.25
@@ -23,6 +24,10 @@ def watch(endpoint: str, *, once: bool, as_json: bool) -> None:
     if once or not (output.is_live or running):
         output.console.print(picture(view, endpoint))
         return
+    if view.controller == "down" and any(e.state != "stopped" for e in view.endpoints):
+        # To look on while nobody moves the rollout would be to wait for ever.
+        start_controller(workspace.settings, workspace.launcher)
+        output.line("the controller was down and has been started")
     if output.is_live:
         _live(output, workspace, endpoint, until_end=running)
     else:

@@ -39,13 +39,15 @@ class RunView:
         if self._output.is_live:
             from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bars
+            from rich.table import Column
 
             self._bars = Bars(
                 SpinnerColumn(),
-                TextColumn("{task.description:<9}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[news]}"),
-                TimeElapsedColumn(),
+                TextColumn("{task.description:<9}", table_column=Column(min_width=9, no_wrap=True)),
+                BarColumn(bar_width=24, table_column=Column(min_width=24)),
+                TimeElapsedColumn(table_column=Column(min_width=7)),
+                TextColumn("{task.fields[news]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+                expand=True,
                 console=self._output.console,
                 transient=True,
             )
@@ -119,7 +121,7 @@ def _values(values: dict[str, Any]) -> str:
 def _is_short(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(isinstance(v, str) and len(v) <= 24 for v in value)
-    return isinstance(value, (int, float)) or (isinstance(value, str) and 0 < len(value) <= 24)
+    return isinstance(value, (int, float)) or (isinstance(value, str) and 0 < len(value) <= 48)
 
 
 def _value(name: str, value: Any) -> str:

@@ -56,7 +56,9 @@ def deploy(
     commands.refuse_failed_gates(version)
     _choose_port(output, workspace, port)
     accepted = commands.deploy(workspace.registry, version.digest, name=endpoint, endpoint=kept, rollout=rollout)
-    output.line(f"[bold]plan[/] {accepted.summary}{_judged(rollout)}")
+    # The first version of an endpoint has nothing to be compared with, and nothing to roll back to.
+    is_first = not accepted.undo.startswith("argosy rollback")
+    output.line(f"[bold]plan[/] {accepted.summary}{'' if is_first else _judged(rollout)}")
     start_controller(workspace.settings, workspace.launcher)
     view = _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=detach)
     _end(output, view, endpoint, accepted.undo)

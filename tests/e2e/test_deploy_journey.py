@@ -154,6 +154,9 @@ def test_a_bad_version_is_rolled_back_though_a_process_is_killed_in_the_middle(i
     # While the gateway itself is down its port refuses; otherwise callers see nothing at all.
     assert failed == 0 or victim == "gateway"
     assert ask(url, "m", np.full((1, 1), -1.0, "float32")) == 1.0
+    rollout = installed.json("watch", "m", "--once")["endpoints"][0]["last"]["rollout"]
+    assert "judge: rollback" in installed.ok("why", rollout)
+    assert "m:2 rolled back" in installed.ok("models", "history", "m")
     installed.ok("audit", "verify")
 
 

@@ -11,6 +11,8 @@ from argosy.cli.workspace import Workspace
 from argosy.core.errors import NotFound
 from argosy.core.files import write_atomic
 from argosy.core.units import format_size
+from argosy.operate.view import describe
+from argosy.registry.log import Entry
 from argosy.registry.versions import Evaluation, Version
 
 
@@ -129,15 +131,24 @@ def history(name: str, *, as_json: bool) -> None:
     workspace = Workspace()
     rows, plain = [], []
     for entry in workspace.registry.log.entries(subject=name):
-        facts = "  ".join(
-            f"{k}={v}" for k, v in entry.data.items() if isinstance(v, (str, int, float, bool)) and v != ""
-        )
-        rows.append((str(entry.seq), when(entry.time), entry.actor, entry.kind, facts))
+        told = _happened(entry)
+        if told:
+            rows.append((str(entry.seq), when(entry.time), entry.actor, told))
         plain.append(msgspec.to_builtins(entry))
     if not rows:
         raise NotFound(f"nothing has happened to {name!r} in this registry")
-    output.table(("entry", "time", "who", "what", "how"), rows)
+    output.table(("entry", "time", "who", "what happened"), rows)
     output.result(plain)
+
+
+def _happened(entry: Entry) -> str:
+    data = entry.data
+    if entry.kind == "version.published":
+        gates = "passed its gates" if data.get("passed") else "failed its gates"
+        return f"published {entry.subject}:{data['number']}, {gates} ({data['digest'][:19]})"
+    if entry.kind == "alias.moved":
+        return f"alias '{data['alias']}' means {entry.subject}:{data['number']}"
+    return describe(entry)
 
 
 def _plain(version: Version) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from argosy.cli.verbs.models import main_metrics, when
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import NotFound
 from argosy.core.units import format_time
+from argosy.operate.view import describe
 from argosy.pipeline.why import Link, trace_version
 from argosy.registry.log import Entry
 from argosy.registry.registry import Registry
@@ -114,13 +115,22 @@ def _rollout(output: Output, registry: Registry, rollout: str) -> None:
     if not entries:
         raise NotFound(f"there is no rollout {rollout!r}", hint="rollouts stand in: argosy models history ENDPOINT")
     for entry in entries:
-        data = {k: v for k, v in entry.data.items() if k not in ("windows", "rollout", "verdict")}
-        output.line(f"entry {entry.seq}  {when(entry.time)}  {entry.actor}  [bold]{entry.kind}[/]  {_short(data)}")
+        told = describe(entry) or f"{len(entry.data.get('windows', ()))} windows of evidence"
+        output.line(f"entry {entry.seq:<5} {when(entry.time)}  {entry.actor:<10}  {told}")
         verdict = entry.data.get("verdict")
         if verdict:
-            output.line(f"      [dim]the judge[/] {_short(verdict)}")
+            output.line(f"      [dim]judge: {verdict['verdict']}, {_numbers(verdict)}[/]")
     output.result([msgspec.to_builtins(e) for e in entries])
 
 
+def _numbers(verdict: dict[str, Any]) -> str:
+    metrics = ", ".join(
+        f"{name} {m['bad_canary']:.3g} of {m['bad_all']:.3g} bad (for it {min(m['assurance'], 999):.3g} of 20)"
+        for name, m in verdict["metrics"].items()
+    )
+    return f"against it {verdict['total']:.3g} of {verdict['threshold']:.0f}; {metrics}"
+
+
 def _about(entry: Entry, rollout: str) -> bool:
-    return bool(entry.data.get("rollout") == rollout or entry.seq == int(rollout[1:]))
+    asked = entry.kind == "endpoint.desired" and entry.seq == int(rollout[1:])
+    return asked or entry.data.get("rollout") == rollout

@@ -1,10 +1,11 @@
 """Which candidate is taken, and what is said when none can be.
 
 The rule: of the measured candidates that keep size, p95 and drop on the validation part and are not slower than the
-original at any measured batch size, the smallest product of latency and size, relative to the original, wins. But
-first come those whose drop is within the bound with 80 % confidence, and also on samples seen in training; and first
-among them those that give the original's answer on all but so many items as the drop allows, since then no accuracy
-can move by more. When the validation part is too small to make any sure, the lowest upper bound of the drop wins.
+original (on the whole, nor by a tenth at any measured batch size), the smallest product of latency and size, relative
+to the original, wins. But first come those whose drop is within the bound with 80 % confidence, and also on samples
+seen in training; and first among them those that give the original's answer on all but so many items as the drop
+allows, since then no accuracy can move by more. When the validation part is too small to make any sure, the lowest
+upper bound of the drop wins.
 """
 
 import math

@@ -14,6 +14,7 @@ from argosy.core.errors import Internal
 from argosy.core.files import resolve_inside
 from argosy.core.progress import Reporter
 from argosy.pipeline.config import Recipe
+from argosy.pipeline.graph import Sources
 from argosy.registry.registry import Registry
 
 
@@ -31,6 +32,7 @@ class StageContext:
     recipe: Recipe
     base: Path
     keys: dict[str, str]
+    sources: Sources
     run: str
     work: Path
     inputs: dict[str, StageRecord]

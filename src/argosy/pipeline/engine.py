@@ -17,7 +17,7 @@ from argosy.core.files import FileLock
 from argosy.core.progress import Progress, Reporter
 from argosy.pipeline.config import Recipe, plain
 from argosy.pipeline.context import StageRecord
-from argosy.pipeline.graph import Step, difference, steps_of
+from argosy.pipeline.graph import Sources, Step, difference, steps_of
 from argosy.pipeline.sources import read_sources
 from argosy.registry.log import Entry, Log
 from argosy.registry.registry import Registry
@@ -67,6 +67,7 @@ class _Run:
     id: str
     recipe: Recipe
     base: Path
+    sources: Sources
     steps: list[Step]
     report: Reporter
     records: dict[str, StageRecord]
@@ -111,8 +112,9 @@ class Engine:
         started = self._clock.monotonic()
         log = self._registry.log
         log.refresh()
-        steps = steps_of(recipe, read_sources(recipe, base), until)
-        run = _Run(f"run-{self._random.getrandbits(48):012x}", recipe, base, steps, report, {})
+        sources = read_sources(recipe, base)
+        steps = steps_of(recipe, sources, until)
+        run = _Run(f"run-{self._random.getrandbits(48):012x}", recipe, base, sources, steps, report, {})
         executed: list[str] = []
         for step in steps:
             name = step.stage.name
@@ -160,6 +162,8 @@ class Engine:
         """Return what `pipeline.worker` is told."""
         return {
             "entry": step.stage.entry,
+            "stage": step.stage.name,
+            "sources": msgspec.to_builtins(run.sources),
             "recipe": plain(run.recipe, Recipe),
             "base": str(run.base),
             "keys": {s.stage.name: s.key for s in run.steps},

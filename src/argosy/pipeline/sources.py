@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from argosy.core.digest import digest_of, digest_tree, sha256_file
-from argosy.core.errors import InvalidInput
+from argosy.core.errors import Conflict, InvalidInput
 from argosy.data.location import located
 from argosy.pipeline.config import Recipe
 from argosy.pipeline.graph import Sources
@@ -16,14 +16,36 @@ def read_sources(recipe: Recipe, base: Path) -> Sources:
     if recipe.data is None:
         raise InvalidInput(
             f"project {recipe.project.name!r} has no [data] section, so there is nothing to run",
-            hint='add:  [data]\\n        train = "data.csv"',
+            hint='add a section [data] with: train = "data.csv"',
         )
     test = recipe.data.test
     return Sources(
         data=data_digest(base, recipe.data.train),
         test=data_digest(base, test) if test else "",
-        code=digest_of({name: sha256_file(path) for name, path in local_modules(recipe, base).items()}),
+        code=code_digest(recipe, base),
     )
+
+
+def refuse_changed(stage: str, recipe: Recipe, base: Path, sources: Sources) -> None:
+    """Raise Conflict when what `stage` reads is not what the run's keys were made of, because it was edited since."""
+    if stage == "data" and recipe.data is not None:
+        named = {recipe.data.train: sources.data, recipe.data.test: sources.test}
+        changed = [name for name, digest in named.items() if name and data_digest(base, name) != digest]
+    elif stage in ("train", "convert", "compress"):
+        changed = [recipe.model.build] if code_digest(recipe, base) != sources.code else []
+    else:
+        changed = []
+    if changed:
+        raise Conflict(
+            f"'{changed[0]}' changed while the run was going on, so stage '{stage}' would not be what its key says",
+            hint="run again: what does not depend on it is not done twice",
+            code="source_changed",
+        )
+
+
+def code_digest(recipe: Recipe, base: Path) -> str:
+    """Return one digest over the user's own modules that build the model."""
+    return digest_of({name: sha256_file(path) for name, path in local_modules(recipe, base).items()})
 
 
 def data_digest(base: Path, name: str) -> str:

@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from argosy.core.errors import NotFound
 from argosy.pipeline.graph import STAGES
 from argosy.registry.registry import Registry
 from argosy.registry.versions import Version
@@ -62,14 +61,3 @@ def trace_version(registry: Registry, version: Version) -> list[Link]:
     if manifest.lineage.data_digest:
         links.append(Link(what="data", name=manifest.lineage.data_digest))
     return links
-
-
-def version_of_prediction(registry: Registry, prefix: str) -> Version:
-    """Return the version whose digest begins with `prefix`. Raises NotFound when it isn't in this registry."""
-    try:
-        return registry.versions.get(prefix)
-    except NotFound as error:
-        raise NotFound(
-            f"the version '{prefix}' that gave this prediction isn't in this registry",
-            hint="point ARGOSY_STORE at the registry that served it",
-        ) from error

@@ -14,6 +14,8 @@ from argosy.core.plugins import load_object
 from argosy.core.progress import Progress, Reporter
 from argosy.pipeline.config import Recipe
 from argosy.pipeline.context import StageContext, StageRecord
+from argosy.pipeline.graph import Sources
+from argosy.pipeline.sources import refuse_changed
 from argosy.registry.registry import open_registry
 
 
@@ -26,6 +28,7 @@ def main(config: dict[str, Any]) -> int:
         recipe=from_plain(config["recipe"], Recipe, where="recipe"),
         base=Path(config["base"]),
         keys=config["keys"],
+        sources=msgspec.convert(config["sources"], Sources),
         run=config["run"],
         work=work,
         inputs=msgspec.convert(config["inputs"], dict[str, StageRecord]),
@@ -34,7 +37,13 @@ def main(config: dict[str, Any]) -> int:
         report=_news_to(work / "events.jsonl"),
     )
     run = cast("Any", load_object(config["entry"], extra="train"))
+
+    def check() -> None:
+        refuse_changed(config["stage"], context.recipe, context.base, context.sources)
+
+    check()
     record: StageRecord = run(context)
+    check()  # an edit in the middle of a stage must not be taken for what its key names
     write_atomic(work / "result.json", canonical(record))
     return 0
 

@@ -3,9 +3,9 @@
 import pytest
 
 from argosy.core.config import from_plain
-from argosy.core.errors import InvalidInput, NotFound
+from argosy.core.errors import Conflict, InvalidInput, NotFound
 from argosy.pipeline.config import Recipe
-from argosy.pipeline.sources import data_digest, local_modules, read_sources
+from argosy.pipeline.sources import data_digest, local_modules, read_sources, refuse_changed
 
 
 def recipe(build: str = "", train: str = "d.csv") -> Recipe:
@@ -51,3 +51,16 @@ def test_a_model_file_that_is_not_python_is_refused(tmp_path):
     (tmp_path / "model.py").write_text("def build(:\n")
     with pytest.raises(InvalidInput, match="is not Python"):
         read_sources(recipe("model:build"), tmp_path)
+
+
+@pytest.mark.parametrize(("file", "stage"), [("d.csv", "data"), ("model.py", "train"), ("model.py", "convert")])
+def test_an_edit_while_a_run_goes_on_is_refused_by_the_stage_that_reads_it(tmp_path, file, stage):
+    (tmp_path / "d.csv").write_text("a,label\n1,0\n")
+    (tmp_path / "model.py").write_text("x = 1\n")
+    asked = recipe("model:build")
+    sources = read_sources(asked, tmp_path)
+    refuse_changed(stage, asked, tmp_path, sources)
+    (tmp_path / file).write_text("x = 2\n")
+    with pytest.raises(Conflict, match="changed while the run was going on"):
+        refuse_changed(stage, asked, tmp_path, sources)
+    refuse_changed("publish", asked, tmp_path, sources)

@@ -39,7 +39,7 @@ def _publish(context: StageContext, dataset: Dataset, role: Any, evaluation: Eva
         run=context.run,
         parent=parent,
         code_commit=code_commit(context.base),
-        code_digest=context.keys["train"],
+        code_digest=context.sources.code,
         data_digest=dataset.digest,
         stages=context.keys,
         recipe=context.inputs["compress"].values if role == "compressed" else {},

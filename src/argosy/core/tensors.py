@@ -25,12 +25,15 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """One named tensor. `shape` has -1 where the size is free; the first dimension is the batch when it is -1.
 
     `columns` names the positions of the last dimension, for tables; plain JSON predictions may use these names.
+    `content` says what a BYTES input holds when it is more than bytes: "text" (UTF-8) or "image" (a whole JPEG, PNG or
+    WebP file); callers may send these as they are.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     columns: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def is_batched(self) -> bool:

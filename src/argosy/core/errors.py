@@ -57,6 +57,15 @@ class InvalidInput(ArgosyError):
     exit_code = 2
 
 
+class Refused(InvalidInput):
+    """A version's own preparation or code can't take an input: the caller's mistake.
+
+    Code of custom models raises it (`argosy.Refused("the text is empty")`); its message goes to the caller.
+    """
+
+    code = "input_refused"
+
+
 class NotFound(ArgosyError):
     """The named thing does not exist."""
 

@@ -43,7 +43,7 @@ def explain_row(registry: Registry, version: Version, body: bytes, config: Expla
     than one row, NotFound when the rows the version was trained on are not in this registry.
     """
     loaded = registry.versions.load(version.digest)
-    engine = engine_of(loaded.manifest, registry.versions.open_file(loaded))
+    engine = engine_of(loaded.manifest, registry.versions.files(loaded))
     inputs = _inputs(body, engine)
     spec = next((spec for spec in engine.signature.inputs if spec.datatype != "BYTES"), None)
     if spec is None:

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +134,25 @@ def check_files(blobs: Blobs, version: Version) -> None:
         open_file(blobs, version, name)
 
 
+class VersionFiles(Mapping[str, bytes]):
+    """The files of a version by name, each read and verified anew when it is asked for."""
+
+    def __init__(self, blobs: Blobs, version: Version) -> None:
+        self._blobs = blobs
+        self._version = version
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._version.manifest.files:
+            raise KeyError(name)
+        return open_file(self._blobs, self._version, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._version.manifest.files)
+
+    def __len__(self) -> int:
+        return len(self._version.manifest.files)
+
+
 def open_file(blobs: Blobs, version: Version, name: str) -> bytes:
     """Return the verified bytes of a file of `version`: those that were hashed are those that are returned."""
     ref = _file(version, name)
@@ -223,6 +243,10 @@ class Versions:
     def open_file(self, version: Version, name: str = MODEL_FILE) -> bytes:
         """Return the verified bytes of a file of `version`."""
         return open_file(self._blobs, version, name)
+
+    def files(self, version: Version) -> VersionFiles:
+        """Return the files of `version` by name; each is verified when it is asked for."""
+        return VersionFiles(self._blobs, version)
 
     def file_path(self, version: Version, name: str = MODEL_FILE) -> Path:
         """Return a local file with the bytes of a file of `version`, verified now."""

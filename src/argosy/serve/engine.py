@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from argosy.core.errors import ArgosyError, InvalidInput
+from argosy.core.errors import ArgosyError, InvalidInput, Refused
 from argosy.core.tensors import DATATYPE_OF_NUMPY, DATATYPES, Signature
-from argosy.registry.versions import Manifest
+from argosy.registry.versions import MODEL_FILE, Manifest
 from argosy.serve import wire
 from argosy.serve.values import item_size, pack_texts
 
@@ -17,12 +17,6 @@ Function = Callable[[Arrays], Mapping[str, np.ndarray[Any, np.dtype[Any]]]]
 
 NON_FINITE = "non_finite_output"
 RUN_FAILED = "model_run_failed"
-
-
-class RefusedInput(InvalidInput):
-    """The version's preparation can't make sense of an input: the caller's mistake."""
-
-    code = "input_refused"
 
 
 class Engine:
@@ -37,13 +31,13 @@ class Engine:
         self._finish = finish
 
     def compute(self, inputs: Arrays) -> Arrays:
-        """Return the outputs of the signature. RefusedInput blames the caller; anything else blames the version."""
+        """Return the outputs of the signature. Refused blames the caller; anything else blames the version."""
         arrays: Mapping[str, Any] = inputs
         if self._prepare is not None:
             try:
                 arrays = self._prepare(inputs)
             except InvalidInput as error:
-                raise RefusedInput(error.message, **error.context) from error
+                raise Refused(error.message, **error.context) from error
         arrays = self._model(dict(arrays))
         if self._finish is not None:
             arrays = self._finish(dict(arrays))
@@ -108,8 +102,8 @@ class Engine:
         return wire.Done(batch, 0.0, (), (_failure(0, error),))
 
 
-def engine_of(manifest: Manifest, model: bytes, *, threads: int = 1) -> Engine:
-    """Return a version as one function, from its verified manifest and the verified bytes of its model.
+def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 1) -> Engine:
+    """Return a version as one function, from its verified manifest and the verified bytes of its files.
 
     What the manifest says picks steps and tensors, never code or paths.
     """
@@ -121,7 +115,7 @@ def engine_of(manifest: Manifest, model: bytes, *, threads: int = 1) -> Engine:
     return Engine(
         manifest.signature,
         (lambda inputs: apply(steps, inputs)) if steps else None,
-        load_runner(manifest.format, model, threads=threads).run,
+        load_runner(manifest.format, files[MODEL_FILE], threads=threads).run,
         (lambda outputs: apply_finish(finish, outputs)) if finish else None,
     )
 
@@ -222,7 +216,7 @@ def _not_finite(index: int) -> wire.Failure:
 
 
 def _failure(index: int, error: Exception) -> wire.Failure:
-    if isinstance(error, RefusedInput):
+    if isinstance(error, Refused):
         return wire.Failure(index, error.code, error.message, is_callers=True)
     return wire.Failure(index, RUN_FAILED, _message(error))
 

@@ -48,14 +48,13 @@ def load_engine(config: ReplicaConfig) -> Engine:
     """Load a version whose signature and digests verify, as one function."""
     from argosy.registry.blobs import Blobs
     from argosy.registry.store import open_store
-    from argosy.registry.versions import load_version
+    from argosy.registry.versions import VersionFiles, load_version
     from argosy.security.keys import KeyRing
 
     home = Path(config.home)
     blobs = Blobs(open_store(config.store), home / "cache")
     version = load_version(blobs, KeyRing.open(home), config.digest)
-    model = blobs.get(version.manifest.files["model.onnx"].digest)
-    return engine_of(version.manifest, model, threads=config.threads)
+    return engine_of(version.manifest, VersionFiles(blobs, version), threads=config.threads)
 
 
 class Replica:

@@ -163,7 +163,7 @@ class Controller:
                 gate_missed=lambda digest: commands.gates_missed(world.versions.get(digest)),
                 make_judge=CountingJudge,
                 make_replica=lambda name, target, threads: {"id": name, "digest": target.digest, "threads": threads},
-                make_gateway=lambda host, port: {"host": host, "port": port},
+                make_gateway=lambda desired: {"host": desired.host, "port": desired.bound_port or desired.port},
                 report=lambda event, **fields: None,
             )
         )

@@ -242,7 +242,7 @@ def resume(registry: RegistryLike) -> Accepted:
             raise _AsWanted(Accepted(endpoint="", is_changed=False, summary="nothing is deployed"))
 
     def data(state: Desired) -> dict[str, Any]:
-        return {"running": True, "resume": True, "host": state.host, "port": state.port}
+        return {"running": True, "resume": True, "host": state.host, "port": state.port, "grpc_port": state.grpc_port}
 
     def answer(state: Desired, seq: int) -> Accepted:
         return Accepted(
@@ -252,8 +252,11 @@ def resume(registry: RegistryLike) -> Accepted:
     return _transact(registry.log, (d.GATEWAY, "gateway"), check, data, answer)
 
 
-def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 0) -> Accepted:
-    """Ask for a gateway at this address; port 0 takes a free one and keeps it. Raises InvalidInput."""
+def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 0, grpc_port: int = 0) -> Accepted:
+    """Ask for a gateway at this address; port 0 takes a free one and keeps it, gRPC port -1 is none.
+
+    Raises InvalidInput.
+    """
     if host not in ("127.0.0.1", "::1", "localhost"):
         raise InvalidInput(
             f"the gateway cannot listen on '{host}': without access control and TLS only loopback is allowed",
@@ -261,16 +264,20 @@ def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 
         )
     if not 0 <= port <= 65535:
         raise InvalidInput(f"{port} is not a port; use 1 to 65535, or 0 for a free one")
+    if not -1 <= grpc_port <= 65535:
+        raise InvalidInput(f"{grpc_port} is not a port for gRPC; use 1 to 65535, 0 for a free one, or -1 for no gRPC")
+    if grpc_port == port > 0:
+        raise InvalidInput(f"HTTP and gRPC can't share port {port}", hint="leave --grpc-port out: a free one is taken")
 
     def check(state: Desired) -> None:
-        if state.is_running and (state.host, state.port) == (host, port):
+        if state.is_running and (state.host, state.port, state.grpc_port) == (host, port, grpc_port):
             raise _AsWanted(Accepted(endpoint="", is_changed=False, summary=f"the gateway listens on {host} already"))
 
     def answer(state: Desired, seq: int) -> Accepted:
         del state
         return Accepted(endpoint="", is_changed=True, summary=f"the gateway will listen on {host}:{port}", entry=seq)
 
-    wanted = {"running": True, "host": host, "port": port}
+    wanted = {"running": True, "host": host, "port": port, "grpc_port": grpc_port}
     return _transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: wanted, answer)
 
 

@@ -17,7 +17,7 @@ from argosy.core.errors import ArgosyError, Conflict
 from argosy.operate import desired as d
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout
 from argosy.operate.evidence import MOST_WINDOWS, Evidence, MakeJudge
-from argosy.operate.gateway_process import Gateway, GatewayProcess
+from argosy.operate.gateway_process import Gateway, GatewayProcess, MakeGatewayConfig
 from argosy.operate.layout import needed_replicas, route_of, wanted_replicas
 from argosy.operate.replicas import MakeConfig, Replicas
 from argosy.operate.rollout import Decision, Facts, State, step
@@ -30,8 +30,6 @@ BUSY_S = 0.1
 POLL_S = 0.25
 """Time between two looks at the log: a return by hand must act within a second, and a look costs one stat."""
 RETRY_S = 1.0
-
-MakeGatewayConfig = Callable[[str, int], dict[str, Any]]
 
 
 class Report(Protocol):
@@ -281,8 +279,8 @@ class Reconciler:
         desired = self.desired
         wanted = wanted_replicas(desired.endpoints.values())
         if desired.is_running:
-            self._gateway.ensure(desired.host, desired.bound_port or desired.port)
-            self._note_port()
+            self._gateway.ensure(desired)
+            self._note_ports()
         self._replicas.start_missing(wanted)
         is_set = self._set_routes()
         is_busy = False
@@ -299,13 +297,18 @@ class Reconciler:
     def _has_short_versions(self, wanted: Mapping[str, Any]) -> bool:
         return any(self._replicas.ready(digest) < want.replicas for digest, want in wanted.items())
 
-    def _note_port(self) -> None:
-        """Write down the port the system chose, so that a restarted gateway is found where it was."""
+    def _note_ports(self) -> None:
+        """Write down the ports that were chosen when none was asked for, so that a restarted gateway is found again."""
         status, desired = self._gateway.status, self.desired
-        if status is None or desired.port or desired.bound_port:
+        if status is None or status.grpc_port == 0:
             return
+        has_http = bool(desired.port or desired.bound_port)
+        has_grpc = desired.grpc_port != 0 or status.grpc_port in (-1, desired.bound_grpc_port)
+        if has_http and has_grpc:
+            return
+        ports = {"port": status.port} if status.grpc_port < 0 else {"port": status.port, "grpc_port": status.grpc_port}
         try:
-            self._append(d.BOUND, "gateway", {"host": status.host, "port": status.port})
+            self._append(d.BOUND, "gateway", {"host": status.host, **ports})
         except Deposed:
             raise
         except ArgosyError as error:

@@ -161,6 +161,10 @@ class Desired:
         self.port = 0
         self.bound_port = 0
         """The port the gateway got when none was asked for; it keeps it when it is restarted."""
+        self.grpc_port = 0
+        """0: a free one; -1: no gRPC."""
+        self.bound_grpc_port = 0
+        """The gRPC port the gateway got when none was asked for; it takes it again when it is restarted."""
         self.is_running = False
         """Whether a gateway is wanted."""
         self.elected = 0
@@ -183,6 +187,7 @@ class Desired:
             self.elected = entry.seq
         elif entry.kind == BOUND:
             self.bound_port = int(entry.data["port"])
+            self.bound_grpc_port = int(entry.data.get("grpc_port", self.bound_grpc_port))
         elif entry.kind == GATEWAY:
             self._gateway(entry)
         elif entry.kind == ENDPOINT:
@@ -196,9 +201,12 @@ class Desired:
     def _gateway(self, entry: LogEntry) -> None:
         if entry.data.get("running", True):
             host, port = str(entry.data.get("host", self.host)), int(entry.data.get("port", self.port))
+            grpc_port = int(entry.data.get("grpc_port", self.grpc_port))
             if (host, port) != (self.host, self.port):
                 self.bound_port = 0
-            self.host, self.port, self.is_running = host, port, True
+            if (host, grpc_port) != (self.host, self.grpc_port):
+                self.bound_grpc_port = 0
+            self.host, self.port, self.grpc_port, self.is_running = host, port, grpc_port, True
             if entry.data.get("resume"):
                 for endpoint in self.endpoints.values():
                     endpoint.is_active = endpoint.stable is not None

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from argosy.cluster.launcher import Launcher, ProcessSpec
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Unavailable
+from argosy.operate.desired import Desired
 from argosy.operate.layout import routed_versions
 from argosy.serve.control import EndpointRoute, GatewayStatus, Window
 
@@ -16,6 +17,8 @@ ENTRY = "argosy.serve.gateway:main"
 SILENT_S = 10.0
 """A living gateway that doesn't answer for so long is replaced."""
 MAX_BACKOFF_S = 10.0
+
+MakeGatewayConfig = Callable[[Desired], dict[str, Any]]
 
 
 class Gateway(Protocol):
@@ -41,9 +44,7 @@ class Gateway(Protocol):
 class GatewayProcess:
     """Keeps the gateway alive, and remembers which routes it has confirmed."""
 
-    def __init__(
-        self, launcher: Launcher, client: Gateway, clock: Clock, make_config: Callable[[str, int], dict[str, Any]]
-    ) -> None:
+    def __init__(self, launcher: Launcher, client: Gateway, clock: Clock, make_config: MakeGatewayConfig) -> None:
         self._launcher = launcher
         self._clock = clock
         self._make_config = make_config
@@ -69,8 +70,8 @@ class GatewayProcess:
             self._starts = 0
         return self.status
 
-    def ensure(self, host: str, port: int) -> None:
-        """Start the gateway if it is dead or does not answer, with back-off; on the same port as before."""
+    def ensure(self, desired: Desired) -> None:
+        """Start the gateway if it is dead or does not answer, with back-off; on the same ports as before."""
         now = self._clock.monotonic()
         if self.status is not None or now < self._next_start:
             return
@@ -82,7 +83,7 @@ class GatewayProcess:
         self._starts += 1
         self._silent_since = None
         self._next_start = now + min(MAX_BACKOFF_S, 0.5 * 2.0 ** min(self._starts, 9))
-        spec = ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=self._make_config(host, port), threads=1)
+        spec = ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=self._make_config(desired), threads=1)
         self.start_error = None
         try:
             self._launcher.start(spec)

@@ -21,6 +21,7 @@ class FakeGateway:
         self.is_alive = True
         self.pid = 1
         self.port = 8080
+        self.grpc_port = 8081
         self.started = 0.0
         self.routes: dict[str, EndpointRoute] = {}
         self.replicas: dict[str, ReplicaStatus] = {}
@@ -35,6 +36,7 @@ class FakeGateway:
             pid=self.pid,
             host="127.0.0.1",
             port=self.port,
+            grpc_port=self.grpc_port,
             started=self.started,
             replicas=tuple(self.replicas[name] for name in sorted(self.replicas)),
             endpoints=tuple(self._endpoint(route) for _, route in sorted(self.routes.items())),

@@ -19,7 +19,7 @@ from argosy.core.errors import ArgosyError, Conflict, IntegrityError
 from argosy.core.files import FileLock, create_exclusive
 from argosy.operate import commands
 from argosy.operate.controller import RETRY_S, Deposed, Parts, Reconciler, Report
-from argosy.operate.desired import Target
+from argosy.operate.desired import Desired, Target
 from argosy.operate.judging import WindowJudge
 from argosy.registry.registry import Registry
 from argosy.serve.control import GatewayClient, GatewayConfig, ReplicaConfig
@@ -198,14 +198,16 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             )
         )
 
-    def make_gateway(host: str, port: int) -> dict[str, Any]:
+    def make_gateway(desired: Desired) -> dict[str, Any]:
         return msgspec.to_builtins(  # type: ignore[no-any-return]
             GatewayConfig(
                 socket=socket,
                 state=str(settings.runtime / "routes.json"),
                 key=prediction_key(settings),
-                host=host,
-                port=port,
+                host=desired.host,
+                port=desired.bound_port or desired.port,
+                grpc_port=desired.grpc_port,
+                grpc_before=desired.bound_grpc_port,
                 log_level=settings.log_level,
             )
         )

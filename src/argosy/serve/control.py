@@ -31,11 +31,17 @@ class GatewayConfig(Config, frozen=True):
     """Loopback address to listen on; any other is refused until access control and TLS are there."""
     port: int = 8080
     """0 lets the system choose; the chosen one stands in the status."""
+    grpc_port: int = -1
+    """Port of gRPC on the same host: -1 none; 0 `grpc_before`, or the one after `port`, or any, whichever is free."""
+    grpc_before: int = 0
+    """The gRPC port of the gateway before this one, so that callers find it again; 0 when there was none."""
     max_body_bytes: int = 64 << 20
     max_connections: int = 4096
     queue_requests: int = 2048
     """Requests that may wait per version; more are refused with Retry-After."""
     queue_bytes: int = 256 << 20
+    queue_wait_s: float = 0.5
+    """So many requests may wait per version as it answers in this time at its present pace, and never fewer than 64."""
     timeout_s: float = 30.0
     """A request's deadline when it names none in `argosy-timeout`."""
     receive_s: float = 8.0
@@ -141,6 +147,8 @@ class GatewayStatus(Config, frozen=True):
     host: str
     port: int
     started: float
+    grpc_port: int = -1
+    """Where gRPC is served: -1 nowhere, 0 not yet."""
     replicas: tuple[ReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
     windows_waiting: int = 0

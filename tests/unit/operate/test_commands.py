@@ -215,6 +215,18 @@ def test_the_gateways_address_is_checked(registry):
     assert (state(registry).port, state(registry).is_running) == (8123, True)
 
 
+def test_the_port_of_grpc_is_checked_and_can_be_turned_off(registry):
+    with pytest.raises(InvalidInput, match="not a port for gRPC"):
+        commands.set_gateway(registry, port=8123, grpc_port=-2)
+    with pytest.raises(InvalidInput, match="can't share port 8123"):
+        commands.set_gateway(registry, port=8123, grpc_port=8123)
+    assert commands.set_gateway(registry, port=8123, grpc_port=-1).is_changed
+    assert not commands.set_gateway(registry, port=8123, grpc_port=-1).is_changed
+    assert state(registry).grpc_port == -1
+    assert commands.set_gateway(registry, port=8123).is_changed
+    assert state(registry).grpc_port == 0
+
+
 def test_what_was_checked_still_holds_when_somebody_else_is_faster(registry):
     """Two operators deploy at once: the second sees the first's rollout, though it looked before."""
     serving(registry, 1)

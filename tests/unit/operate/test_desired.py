@@ -84,6 +84,17 @@ def test_the_port_the_gateway_got_is_kept_until_another_is_asked_for():
     assert folded((d.GATEWAY, "gateway", {"port": 0}), bound, (d.GATEWAY, "gateway", {"port": 8000})).bound_port == 0
 
 
+def test_the_grpc_port_the_gateway_got_is_kept_until_another_is_asked_for():
+    bound = (d.BOUND, "gateway", {"port": 8700, "grpc_port": 8701})
+    asked = (d.GATEWAY, "gateway", {"port": 8700, "grpc_port": 0})
+    assert folded(asked, bound).bound_grpc_port == 8701
+    assert folded(asked, bound, (d.GATEWAY, "gateway", {"port": 8000})).bound_grpc_port == 8701
+    moved = folded(asked, bound, (d.GATEWAY, "gateway", {"grpc_port": 9000}))
+    assert (moved.bound_grpc_port, moved.grpc_port, moved.bound_port) == (0, 9000, 8700)
+    without = folded(asked, bound, (d.GATEWAY, "gateway", {"grpc_port": -1}))
+    assert (without.bound_grpc_port, without.grpc_port) == (0, -1)
+
+
 ANY = st.one_of(
     st.builds(
         lambda n, r: (d.ENDPOINT, "m", deploy(n, rollout=r)),

@@ -38,6 +38,7 @@ def test_a_first_deployment_is_starting_and_then_ready(world):
     view = world.see()
     found = view.endpoints[0]
     assert (view.url, found.url) == ("http://127.0.0.1:8080", "http://127.0.0.1:8080/predict/m")
+    assert view.grpc == "127.0.0.1:8081"
     assert (found.state, found.versions[0].ready, found.versions[0].wanted, found.versions[0].share) == (
         "ready",
         2,

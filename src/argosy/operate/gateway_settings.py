@@ -1,0 +1,78 @@
+"""Where the gateway listens and what it is called, as the log's `gateway.desired` entries say."""
+
+import re
+
+import msgspec
+
+from argosy.core.config import Config
+from argosy.core.errors import InvalidInput
+from argosy.serve.access import check_exposure, is_loopback
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+
+
+class GatewaySettings(Config, frozen=True):
+    """What an operator decides about the gateway. The certificate and its key are files; only their paths are here."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any free one, which is then kept."""
+    tls_cert: str = ""
+    """Path of the certificate with its chain (PEM); empty: no TLS."""
+    tls_key: str = ""
+    """Path of its private key (PEM)."""
+    hosts: tuple[str, ...] = ()
+    """Names by which callers may call this gateway, beside loopback names and the address it listens on."""
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether it speaks TLS."""
+        return bool(self.tls_cert)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What callers use as its name; its certificate must hold each of them."""
+        if self.hosts:
+            return self.hosts
+        return () if self.host in ("0.0.0.0", "::") else (self.host,)  # noqa: S104 - no name, but every interface
+
+    def check(self, *, is_guarded: bool) -> None:
+        """Raise InvalidInput when a value is impossible, or would open the gateway to others unguarded."""
+        if not 0 <= self.port <= 65535:
+            raise InvalidInput(f"{self.port} is not a port; use 1 to 65535, or 0 for a free one")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("certificate", "private key") if self.tls_cert else ("private key", "certificate")
+            raise InvalidInput(
+                f"a {given} was given without its {missing}", hint="give both: --tls-cert <file> --tls-key <file>"
+            )
+        for name in self.hosts:
+            check_host(name)
+        check_exposure(self.host, has_tls=self.has_tls, is_guarded=is_guarded)
+
+    def updated(self, found: dict[str, object]) -> "GatewaySettings":
+        """Return these settings with the fields that an entry has; an entry with a wrong one changes nothing."""
+        known = {field: found[field] for field in self.__struct_fields__ if field in found}
+        try:
+            return msgspec.convert(msgspec.to_builtins(self) | known, GatewaySettings)
+        except msgspec.ValidationError:
+            return self
+
+    def url(self, port: int) -> str:
+        """Return the address that callers use."""
+        name = (self.names or ("127.0.0.1",))[0]
+        return f"{'https' if self.has_tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
+
+
+def check_host(name: str) -> None:
+    """Raise InvalidInput unless a `Host` header can hold `name` in lower case: a DNS name or an address, no port."""
+    labels = name.split(".")
+    is_address = ":" in name and all(len(part) <= 4 for part in name.split(":"))
+    if len(name) > 253 or not (is_address or all(_LABEL.fullmatch(label) for label in labels)):
+        raise InvalidInput(
+            f"{name[:80]!r} is not a host name", hint="give it as callers do, without scheme and port: models.example"
+        )

@@ -98,4 +98,3 @@ def _grant(name: str, data: dict[str, Any], time: float, actor: str) -> Grant | 
         and grant.expires >= 0
     )
     return grant if is_sound else None
-

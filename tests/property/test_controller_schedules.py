@@ -181,10 +181,10 @@ def never_replaces_the_dead(monkeypatch):
 def never_restarts_the_gateway(monkeypatch):
     original = GatewayProcess.ensure
 
-    def ensure(self, host, port):
+    def ensure(self, desired):
         if not self._starts and not self.__dict__.get("once_"):
             self.once_ = True
-            original(self, host, port)
+            original(self, desired)
 
     monkeypatch.setattr(GatewayProcess, "ensure", ensure)
 

@@ -22,10 +22,13 @@ FAILED_STARTS = 3
 PROVEN_S = 10.0
 """A replica that was ready for so long has proven that its version can run."""
 BACKOFF_S = 0.5
+"""Time before a version's replicas are started again when the last start came to nothing, doubled each time. One that
+ended while it served is replaced at this pace whatever came before: a start that works costs about one CPU second."""
 MAX_BACKOFF_S = 30.0
 LOST_S = 10.0
 """A living replica that has been connected and is not for so long is replaced. It dials again every second or less."""
 FROZEN_S = 5.0
+"""A frozen replica may thaw for so long. A stand-in is started at once, and goes if the frozen one thaws first."""
 DRAIN_S = 30.0
 """A drain that takes longer is cut: it is the gateway's default deadline of a request."""
 STOP_GRACE_S = 0.3
@@ -56,6 +59,8 @@ class Replica(msgspec.Struct, frozen=True):
 
 class _Failures(msgspec.Struct):
     count: int = 0
+    vain: int = 0
+    """Of these, the last ones that never got ready."""
     reason: str = ""
     next_at: float = 0.0
     is_hopeless: bool = False
@@ -131,7 +136,7 @@ class Replicas:
         self._failures = {key: failures for key, failures in self._failures.items() if key in keys}
         for digest, want in wanted.items():
             key = version_key(digest)
-            missing = want.replicas - sum(1 for r in self.living if r.key == key and r.is_staying)
+            missing = self._missing(key, want.replicas)
             failures = self._failures.get(key)
             if failures is not None and failures.count:
                 missing = min(missing, 1) if now >= failures.next_at else 0
@@ -143,8 +148,9 @@ class Replicas:
         for replica in list(self.living):
             reason = self._sickness(replica)
             if reason:
+                was_ready = replica.name in self._ready_since
                 self._stop(replica)
-                self._note_failure(replica.key, reason, is_hopeless=False)
+                self._note_failure(replica.key, reason, was_ready=was_ready)
 
     def stop_extras(self, wanted: Mapping[str, Wanted], routed: set[str], drain: Callable[[str], None] | None) -> bool:
         """Drain, then stop, what is not wanted; return whether some of that is still under way.
@@ -161,8 +167,10 @@ class Replicas:
                 continue
             for replica in self._extras(key, counts.get(key, 0)):
                 is_busy = True
-                if replica.state == "starting" or drain is None:
-                    self._stop(replica)
+                if replica.state in ("starting", "frozen") or drain is None:
+                    self._stop(replica)  # it has nothing in its hands
+                    if replica.state == "frozen" and counts.get(key):
+                        self._note_failure(key, "it was silent until its stand-in was ready", was_ready=True)
                 else:
                     drain(replica.name)
                     self._draining_since.setdefault(replica.name, self._clock.monotonic())
@@ -173,11 +181,20 @@ class Replicas:
         for replica in list(self.living):
             self._stop(replica)
 
+    def _missing(self, key: str, wanted: int) -> int:
+        staying = [replica for replica in self.living if replica.key == key and replica.is_staying]
+        states = {replica.state for replica in staying}
+        # Stand-ins for frozen ones come one by one: if it is the machine that can't keep up, more would not help it.
+        return wanted - len(staying) + ("frozen" in states and "starting" not in states)
+
     def _extras(self, key: str, count: int) -> list[Replica]:
         staying = [replica for replica in self.living if replica.key == key and replica.is_staying]
         # The ready ones are kept before others, the old before the young: so the last ready one never goes.
         staying.sort(key=lambda replica: (replica.state != "ready", replica.started, replica.name))
-        return staying[count:]
+        working = [replica for replica in staying if replica.state != "frozen"]
+        frozen = [replica for replica in staying if replica.state == "frozen"]
+        ready = sum(1 for replica in working if replica.state == "ready")
+        return working[count:] + frozen[max(0, count - ready) :]
 
     def _stop_drained(self) -> bool:
         now = self._clock.monotonic()
@@ -197,7 +214,7 @@ class Replicas:
         try:
             self._launcher.start(spec)
         except ArgosyError as error:
-            self._note_failure(version_key(want.target.digest), error.message, is_hopeless=False)
+            self._note_failure(version_key(want.target.digest), error.message, was_ready=False)
             return
         self.living.append(Replica(name, key_of(name), self._clock.now(), "starting"))
 
@@ -218,7 +235,12 @@ class Replicas:
                 if info.exit_code not in (0, -15):
                     error = self._launcher.error(info.name)
                     reason = self._reason(info, error)
-                    self._note_failure(key_of(info.name), reason, is_hopeless=isinstance(error, _HOPELESS))
+                    self._note_failure(
+                        key_of(info.name),
+                        reason,
+                        was_ready=info.name in self._ready_since,
+                        is_hopeless=isinstance(error, _HOPELESS),
+                    )
         for info in sorted(ended, key=lambda info: info.started)[:-KEPT_FAILURES]:
             self._launcher.forget(info.name)
             self._seen_ended.discard(info.name)
@@ -232,12 +254,13 @@ class Replicas:
         said = f": {lines[-1].strip()[:300]}" if lines else ""
         return f"it ended with exit code {info.exit_code}{said}"
 
-    def _note_failure(self, key: str, reason: str, *, is_hopeless: bool) -> None:
+    def _note_failure(self, key: str, reason: str, *, was_ready: bool, is_hopeless: bool = False) -> None:
         failures = self._failures.setdefault(key, _Failures())
         failures.count += 1
+        failures.vain = 0 if was_ready else failures.vain + 1
         failures.reason = reason
         failures.is_hopeless = is_hopeless
-        delay = 0.0 if failures.count == 1 else min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(failures.count - 2, 16))
+        delay = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(max(failures.vain - 2, 0), 16)) if failures.count > 1 else 0.0
         if is_hopeless:
             delay = MAX_BACKOFF_S
         failures.next_at = self._clock.monotonic() + delay * self._random.uniform(0.8, 1.2)

@@ -114,6 +114,28 @@ def test_without_an_error_the_reason_is_the_signal_or_the_last_line(it):
         assert said in it.replicas.failed(ONE.digest)
 
 
+def test_one_killed_while_it_serves_is_replaced_within_a_second_also_the_fiftieth_time(it):
+    it.look((ONE, 2))
+    it.look((ONE, 2))
+    for _ in range(50):
+        it.launcher.end(it.alive()[0], -9)
+        killed = it.clock.monotonic()
+        while it.look((ONE, 2)) or it.replicas.ready(ONE.digest) < 2:
+            assert it.clock.monotonic() - killed < 1.2
+
+
+def test_after_service_a_start_that_fails_again_and_again_slows_down_too(it):
+    it.look((ONE, 1))
+    it.look((ONE, 1))
+    it.launcher.end(it.alive()[0], -9)
+    before = len(it.launcher.started)
+    for _ in range(200):
+        it.look((ONE, 1), connect=False)
+        for name in it.alive():
+            it.launcher.end(name, -9)
+    assert 3 <= len(it.launcher.started) - before <= 8
+
+
 def test_one_that_proved_itself_starts_with_a_clean_slate(it):
     for _ in range(6):
         it.look((ONE, 1))
@@ -177,6 +199,52 @@ def test_one_that_lives_but_does_not_work_is_replaced(it, state, after):
     it.look((ONE, 2), routed=[ONE])
     assert sick not in it.alive()
     assert len(it.alive()) == 2
+
+
+def test_a_frozen_one_has_a_stand_in_at_once_and_is_stopped_when_that_is_ready(it):
+    it.look((ONE, 2))
+    it.look((ONE, 2))
+    frozen = it.alive()[0]
+    it.gateway.set_state(frozen, "frozen")
+    it.look((ONE, 2), routed=[ONE], connect=False)
+    assert len(it.alive()) == 3
+    it.look((ONE, 2), routed=[ONE], connect=False)
+    assert (len(it.alive()), it.launcher.stopped) == (3, [])
+    it.look((ONE, 2), routed=[ONE])
+    it.look((ONE, 2), routed=[ONE])
+    assert (it.launcher.stopped, it.replicas.ready(ONE.digest)) == ([frozen], 2)
+
+
+def test_a_version_whose_replicas_freeze_again_and_again_cannot_run(it):
+    it.look((ONE, 1))
+    for _ in range(3):
+        it.look((ONE, 1))
+        it.gateway.set_state(it.alive()[0], "frozen")
+        until_replaced = set(it.alive())
+        while set(it.alive()) & until_replaced:
+            it.look((ONE, 1), routed=[ONE])
+    assert "silent" in it.replicas.failed(ONE.digest)
+
+
+def test_a_frozen_one_that_thaws_in_time_goes_on_and_its_stand_in_leaves(it):
+    it.look((ONE, 2))
+    it.look((ONE, 2))
+    before = it.alive()
+    it.gateway.set_state(before[0], "frozen")
+    it.look((ONE, 2), routed=[ONE], connect=False)
+    it.gateway.set_state(before[0], "ready")
+    it.look((ONE, 2), routed=[ONE], connect=False)
+    assert it.alive() == before
+
+
+def test_when_all_are_frozen_stand_ins_come_one_by_one_because_it_may_be_the_machine(it):
+    it.look((ONE, 4))
+    it.look((ONE, 4))
+    for name in it.alive():
+        it.gateway.set_state(name, "frozen")
+    for _ in range(5):
+        it.look((ONE, 4), routed=[ONE], connect=False)
+    assert len(it.alive()) == 5
 
 
 def test_one_that_lost_the_gateway_is_replaced_but_not_when_the_gateway_is_gone(it):

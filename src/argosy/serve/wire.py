@@ -37,8 +37,21 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The base of every header; fields travel as an array, so their order is the format."""
 
 
+class Advice(msgspec.Struct, frozen=True, array_like=True):
+    """What a version's calibration on a machine recommends, see `serve/profile.py`."""
+
+    replicas: int
+    threads: int
+    """Of each replica."""
+    alone: int
+    """Threads of a replica where the user wants only one."""
+
+
 class Hello(Message, frozen=True):
-    """A replica's first frame: what it has loaded and how it wants to be fed."""
+    """A replica's first frame: what it has loaded and how it wants to be fed.
+
+    It may be sent again, with the same replica and version, when calibration has learned how to feed it better.
+    """
 
     replica: str
     pid: int
@@ -49,6 +62,19 @@ class Hello(Message, frozen=True):
     """Most rows worth running together, by the replica's calibration."""
     run_s: float = 0.0
     """Seconds one run of `max_batch` rows took then."""
+    padding: float = 1.0
+    """Texts may share a run if padding them to the longest makes them at most so many times as long together."""
+    row_s: float = 0.0
+    """Seconds one row alone took then."""
+    max_bytes: int = 0
+    """Most bytes worth running together, 0: any. Where it takes texts: rows times the longest text, as padded; else the
+    bytes of all inputs. Larger batches of long rows run slower than the same rows one by one."""
+    spare: float = 0.0
+    """Bytes of padding that one run saved is worth: n texts may share a run with (n - 1) times so much padding."""
+    threads: int = 0
+    """Threads it computes with."""
+    advice: Advice | None = None
+    """How many replicas with how many threads do best on its machine; None while that is not known."""
 
 
 class Run(Message, frozen=True):
@@ -59,6 +85,8 @@ class Run(Message, frozen=True):
     """Name, datatype, and shape of all requests together."""
     rows: tuple[int, ...]
     """Rows of each request, in order; (1,) for a version that can't be batched."""
+    due: float = float("inf")
+    """Seconds of this machine's monotonic clock after which nobody wants the answer."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

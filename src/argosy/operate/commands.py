@@ -4,17 +4,22 @@ Check and entry are one transaction: what was checked still holds at the entry's
 Every command may be repeated: asked again for what is already so, it says so and writes nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from argosy.core.clock import Clock, SystemClock
 from argosy.core.errors import Conflict, Denied, InvalidInput, NotFound
 from argosy.core.tensors import Signature
 from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout, Target
+from argosy.operate.gateway_settings import GatewaySettings
 from argosy.registry.versions import Version, check_name
+from argosy.security.certificates import check_files
+from argosy.serve.tls import make_context
 
 
 class VersionsLike(Protocol):
@@ -55,7 +60,9 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the log's entry."""
 
 
-class _AsWanted(Exception):
+class AsWanted(Exception):
+    """Raised by a check: all is already as asked, so nothing is written."""
+
     def __init__(self, accepted: Accepted) -> None:
         super().__init__(accepted.summary)
         self.accepted = accepted
@@ -98,7 +105,7 @@ def deploy(
             former = registry.versions.get(known.stable.digest)
             _refuse_other_signature(known, version, former.manifest.signature)
         elif known.is_active and known.config == config:
-            raise _AsWanted(
+            raise AsWanted(
                 Accepted(endpoint=name, is_changed=False, summary=f"endpoint '{name}' serves '{to.ref}' already")
             )
 
@@ -123,7 +130,7 @@ def deploy(
             entry=seq,
         )
 
-    return _transact(registry.log, (d.ENDPOINT, name), check, data, answer)
+    return transact(registry.log, (d.ENDPOINT, name), check, data, answer)
 
 
 def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted:
@@ -137,11 +144,11 @@ def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted
         rollout = endpoint.rollout
         if rollout is not None:
             if rollout.kind == d.UNDO or rollout.phase == d.ROLLING_BACK or rollout.rollback_asked:
-                raise _AsWanted(_unchanged(endpoint, "is being rolled back already", rollout.id))
+                raise AsWanted(_unchanged(endpoint, "is being rolled back already", rollout.id))
             return
         last = endpoint.last
         if last is not None and (last.outcome == d.ROLLED_BACK or last.kind == d.UNDO):
-            raise _AsWanted(_unchanged(endpoint, f"was rolled back already{_serves(endpoint)}", last.rollout))
+            raise AsWanted(_unchanged(endpoint, f"was rolled back already{_serves(endpoint)}", last.rollout))
         if endpoint.backup is None:
             raise Conflict(
                 f"endpoint '{name}' has no former version to return to{_serves(endpoint)}",
@@ -168,7 +175,7 @@ def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted
             endpoint=name, is_changed=True, summary=summary, rollout=rollout.id if rollout else "", entry=seq
         )
 
-    return _transact(registry.log, (d.ENDPOINT, name), check, data, answer)
+    return transact(registry.log, (d.ENDPOINT, name), check, data, answer)
 
 
 def promote(registry: RegistryLike, name: str) -> Accepted:
@@ -183,7 +190,7 @@ def promote(registry: RegistryLike, name: str) -> Accepted:
                 hint=f"start one with: argosy deploy <name:number> --name {name}",
             )
         if rollout.promote_asked or rollout.phase == d.PROMOTING:
-            raise _AsWanted(_unchanged(endpoint, f"is being promoted to '{rollout.to}' already", rollout.id))
+            raise AsWanted(_unchanged(endpoint, f"is being promoted to '{rollout.to}' already", rollout.id))
 
     def data(state: Desired) -> dict[str, Any]:
         rollout = state.endpoints[name].rollout
@@ -200,7 +207,7 @@ def promote(registry: RegistryLike, name: str) -> Accepted:
             entry=seq,
         )
 
-    return _transact(registry.log, (d.ENDPOINT, name), check, data, answer)
+    return transact(registry.log, (d.ENDPOINT, name), check, data, answer)
 
 
 def remove(registry: RegistryLike, name: str) -> Accepted:
@@ -213,7 +220,7 @@ def remove(registry: RegistryLike, name: str) -> Accepted:
         del state
         return Accepted(endpoint=name, is_changed=True, summary=f"endpoint '{name}' is being removed", entry=seq)
 
-    return _transact(registry.log, (d.ENDPOINT, name), check, lambda _: {"action": "remove"}, answer)
+    return transact(registry.log, (d.ENDPOINT, name), check, lambda _: {"action": "remove"}, answer)
 
 
 def stop_all(registry: RegistryLike) -> Accepted:
@@ -221,12 +228,12 @@ def stop_all(registry: RegistryLike) -> Accepted:
 
     def check(state: Desired) -> None:
         if not state.is_running:
-            raise _AsWanted(Accepted(endpoint="", is_changed=False, summary="nothing is running"))
+            raise AsWanted(Accepted(endpoint="", is_changed=False, summary="nothing is running"))
 
     def answer(state: Desired, seq: int) -> Accepted:
         return Accepted(endpoint="", is_changed=True, summary=f"stopping {_listed(state) or 'the gateway'}", entry=seq)
 
-    return _transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: {"running": False}, answer)
+    return transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: {"running": False}, answer)
 
 
 def resume(registry: RegistryLike) -> Accepted:
@@ -235,50 +242,67 @@ def resume(registry: RegistryLike) -> Accepted:
     def check(state: Desired) -> None:
         if state.is_running and all(endpoint.is_active for endpoint in state.endpoints.values()):
             known = _listed(state)
-            raise _AsWanted(
+            raise AsWanted(
                 Accepted(endpoint="", is_changed=False, summary=f"wanted: {known}" if known else "nothing is deployed")
             )
         if not state.endpoints:
-            raise _AsWanted(Accepted(endpoint="", is_changed=False, summary="nothing is deployed"))
+            raise AsWanted(Accepted(endpoint="", is_changed=False, summary="nothing is deployed"))
 
     def data(state: Desired) -> dict[str, Any]:
-        return {"running": True, "resume": True, "host": state.host, "port": state.port, "grpc_port": state.grpc_port}
+        return {"running": True, "resume": True, **state.gateway.plain()}
 
     def answer(state: Desired, seq: int) -> Accepted:
         return Accepted(
             endpoint="", is_changed=True, summary=f"bringing back {_listed(state)}", undo="argosy down", entry=seq
         )
 
-    return _transact(registry.log, (d.GATEWAY, "gateway"), check, data, answer)
+    return transact(registry.log, (d.GATEWAY, "gateway"), check, data, answer)
 
 
-def set_gateway(registry: RegistryLike, *, host: str = "127.0.0.1", port: int = 0, grpc_port: int = 0) -> Accepted:
-    """Ask for a gateway at this address; port 0 takes a free one and keeps it, gRPC port -1 is none.
+def set_gateway(
+    registry: RegistryLike,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    grpc_port: int | None = None,
+    tls: tuple[str, str] | None = None,
+    hosts: Sequence[str] | None = None,
+    is_wanted: bool = True,
+    clock: Clock | None = None,
+) -> Accepted:
+    """Change how the gateway is reached; what is not given stays as it is. Port 0 takes a free one and keeps it.
 
-    Raises InvalidInput.
+    `grpc_port` -1: no gRPC. `tls`: absolute paths of certificate and private key; two empty ones turn TLS off.
+    `is_wanted` False leaves a stopped gateway stopped. Raises InvalidInput: impossible values, files that don't fit,
+    or an address that others can reach without TLS and access control.
     """
-    if host not in ("127.0.0.1", "::1", "localhost"):
-        raise InvalidInput(
-            f"the gateway cannot listen on '{host}': without access control and TLS only loopback is allowed",
-            hint="use 127.0.0.1, and a proxy with TLS before it",
-        )
-    if not 0 <= port <= 65535:
-        raise InvalidInput(f"{port} is not a port; use 1 to 65535, or 0 for a free one")
-    if not -1 <= grpc_port <= 65535:
-        raise InvalidInput(f"{grpc_port} is not a port for gRPC; use 1 to 65535, 0 for a free one, or -1 for no gRPC")
-    if grpc_port == port > 0:
-        raise InvalidInput(f"HTTP and gRPC can't share port {port}", hint="leave --grpc-port out: a free one is taken")
+    given = {"host": host, "port": port, "grpc_port": grpc_port, "hosts": None if hosts is None else tuple(hosts)}
+    given |= {"tls_cert": tls[0], "tls_key": tls[1]} if tls is not None else {}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settled: list[GatewaySettings] = []
 
     def check(state: Desired) -> None:
-        if state.is_running and (state.host, state.port, state.grpc_port) == (host, port, grpc_port):
-            raise _AsWanted(Accepted(endpoint="", is_changed=False, summary=f"the gateway listens on {host} already"))
+        kept = {"port": state.bound_port} if "host" in changes and "port" not in changes and state.bound_port else {}
+        wanted = msgspec.structs.replace(state.gateway, **(kept | changes))
+        if wanted == state.gateway and (state.is_running or not is_wanted):
+            raise AsWanted(
+                Accepted(endpoint="", is_changed=False, summary=f"the gateway listens on {wanted.address} already")
+            )
+        wanted.check(is_guarded=state.access.is_on)
+        if wanted.has_tls:
+            check_files(Path(wanted.tls_cert), Path(wanted.tls_key), wanted.names, (clock or SystemClock()).now())
+            make_context(Path(wanted.tls_cert), Path(wanted.tls_key))
+        settled[:] = [wanted]
+
+    def data(state: Desired) -> dict[str, Any]:
+        del state
+        return {"running": True if is_wanted else None, **settled[0].plain()}
 
     def answer(state: Desired, seq: int) -> Accepted:
-        del state
-        return Accepted(endpoint="", is_changed=True, summary=f"the gateway will listen on {host}:{port}", entry=seq)
+        summary = f"the gateway will listen on {state.gateway.address}"
+        return Accepted(endpoint="", is_changed=True, summary=summary, entry=seq)
 
-    wanted = {"running": True, "host": host, "port": port, "grpc_port": grpc_port}
-    return _transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: wanted, answer)
+    return transact(registry.log, (d.GATEWAY, "gateway"), check, data, answer)
 
 
 def refuse_failed_gates(version: Version) -> None:
@@ -305,7 +329,7 @@ def gates_missed(version: Version) -> str:
     return "" if evaluation.passed else f"its evaluation ({evaluation.kind}) did not pass"
 
 
-def _transact(
+def transact(
     log: LogLike,
     what: tuple[str, str],
     check: Callable[[Desired], None],
@@ -325,7 +349,7 @@ def _transact(
 
     try:
         entry = log.append(*what, data_then, check=check_state)
-    except _AsWanted as known:
+    except AsWanted as known:
         return known.accepted
     state.catch_up(log)
     return answer(state, entry.seq)

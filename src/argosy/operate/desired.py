@@ -10,7 +10,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from argosy.operate import grants
 from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.gateway_settings import GatewaySettings
+from argosy.operate.grants import Grants
 
 ENDPOINT = "endpoint.desired"
 GATEWAY = "gateway.desired"
@@ -20,7 +23,7 @@ STEPPED = "rollout.stepped"
 OBSERVED = "rollout.observed"
 ENDED = "rollout.ended"
 ELECTED = "controller.elected"
-KINDS = (ENDPOINT, GATEWAY, BOUND, STARTED, STEPPED, OBSERVED, ENDED, ELECTED)
+KINDS = (ENDPOINT, GATEWAY, BOUND, STARTED, STEPPED, OBSERVED, ENDED, ELECTED, *grants.KINDS)
 
 # Phases of a rollout, in the words of the table in `rollout.py`.
 PENDING, WARMING, CANARY, PROMOTING, ROLLING_BACK = "pending", "warming", "canary", "promoting", "rolling_back"
@@ -157,12 +160,10 @@ class Desired:
 
     def __init__(self) -> None:
         self.endpoints: dict[str, Endpoint] = {}
-        self.host = "127.0.0.1"
-        self.port = 0
+        self.access = Grants()
+        self.gateway = GatewaySettings()
         self.bound_port = 0
         """The port the gateway got when none was asked for; it keeps it when it is restarted."""
-        self.grpc_port = 0
-        """0: a free one; -1: no gRPC."""
         self.bound_grpc_port = 0
         """The gRPC port the gateway got when none was asked for; it takes it again when it is restarted."""
         self.is_running = False
@@ -170,6 +171,21 @@ class Desired:
         self.elected = 0
         """The number of the entry by which the present controller was elected: its epoch."""
         self.head = 0
+
+    @property
+    def host(self) -> str:
+        """The address the gateway is to listen on."""
+        return self.gateway.host
+
+    @property
+    def port(self) -> int:
+        """The port it is to have; 0: any free one."""
+        return self.gateway.port
+
+    @property
+    def grpc_port(self) -> int:
+        """The port it is to have for gRPC; 0: any free one, -1: no gRPC."""
+        return self.gateway.grpc_port
 
     def catch_up(self, log: LogLike) -> bool:
         """Take in all entries that `log` has and this has not; return whether there were any of interest."""
@@ -192,6 +208,8 @@ class Desired:
             self._gateway(entry)
         elif entry.kind == ENDPOINT:
             self._endpoint(entry)
+        elif entry.kind in grants.KINDS:
+            self.access.apply(entry.kind, entry.subject, entry.data, time=entry.time, actor=entry.actor)
         elif entry.kind in (STARTED, STEPPED, OBSERVED, ENDED):
             endpoint = self.endpoints.get(entry.subject)
             rollout = endpoint.rollout if endpoint else None
@@ -199,14 +217,13 @@ class Desired:
                 _advance(endpoint, rollout, entry)
 
     def _gateway(self, entry: LogEntry) -> None:
-        if entry.data.get("running", True):
-            host, port = str(entry.data.get("host", self.host)), int(entry.data.get("port", self.port))
-            grpc_port = int(entry.data.get("grpc_port", self.grpc_port))
-            if (host, port) != (self.host, self.port):
-                self.bound_port = 0
-            if (host, grpc_port) != (self.host, self.grpc_port):
-                self.bound_grpc_port = 0
-            self.host, self.port, self.grpc_port, self.is_running = host, port, grpc_port, True
+        running = entry.data.get("running", True)
+        if running is not False:
+            self._settle(self.gateway.updated(entry.data))
+        if running is None:  # only the settings were changed
+            return
+        if running:
+            self.is_running = True
             if entry.data.get("resume"):
                 for endpoint in self.endpoints.values():
                     endpoint.is_active = endpoint.stable is not None
@@ -215,6 +232,13 @@ class Desired:
         for endpoint in self.endpoints.values():
             endpoint.is_active = False
             _end(endpoint, entry, ROLLED_BACK, f"everything was stopped by {entry.actor}")
+
+    def _settle(self, wanted: GatewaySettings) -> None:
+        former, self.gateway = self.gateway, wanted
+        if (wanted.host, wanted.port) != (former.host, former.port):
+            self.bound_port = 0
+        if (wanted.host, wanted.grpc_port) != (former.host, former.grpc_port):
+            self.bound_grpc_port = 0
 
     def _endpoint(self, entry: LogEntry) -> None:
         action = entry.data.get("action")

@@ -1,6 +1,7 @@
 """Where the gateway listens and what it is called, as the log's `gateway.desired` entries say."""
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,8 @@ class GatewaySettings(Config, frozen=True):
     host: str = "127.0.0.1"
     port: int = 0
     """0: any free one, which is then kept."""
+    grpc_port: int = 0
+    """The same for gRPC; -1: no gRPC."""
     tls_cert: str = ""
     """Path of the certificate with its chain (PEM); empty: no TLS."""
     tls_key: str = ""
@@ -35,6 +38,11 @@ class GatewaySettings(Config, frozen=True):
         return is_loopback(self.host)
 
     @property
+    def address(self) -> str:
+        """Address and port as people write them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What callers use as its name; its certificate must hold each of them."""
         if self.hosts:
@@ -45,6 +53,12 @@ class GatewaySettings(Config, frozen=True):
         """Raise InvalidInput when a value is impossible, or would open the gateway to others unguarded."""
         if not 0 <= self.port <= 65535:
             raise InvalidInput(f"{self.port} is not a port; use 1 to 65535, or 0 for a free one")
+        if not -1 <= self.grpc_port <= 65535:
+            raise InvalidInput(
+                f"{self.grpc_port} is not a port for gRPC; use 1 to 65535, 0 for a free one, or -1 for no gRPC"
+            )
+        if self.grpc_port == self.port > 0:
+            raise InvalidInput(f"HTTP and gRPC can't share port {self.port}", hint="give gRPC another, or 0 for any")
         if bool(self.tls_cert) != bool(self.tls_key):
             given, missing = ("certificate", "private key") if self.tls_cert else ("private key", "certificate")
             raise InvalidInput(
@@ -54,13 +68,17 @@ class GatewaySettings(Config, frozen=True):
             check_host(name)
         check_exposure(self.host, has_tls=self.has_tls, is_guarded=is_guarded)
 
-    def updated(self, found: dict[str, object]) -> "GatewaySettings":
+    def updated(self, found: dict[str, Any]) -> "GatewaySettings":
         """Return these settings with the fields that an entry has; an entry with a wrong one changes nothing."""
         known = {field: found[field] for field in self.__struct_fields__ if field in found}
         try:
-            return msgspec.convert(msgspec.to_builtins(self) | known, GatewaySettings)
+            return msgspec.convert(self.plain() | known, GatewaySettings)
         except msgspec.ValidationError:
             return self
+
+    def plain(self) -> dict[str, Any]:
+        """Return every field as a plain value, defaults too: the form of an entry."""
+        return {**msgspec.structs.asdict(self), "hosts": list(self.hosts)}
 
     def url(self, port: int) -> str:
         """Return the address that callers use."""

@@ -41,11 +41,15 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return bool(self.shape) and self.shape[0] == -1
 
 
-class Signature(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
-    """The inputs and outputs of a model as callers see them."""
+class Signature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, cache_hash=True):
+    """The inputs and outputs of a model as callers see them.
+
+    `about` tells callers in words what their inputs go through, such as where long texts are cut off.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    about: str = ""
 
     @property
     def is_batched(self) -> bool:

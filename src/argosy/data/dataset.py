@@ -19,8 +19,6 @@ from argosy.data.config import DataConfig
 from argosy.data.fit import choose_layout, fit_preparation, raw_inputs
 from argosy.data.labels import Target, read_target, target_like
 from argosy.data.prepare import (
-    Array,
-    Arrays,
     FinishStep,
     Step,
     apply,
@@ -33,6 +31,7 @@ from argosy.data.prepare import (
 from argosy.data.shuffle import Indices, permutation
 from argosy.data.sources import Table, headerless_hint, read
 from argosy.data.split import split_rows, strata_of_numbers
+from argosy.data.steps import Array, Arrays
 
 PARTS = ("train", "validation", "test")
 

@@ -12,8 +12,6 @@ from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPE_OF_NUMPY, TensorSpec
 from argosy.data.config import DataConfig
 from argosy.data.prepare import (
-    Array,
-    Arrays,
     Dates,
     Impute,
     Join,
@@ -24,6 +22,7 @@ from argosy.data.prepare import (
     Take,
     apply,
 )
+from argosy.data.steps import Array, Arrays
 
 _MOST_CATEGORIES = 64
 """Of one text column; rarer ones are treated as never seen. 64 columns of zeros and ones are cheap, 10,000 aren't."""

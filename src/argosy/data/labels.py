@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from argosy.core.errors import InvalidInput
 from argosy.data.fit import as_texts
-from argosy.data.prepare import Array
+from argosy.data.steps import Array
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

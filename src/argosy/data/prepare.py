@@ -2,9 +2,11 @@
 
 Steps are frozen structs. They are fitted once (`data.fit`), stored in the version's manifest as JSON, and applied here,
 by training, evaluation and replicas alike. Everything is elementwise over rows, so a batch of N equals N batches of
-one, bit for bit. NumPy only, and cheap to import: replicas do.
+one, bit for bit. NumPy only, and cheap to import: replicas do; what texts and images need more is imported when a
+version has such steps (`data.text`, `data.images`).
 
-Raw inputs are what callers send: numbers as FP32 (missing: NaN), texts as BYTES (missing: the empty text).
+Raw inputs are what callers send: numbers as FP32 (missing: NaN), texts as BYTES (missing: the empty text), image files
+as BYTES. What is too large for a step, such as a tokenizer, is a file of the version that the step names.
 """
 
 import functools
@@ -17,19 +19,14 @@ import numpy as np
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPES, TensorSpec
+from argosy.data.images import IMAGE_KERNELS, DecodeImage, Normalize, ResizeImage, need_pillow
+from argosy.data.steps import Array, Arrays, Kernel, PlainStep
+from argosy.data.text import L2Normalize, Pool, Tokenize, check_tokenize, l2_normalize, pool, tokenize
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Arrays = dict[str, Array]
 
-
-# cache_hash: `_kernel` is looked up for each step of each request.
-class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", cache_hash=True):
-    pass
-
-
-class Take(_Step, frozen=True, tag="take"):
+class Take(PlainStep, frozen=True, tag="take"):
     """Check that a raw input is there with this datatype and shape, and round numbers to it.
 
     First on purpose: what is float64 in a training file is rounded as it is in a request, before anything is computed.
@@ -40,14 +37,14 @@ class Take(_Step, frozen=True, tag="take"):
     shape: tuple[int, ...]
 
 
-class Impute(_Step, frozen=True, tag="impute"):
+class Impute(PlainStep, frozen=True, tag="impute"):
     """Put `fill` where a number is missing (NaN) or infinite; one value per position of the last dimension."""
 
     input: str
     fill: tuple[float, ...]
 
 
-class Standardize(_Step, frozen=True, tag="standardize"):
+class Standardize(PlainStep, frozen=True, tag="standardize"):
     """(x - mean) / scale, in float64, rounded to float32 once; where scale is 0 (a constant) the result is 0.
 
     One value per position of the last dimension, or one for the whole array.
@@ -58,7 +55,7 @@ class Standardize(_Step, frozen=True, tag="standardize"):
     scale: tuple[float, ...]
 
 
-class Scale(_Step, frozen=True, tag="scale"):
+class Scale(PlainStep, frozen=True, tag="scale"):
     """X * factor + offset, in float64, rounded to float32 once. For images, factor 1/255 brings bytes to 0..1."""
 
     input: str
@@ -66,7 +63,7 @@ class Scale(_Step, frozen=True, tag="scale"):
     offset: float = 0.0
 
 
-class Dates(_Step, frozen=True, tag="dates"):
+class Dates(PlainStep, frozen=True, tag="dates"):
     """Read positions `columns` of a text input as ISO 8601 dates; `output` holds days since 1970 UTC, NaN for ''."""
 
     input: str
@@ -75,7 +72,7 @@ class Dates(_Step, frozen=True, tag="dates"):
     output: str
 
 
-class OneHot(_Step, frozen=True, tag="one-hot"):
+class OneHot(PlainStep, frozen=True, tag="one-hot"):
     """Turn texts into zeros and ones, a position per known category; a category never seen in training is all zeros.
 
     `columns` are positions in the text input, `categories` the known texts of each.
@@ -87,14 +84,14 @@ class OneHot(_Step, frozen=True, tag="one-hot"):
     output: str
 
 
-class Join(_Step, frozen=True, tag="join"):
+class Join(PlainStep, frozen=True, tag="join"):
     """Put arrays side by side as the model's float32 input; the last step."""
 
     inputs: tuple[str, ...]
     output: str = "x"
 
 
-class Softmax(_Step, frozen=True, tag="softmax"):
+class Softmax(PlainStep, frozen=True, tag="softmax"):
     """Turn scores into probabilities; `temperature` above 1 makes them less sure (Guo et al. 2017, equation 9)."""
 
     input: str = "logits"
@@ -102,7 +99,7 @@ class Softmax(_Step, frozen=True, tag="softmax"):
     temperature: float = 1.0
 
 
-class Label(_Step, frozen=True, tag="label"):
+class Label(PlainStep, frozen=True, tag="label"):
     """Name the most probable class; the first one when two are equal."""
 
     labels: tuple[str, ...]
@@ -110,7 +107,7 @@ class Label(_Step, frozen=True, tag="label"):
     output: str = "label"
 
 
-class Value(_Step, frozen=True, tag="value"):
+class Value(PlainStep, frozen=True, tag="value"):
     """Bring a regression's output back to the unit of the label: x * scale + offset, one number per row."""
 
     input: str = "logits"
@@ -119,8 +116,53 @@ class Value(_Step, frozen=True, tag="value"):
     offset: float = 0.0
 
 
-Step = Take | Impute | Standardize | Scale | Dates | OneHot | Join
-FinishStep = Softmax | Label | Value
+Step = Take | Impute | Standardize | Scale | Dates | OneHot | Join | Tokenize | DecodeImage | ResizeImage | Normalize
+FinishStep = Softmax | Label | Value | Pool | L2Normalize
+
+Prepare = Callable[[Mapping[str, Any]], Arrays]
+Finish = Callable[[Mapping[str, Array], Mapping[str, Array]], Arrays]
+
+
+def preparation(steps: Iterable[Step], files: Mapping[str, bytes] | None = None) -> Prepare:
+    """Return steps as one function, ready to run: raw inputs to the model's tensors, its argument left unchanged.
+
+    `files` are the verified files of the version. Raises InvalidInput for a file that is missing or no good, and
+    PluginError for a library that is; the function raises InvalidInput as `apply` does.
+    """
+    kernels = [_with_files(step, files or {}) for step in steps]
+
+    def run(inputs: Mapping[str, Any]) -> Arrays:
+        state = dict(inputs)
+        for kernel in kernels:
+            state = kernel(state)
+        return state
+
+    return run
+
+
+def finishing(steps: Iterable[FinishStep]) -> Finish:
+    """Return finish steps as one function of a model's outputs and of the preparation's result, which pooling needs.
+
+    Texts come as an object array of `str`. A model with one output may call it by any name.
+    """
+    steps = list(steps)
+    kernels = [_kernel(step) for step in steps]
+    needed = {step.mask for step in steps if isinstance(step, Pool)}
+
+    def run(outputs: Mapping[str, Array], prepared: Mapping[str, Array]) -> Arrays:
+        state = dict(outputs)
+        if steps and steps[0].input not in state:
+            if len(state) != 1:
+                raise InvalidInput(
+                    f"the model has no output '{steps[0].input}'; its outputs are: {', '.join(sorted(state)) or 'none'}"
+                )
+            state = {steps[0].input: next(iter(state.values()))}
+        state |= {name: prepared[name] for name in needed if name in prepared}
+        for kernel in kernels:
+            state = kernel(state)
+        return state
+
+    return run
 
 
 def apply(steps: Iterable[Step], inputs: Mapping[str, Any]) -> Arrays:
@@ -128,28 +170,14 @@ def apply(steps: Iterable[Step], inputs: Mapping[str, Any]) -> Arrays:
 
     Raises InvalidInput that names the input, the column and the row for what can't be prepared.
     """
-    state = dict(inputs)
-    for step in steps:
-        state = _kernel(step)(state)
-    return state
+    return preparation(steps)(inputs)
 
 
-def apply_finish(steps: Iterable[FinishStep], outputs: Mapping[str, Array]) -> Arrays:
-    """Turn a model's outputs into what callers get. Texts come as an object array of `str`.
-
-    A model with one output may call it by any name.
-    """
-    steps = list(steps)
-    state = dict(outputs)
-    if steps and steps[0].input not in state:
-        if len(state) != 1:
-            raise InvalidInput(
-                f"the model has no output '{steps[0].input}'; its outputs are: {', '.join(sorted(state)) or 'none'}"
-            )
-        state = {steps[0].input: next(iter(state.values()))}
-    for step in steps:
-        state = _kernel(step)(state)
-    return state
+def apply_finish(
+    steps: Iterable[FinishStep], outputs: Mapping[str, Array], prepared: Mapping[str, Array] | None = None
+) -> Arrays:
+    """Turn a model's outputs into what callers get, once; see `finishing`."""
+    return finishing(steps)(outputs, prepared or {})
 
 
 def steps_to_plain(steps: Iterable[Step | FinishStep]) -> list[dict[str, Any]]:
@@ -172,7 +200,7 @@ def _from_plain(plain: Iterable[Any], kind: Any, what: str) -> Any:
     try:
         steps = msgspec.convert(list(plain), kind)
         for step in steps:
-            _kernel(step)
+            _check(step)
     except (msgspec.ValidationError, ValueError) as error:
         raise InvalidInput(
             f"the version's {what} steps are not understood: {error}",
@@ -198,13 +226,32 @@ def finish_signature(task: str, labels: Iterable[str]) -> tuple[TensorSpec, ...]
     return (TensorSpec(name="value", datatype="FP32", shape=(-1,)),)
 
 
-Kernel = Callable[[Arrays], Arrays]
-
-
 @functools.lru_cache(maxsize=256)
 def _kernel(step: Step | FinishStep) -> Kernel:
     """Return the function of a step, with its constants as arrays already: requests pay for arithmetic only."""
     return _KERNELS[type(step)](step)
+
+
+def _with_files(step: Step, files: Mapping[str, bytes]) -> Kernel:
+    if isinstance(step, DecodeImage):
+        need_pillow()
+    if not isinstance(step, Tokenize):
+        return _kernel(step)
+    content = files.get(step.file)
+    if content is None:
+        raise InvalidInput(
+            f"the version's preparation needs the file '{step.file}', which it has not; "
+            f"its files are: {', '.join(sorted(files)) or 'none'}"
+        )
+    return tokenize(step, content)
+
+
+def _check(step: Step | FinishStep) -> None:
+    """Raise ValueError for constants that make no sense."""
+    if isinstance(step, Tokenize):
+        check_tokenize(step)
+    else:
+        _kernel(step)
 
 
 def _take(step: Take) -> Kernel:
@@ -413,4 +460,7 @@ _KERNELS: dict[type[Any], Callable[[Any], Kernel]] = {
     Softmax: _softmax,
     Label: _label,
     Value: _value,
+    Pool: pool,
+    L2Normalize: l2_normalize,
+    **IMAGE_KERNELS,
 }

@@ -14,6 +14,8 @@ from argosy.serve.values import item_size, pack_texts
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 Function = Callable[[Arrays], Mapping[str, np.ndarray[Any, np.dtype[Any]]]]
+# The model's outputs, and what the preparation made: pooling needs to know which tokens are padding.
+Finish = Callable[[Arrays, Arrays], Mapping[str, np.ndarray[Any, np.dtype[Any]]]]
 
 NON_FINITE = "non_finite_output"
 RUN_FAILED = "model_run_failed"
@@ -23,7 +25,7 @@ class Engine:
     """A version ready to run: preparation, model and finishing steps as one function over named arrays."""
 
     def __init__(
-        self, signature: Signature, prepare: Function | None, model: Function, finish: Function | None
+        self, signature: Signature, prepare: Function | None, model: Function, finish: Finish | None
     ) -> None:
         self.signature = signature
         self._prepare = prepare
@@ -32,15 +34,15 @@ class Engine:
 
     def compute(self, inputs: Arrays) -> Arrays:
         """Return the outputs of the signature. Refused blames the caller; anything else blames the version."""
-        arrays: Mapping[str, Any] = inputs
+        prepared: Mapping[str, Any] = inputs
         if self._prepare is not None:
             try:
-                arrays = self._prepare(inputs)
+                prepared = self._prepare(inputs)
             except InvalidInput as error:
                 raise Refused(error.message, **error.context) from error
-        arrays = self._model(dict(arrays))
+        arrays = self._model(dict(prepared))
         if self._finish is not None:
-            arrays = self._finish(dict(arrays))
+            arrays = self._finish(dict(arrays), dict(prepared))
         found = {}
         rows = next(iter(inputs.values())).shape[0] if self.signature.is_batched and inputs else 0
         for spec in self.signature.outputs:
@@ -107,16 +109,16 @@ def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 
 
     What the manifest says picks steps and tensors, never code or paths.
     """
-    from argosy.data.prepare import apply, apply_finish, finish_from_plain, steps_from_plain
+    from argosy.data.prepare import finish_from_plain, finishing, preparation, steps_from_plain
     from argosy.formats.runner import load_runner
 
     steps = steps_from_plain(manifest.prepare)
     finish = finish_from_plain(manifest.finish)
     return Engine(
         manifest.signature,
-        (lambda inputs: apply(steps, inputs)) if steps else None,
+        preparation(steps, files) if steps else None,
         load_runner(manifest.format, files[MODEL_FILE], threads=threads).run,
-        (lambda outputs: apply_finish(finish, outputs)) if finish else None,
+        finishing(finish) if finish else None,
     )
 
 

@@ -113,7 +113,7 @@ def test_an_output_the_version_lacks_is_its_failure():
 
 
 def test_finishing_steps_come_last():
-    engine = Engine(SIGNATURE, None, model, lambda found: {"y": found["y"] * 2, "t": found["t"]})
+    engine = Engine(SIGNATURE, None, model, lambda found, _: {"y": found["y"] * 2, "t": found["t"]})
     assert run([(4, 0)], engine=engine) == [([0.5], text(b"<4>"))]
 
 

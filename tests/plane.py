@@ -34,6 +34,9 @@ class Wire:
     def writelines(self, pieces):
         self.frames += [(f, bytes(b)) for f, b in self.reader.feed(b"".join(bytes(p) for p in pieces))]
 
+    def write(self, piece):
+        self.writelines([piece])
+
     def abort(self):
         self.is_aborted = True
 

@@ -91,7 +91,7 @@ def test_the_index_health_and_metrics_say_what_is_served(served):
     text = served.ask("GET", "/metrics")[2].decode()
     assert 'argosy_requests_total{code="ok",endpoint="m",version="m:1"}' in text
     assert 'argosy_request_seconds_bucket{endpoint="m",le="+Inf",version="m:1"}' in text
-    assert 'argosy_replicas{version="m:1"} 1.0' in text
+    assert 'argosy_replicas{state="ready",version="m:1"} 1.0' in text
 
 
 @pytest.mark.capability("M1")

@@ -21,12 +21,30 @@ METRICS: dict[str, Metric] = {
     "argosy_request_seconds": Metric(
         "histogram", "Time from the whole request read to its answer written.", ("endpoint", "version"), _LATENCY
     ),
-    "argosy_queue_seconds": Metric("histogram", "Time a request waited for a replica.", ("endpoint",), _LATENCY),
-    "argosy_batch_requests": Metric(
-        "histogram", "Requests run together.", ("endpoint",), (1, 2, 4, 8, 16, 32, 64, 128)
+    "argosy_queue_seconds": Metric("histogram", "Time a request waited for a replica.", ("version",), _LATENCY),
+    "argosy_run_seconds": Metric(
+        "histogram", "Time a replica took for a batch, preparation and finishing included.", ("version",), _LATENCY
+    ),
+    "argosy_batch_requests": Metric("histogram", "Requests run together.", ("version",), (1, 2, 4, 8, 16, 32, 64, 128)),
+    "argosy_batch_rows": Metric("histogram", "Rows run together.", ("version",), (1, 2, 4, 8, 16, 32, 64, 128, 256)),
+    "argosy_text_bytes_total": Metric("counter", "Bytes of the texts that were run, without padding.", ("version",)),
+    "argosy_padding_bytes_total": Metric(
+        "counter",
+        "Bytes by which texts were shorter than the longest of their batch: what padding wasted.",
+        ("version",),
+    ),
+    "argosy_expired_total": Metric(
+        "counter",
+        "Requests whose time was over: while they waited (nothing was run), or while they ran.",
+        ("endpoint", "stage"),
+    ),
+    "argosy_hedges_total": Metric(
+        "counter", "Second copies of slow requests, by whether the copy won.", ("endpoint", "outcome")
     ),
     "argosy_queue_requests": Metric("gauge", "Requests waiting for a replica.", ("version",)),
-    "argosy_replicas": Metric("gauge", "Replicas connected to the gateway.", ("version",)),
+    "argosy_queue_limit": Metric("gauge", "Requests that may wait for a replica at the present pace.", ("version",)),
+    "argosy_replicas": Metric("gauge", "Replicas connected to the gateway, by state.", ("version", "state")),
+    "argosy_connections": Metric("gauge", "Open connections of callers.", ()),
     "argosy_replays_total": Metric(
         "counter", "Requests given to another replica or version after a failure.", ("endpoint", "reason")
     ),

@@ -12,15 +12,17 @@ import msgspec
 
 from argosy.core.errors import Unavailable
 from argosy.core.tensors import Signature
+from argosy.serve.lanes import Lane, Lanes
 from argosy.serve.requests import Inputs
 from argosy.serve.wire import Tensor
 
 WAITING, RUNNING, OVER = "waiting", "running", "over"
-# How far behind the oldest request others of the same shape are looked for, so that a queue of a thousand different
-# shapes isn't walked for every batch.
-_LOOK_AHEAD = 256
 # Requests of more bytes than this don't gain from sharing a run, and a frame has a bound.
 _MAX_BATCH_BYTES = 64 << 20
+_LEAST_WAITING = 64
+"""So many requests may wait however slow the version is: that many clients that wait for their answers are no flood."""
+_NEW_PACE = 0.2
+"""Weight of a run in the average of what a request takes: some ten runs back."""
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -39,7 +41,7 @@ class Trouble(msgspec.Struct, frozen=True):
 class Work:
     """One request in a queue. What it does with its result, the class that inherits says."""
 
-    __slots__ = ("batch", "inputs", "is_alone", "queued", "state")
+    __slots__ = ("batch", "deadline", "due", "inputs", "is_alone", "key", "lane", "queued", "state", "weight")
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
@@ -47,8 +49,19 @@ class Work:
         self.is_alone = False
         """Must not share a run, because it was in a batch that took a replica down."""
         self.queued = 0.0
+        self.due = self.deadline = float("inf")
+        """Monotonic seconds: this attempt is of no use after `due`, nor is any other after `deadline`."""
+        self.key = ""
+        """Who asks, for fair shares of a busy queue; with which `weight`."""
+        self.weight = 1.0
+        self.lane: Lane | None = None
         self.batch: Batch | None = None
         """The batch it runs in, or last ran in."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is in a queue."""
+        return self.state == WAITING
 
     def answered(self, outputs: Sequence[Tensor]) -> None:
         """Take the outputs, views of received bytes."""
@@ -56,6 +69,10 @@ class Work:
 
     def failed(self, trouble: Trouble) -> None:
         """Take the news that this attempt failed."""
+        raise NotImplementedError
+
+    def expire(self, now: float) -> None:
+        """Take the news that `due` has passed."""
         raise NotImplementedError
 
 
@@ -91,116 +108,229 @@ class Runs(Protocol):
     """What the queue needs of a replica."""
 
     max_batch: int
+    padding: float
 
-    def run(self, works: list[Work]) -> None:
+    def run(self, works: list[Work], now: float) -> None:
         """Start on a batch; the replica is idle, and no longer."""
         ...
 
 
-class VersionQueue:
-    """The queue of one version. Bounded in requests and bytes; both count only requests that are still wanted."""
+class _Forming:
+    """A batch that is being put together, and what may still join it."""
 
-    def __init__(self, digest: str, signature: Signature, *, max_requests: int, max_bytes: int) -> None:
+    __slots__ = ("key", "longest", "max_rows", "now", "padding", "rows", "size_bytes", "total", "works")
+
+    def __init__(self, replica: Runs, now: float) -> None:
+        self.max_rows = replica.max_batch
+        self.padding = replica.padding
+        self.now = now
+        self.works: list[Work] = []
+        self.key: tuple[tuple[int, ...], ...] | None = None
+        self.rows = self.size_bytes = self.longest = self.total = 0
+
+    def fits(self, work: Work) -> bool:
+        """Return whether a request may share the run of those that were taken."""
+        inputs = work.inputs
+        if work.due <= self.now:
+            return False
+        if not self.works:
+            return True
+        if (
+            self.key is None
+            or inputs.key != self.key
+            or work.is_alone
+            or self.rows + inputs.rows > self.max_rows
+            or self.size_bytes + inputs.size_bytes > _MAX_BATCH_BYTES
+        ):
+            return False
+        if not inputs.length:
+            return True
+        # Every text is padded to the longest; that may cost so much and no more.
+        longest = max(self.longest, inputs.length)
+        padded = longest * (self.rows + inputs.rows)
+        return padded <= self.padding * (self.total + inputs.length * inputs.rows)
+
+    def add(self, work: Work) -> None:
+        """Take a request that fits."""
+        inputs = work.inputs
+        if not self.works:
+            self.key = None if work.is_alone else inputs.key
+        self.works.append(work)
+        self.rows += inputs.rows
+        self.size_bytes += inputs.size_bytes
+        if inputs.length:
+            self.longest = max(self.longest, inputs.length)
+            self.total += inputs.length * inputs.rows
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can join any more."""
+        return self.rows >= self.max_rows or (bool(self.works) and self.key is None)
+
+
+class VersionQueue:
+    """The queue of one version. Bounded in requests and bytes; both count only requests that are still wanted.
+
+    How many may wait follows the version's pace (Little's law): as many as are answered in `wait_s`, so that what is
+    accepted is answered soon, however much more is asked; `max_requests` at most.
+    """
+
+    def __init__(
+        self, digest: str, signature: Signature, *, max_requests: int, max_bytes: int, wait_s: float = 0.5
+    ) -> None:
         self.digest = digest
         self.signature = signature
         self.idle: deque[Runs] = deque()
         """Replicas that may be handed work now, the longest idle first."""
+        self.replicas = 1
+        """How many replicas take from this queue."""
         self.requests = 0
         self.size_bytes = 0
+        self.pace_s = 0.0
+        """Seconds of a replica that a request takes, on average over the last runs."""
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._waiting: deque[Work] = deque()
+        self._wait_s = wait_s
+        self._lanes = Lanes()
 
-    def check_room(self, inputs: Inputs) -> None:
-        """Raise Unavailable if the queue is full."""
-        if self.requests >= self._max_requests or self.size_bytes + inputs.size_bytes > self._max_bytes:
+    @property
+    def limit(self) -> int:
+        """How many requests may wait now."""
+        if not self.pace_s:
+            return self._max_requests
+        soon = self._wait_s * max(1, self.replicas) / self.pace_s
+        return int(min(self._max_requests, max(_LEAST_WAITING, soon)))
+
+    @property
+    def expected_s(self) -> float:
+        """How long a request that comes now will wait."""
+        return self.requests * self.pace_s / max(1, self.replicas)
+
+    def ran(self, requests: int, seconds: float) -> None:
+        """Learn from a run of `requests` that took a replica so long."""
+        pace_s = seconds / requests
+        self.pace_s = pace_s if not self.pace_s else (1 - _NEW_PACE) * self.pace_s + _NEW_PACE * pace_s
+
+    def check_room(self, work: Work, now: float) -> None:
+        """Raise Unavailable if the queue is full, or too long for this request's deadline."""
+        if not self.requests:
+            return
+        lane = self._lanes.lane(work.key, work.weight)
+        size = self.size_bytes + work.inputs.size_bytes
+        # Who has less than a fair share of the places gets one all the same: a flood crowds out only itself.
+        limit = self.limit
+        if size > self._max_bytes or (self.requests >= limit and lane.requests >= limit * self._lanes.share(lane)):
             raise Unavailable(
-                f"{self.requests} requests ({self.size_bytes} bytes) are waiting; at most {self._max_requests} "
-                f"({self._max_bytes} bytes) may",
+                f"{self.requests} requests ({self.size_bytes} bytes) are waiting; {limit} "
+                f"({self._max_bytes} bytes) may, at the present pace",
                 hint="retry after the time in Retry-After, or add replicas",
                 code="queue_full",
-                retry_after_s=1.0,
+                retry_after_s=max(1.0, self.expected_s),
+            )
+        if now + self.expected_s > work.deadline:
+            raise Unavailable(
+                f"{self.requests} requests are waiting, so this one could not be answered within its "
+                f"{work.deadline - now:.3g} s",
+                hint="retry after the time in Retry-After, give more time in argosy-timeout, or add replicas",
+                code="too_late",
+                retry_after_s=max(1.0, self.expected_s),
             )
 
     def submit(self, work: Work, now: float) -> None:
-        """Put a request at the end; Unavailable (`queue_full`) when there is no room. `dispatch` must follow."""
-        self.check_room(work.inputs)
-        self._add(work, now)
-        self._waiting.append(work)
+        """Put a request at the end; Unavailable (`queue_full`, `too_late`) without room. `dispatch` must follow."""
+        self.check_room(work, now)
+        self._add(work, now).waiting.append(work)
 
     def resubmit(self, work: Work, now: float) -> None:
         """Put a request whose replica failed at the front. It was accepted before, so it is not refused for room."""
-        self._add(work, now)
-        self._waiting.appendleft(work)
+        self._add(work, now).waiting.appendleft(work)
 
-    def _add(self, work: Work, now: float) -> None:
+    def _add(self, work: Work, now: float) -> Lane:
+        work.lane = lane = self._lanes.lane(work.key, work.weight)
         work.state = WAITING
         work.queued = now
+        lane.requests += 1
         self.requests += 1
         self.size_bytes += work.inputs.size_bytes
+        return lane
 
     def _remove(self, work: Work, state: str) -> None:
         work.state = state
         self.requests -= 1
         self.size_bytes -= work.inputs.size_bytes
+        if work.lane is not None:
+            work.lane.requests -= 1
 
     def withdraw(self, work: Work) -> None:
         """Take a request out that nobody waits for any more; a running one is let finish, its answer dropped."""
-        if work.state != WAITING:
+        if work.state != WAITING or work.lane is None:
             work.state = OVER
             return
         self._remove(work, OVER)
-        # Its place in the deque is cleared when it comes up, or when such places outnumber the living.
-        if len(self._waiting) > 64 + 2 * self.requests:
-            self._waiting = deque(w for w in self._waiting if w.state == WAITING)
+        # Its place in the lane is cleared when it comes up, or when such places outnumber the living.
+        lane = work.lane
+        if len(lane.waiting) > 64 + 2 * lane.requests:
+            lane.waiting = deque(w for w in lane.waiting if w.is_waiting)
 
     def take_back(self, work: Work) -> None:
         """Take a waiting request out so that it can go into another queue; unlike `withdraw`, its place goes too."""
-        self._waiting.remove(work)
+        if work.lane is not None:
+            work.lane.waiting.remove(work)
         self._remove(work, WAITING)
 
     def take_all(self) -> list[Work]:
         """Take out everything that waits, oldest first."""
-        works = [work for work in self._waiting if work.state == WAITING]
-        self._waiting.clear()
+        works = [work for lane in self._lanes for work in lane.waiting if work.is_waiting]
+        for lane in self._lanes:
+            lane.waiting.clear()
         for work in works:
             self._remove(work, WAITING)
-        return works
+        return sorted(works, key=lambda work: work.queued)
 
-    def dispatch(self) -> None:
+    def dispatch(self, now: float) -> None:
         """Hand what waits to idle replicas, spread evenly when several are idle."""
         while self.requests and self.idle:
+            self._expire(now)
+            if not self.requests or not self.idle:
+                return
             fair = -(-self.requests // len(self.idle))
-            replica = self.idle.popleft()
-            replica.run(self._take(replica.max_batch, fair))
+            works = self._take(self.idle[0], fair, now)
+            if not works:
+                return
+            self.idle.popleft().run(works, now)
 
-    def _take(self, max_rows: int, max_requests: int) -> list[Work]:
-        """Take the oldest request and others that may share its run, oldest first."""
-        works: list[Work] = []
-        passed: list[Work] = []
-        rows = size_bytes = 0
-        while self._waiting and len(works) < max_requests and len(passed) < _LOOK_AHEAD:
-            work = self._waiting.popleft()
-            if work.state != WAITING:
+    def _expire(self, now: float) -> None:
+        """Tell requests at the front whose time is over, before anything is run for them."""
+        for lane in self._lanes.active():
+            waiting = lane.waiting
+            while waiting and (not waiting[0].is_waiting or waiting[0].due <= now):
+                work = waiting[0]
+                if work.is_waiting:
+                    work.expire(now)
+                    if work.is_waiting and work.lane is lane and waiting and waiting[0] is work:
+                        break  # it waits on, until its deadline
+                elif waiting and waiting[0] is work:
+                    waiting.popleft()
+
+    def _take(self, replica: Runs, max_requests: int, now: float) -> list[Work]:
+        """Take the oldest request of whose turn it is, and others that may share its run."""
+        forming = _Forming(replica, now)
+        works = forming.works
+        lanes = self._lanes.active()
+        touched = list(lanes)
+        while lanes and len(works) < max_requests and not forming.is_closed:
+            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_by_stride)
+            work = lane.next(forming.fits)
+            if work is None:
+                lanes.remove(lane)
                 continue
-            too_large = size_bytes + work.inputs.size_bytes > _MAX_BATCH_BYTES
-            if works and (too_large or not self._fits(work, works[0], rows, max_rows)):
-                passed.append(work)
-                if rows >= max_rows or works[0].is_alone or works[0].inputs.key is None:
-                    break
-                continue
-            works.append(work)
-            rows += work.inputs.rows
-            size_bytes += work.inputs.size_bytes
+            forming.add(work)
             self._remove(work, RUNNING)
-        self._waiting.extendleft(reversed(passed))
+            self._lanes.served(lane, work.inputs.rows)
+        for lane in touched:
+            lane.put_back()
         return works
 
-    @staticmethod
-    def _fits(work: Work, first: Work, rows: int, max_rows: int) -> bool:
-        return (
-            rows + work.inputs.rows <= max_rows
-            and not (work.is_alone or first.is_alone)
-            and first.inputs.key is not None
-            and work.inputs.key == first.inputs.key
-        )
+
+def _by_stride(lane: Lane) -> float:
+    return lane.stride

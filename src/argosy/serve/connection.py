@@ -13,8 +13,8 @@ from typing import Any, Protocol, cast
 import httptools
 import msgspec
 
-from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, Unavailable
+from argosy.serve.heads import END, MAX_KEPT_BYTES, Head, Heads
 
 REASONS = {
     100: "Continue", 200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
@@ -22,7 +22,7 @@ REASONS = {
     421: "Misdirected Request", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
     501: "Not Implemented", 503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip
-_STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in REASONS.items()}
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
@@ -35,31 +35,21 @@ _BODY_BYTES_PER_S = 256 << 10
 _IDLE_S = 75.0
 _LINGER_S = 1.0
 _WRITE_HIGH_BYTES = 1 << 20
+_JOINED_BYTES = 64 << 10
 
 _NEW, _HEAD, _BODY, _IDLE, _LINGER = range(5)
-
-
-class Request:
-    """One request as it was received: header names in lower case, the last of repeated ones."""
-
-    __slots__ = ("body", "headers", "keep_alive", "method", "target")
-
-    def __init__(self) -> None:
-        self.method = ""
-        self.target = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-        self.keep_alive = True
 
 
 class Exchange:
     """A request and the place of its answer in the connection's order. `respond` is to be called once."""
 
-    __slots__ = ("connection", "data", "on_cancel", "request")
+    __slots__ = ("body", "connection", "data", "head", "keep_alive", "on_cancel")
 
-    def __init__(self, connection: "Connection", request: Request) -> None:
+    def __init__(self, connection: "Connection", head: Head, body: bytes | memoryview) -> None:
         self.connection = connection
-        self.request = request
+        self.head = head
+        self.keep_alive = head.keep_alive
+        self.body = body
         self.data: list[bytes | memoryview] | None = None
         self.on_cancel: Callable[[], None] | None = None
         """Called if the client goes away before the answer."""
@@ -73,10 +63,10 @@ class Exchange:
         """Answer; `headers` are complete lines, beyond content-length and connection."""
         if self.data is not None:
             return
-        size = sum(len(piece) for piece in pieces)
-        close = "" if self.request.keep_alive else "connection: close\r\n"
-        head = _STATUS_LINES[status] + f"{headers}content-length: {size}\r\n{close}\r\n".encode("latin-1", "replace")
-        self.data = [head] if self.request.method == "HEAD" else [head, *pieces]
+        size = len(pieces[0]) if len(pieces) == 1 else sum([len(piece) for piece in pieces])
+        close = "" if self.keep_alive else "connection: close\r\n"
+        first = f"{_STATUS_LINES[status]}{headers}content-length: {size}\r\n{close}\r\n".encode("latin-1", "replace")
+        self.data = [first] if self.head.method == "HEAD" else [first, *pieces]
         self.on_cancel = None
         self.connection.flush()
 
@@ -88,15 +78,17 @@ class Exchange:
 class Front(Protocol):
     """What a connection needs of the server it belongs to."""
 
-    clock: Clock
+    now: float
+    """Monotonic seconds at the last sweep: fine enough for deadlines of seconds, and costs nothing per request."""
+    heads: Heads
     max_body_bytes: int
     receive_s: float
     receiving_bytes: int
     """Bytes of bodies that are not complete yet, over all connections."""
     connections: set["Connection"]
 
-    def admit(self, request: Request) -> ArgosyError | None:
-        """Look at a request's head; an error refuses it before its body is read."""
+    def admit(self, head: Head) -> ArgosyError | None:
+        """Look at a head; an error refuses it before its body is read."""
         ...
 
     def handle(self, exchange: Exchange) -> None:
@@ -116,10 +108,12 @@ class Connection(asyncio.Protocol):
         self._front = front
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._request = Request()
+        self._head = Head()
+        self._alone = b""
+        """What was read from a request's first byte on, until its end."""
         self._exchanges: deque[Exchange] = deque()
         self._phase = _NEW
-        self._since = front.clock.monotonic()
+        self._since = front.now
         self._head_bytes = self._read_bytes = 0
         self._header_count = 0
         self._body: list[bytes] = []
@@ -164,8 +158,12 @@ class Connection(asyncio.Protocol):
         if self._phase == _LINGER:
             return
         if self._phase in (_NEW, _IDLE):
+            data = self._known(data)
+            if not data:
+                return
+            self._alone = data
             self._phase = _HEAD
-            self._since = self._front.clock.monotonic()
+            self._since = self._front.now
         if self._phase == _HEAD:
             # Counted per read: a header that never ends is cut off even though the parser keeps asking for more.
             self._read_bytes += len(data)
@@ -206,16 +204,16 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         if self._error is not None:
             return
-        if b"transfer-encoding" in self._request.headers:
+        if b"transfer-encoding" in self._head.headers:
             self._error = InvalidInput("a body in chunks can't come with an offer to upgrade", code="bad_http")
             return
-        self._unparsed = int(self._request.headers.get(b"content-length", b"0"))
+        self._unparsed = int(self._head.headers.get(b"content-length", b"0"))
         if not self._unparsed:
             self.on_message_complete()
 
     def pause_writing(self) -> None:
         """Note that the client does not take what it is sent; take no more requests from it."""
-        self._stalled_since = self._front.clock.monotonic()
+        self._stalled_since = self._front.now
         self._stalled_bytes = self._buffered()
         self._steer()
 
@@ -228,13 +226,13 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._request = Request()
+        self._head = Head()
         self._head_bytes = self._read_bytes = self._header_count = self._body_bytes = self._chunks = 0
 
     def on_url(self, url: bytes) -> None:
         """Take (a part of) the target."""
-        self._request.target += url
-        if len(self._request.target) > MAX_HEAD_BYTES:
+        self._head.target += url
+        if len(self._head.target) > MAX_HEAD_BYTES:
             self._error = self._error or _head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -247,21 +245,21 @@ class Connection(asyncio.Protocol):
             self._error = _head_too_large()
             return
         name = name.lower()
-        if name == b"host" and name in self._request.headers:
+        if name == b"host" and name in self._head.headers:
             self._error = InvalidInput("the request has two Host headers", code="bad_http")
-        self._request.headers[name] = value
+        self._head.headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Decide from the head whether the body is wanted."""
         if self._error is not None:
             return
-        request = self._request
-        request.method = self._parser.get_method().decode("latin-1")
-        request.keep_alive = self._parser.should_keep_alive()
+        head = self._head
+        head.method = self._parser.get_method().decode("latin-1")
+        head.keep_alive = self._parser.should_keep_alive()
         self._phase = _BODY
-        self._since = self._front.clock.monotonic()
-        self._error = self._front.admit(request) or self._check_length(request)
-        if self._error is None and request.headers.get(b"expect", b"").lower() == b"100-continue":
+        self._since = self._front.now
+        self._error = self._front.admit(head) or self._check_length(head)
+        if self._error is None and head.headers.get(b"expect", b"").lower() == b"100-continue":
             self._write_continue()
 
     def on_body(self, data: bytes) -> None:
@@ -295,19 +293,47 @@ class Connection(asyncio.Protocol):
         """Hand a complete request over."""
         if self._error is not None or self._parser.should_upgrade():
             return
-        request = self._request
-        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._phase = _IDLE
-        self._since = self._front.clock.monotonic()
-        exchange = Exchange(self, request)
-        self._exchanges.append(exchange)
-        self._steer()
-        self._front.handle(exchange)
-        # Whoever still needs the bytes holds a view of them.
-        request.body = b""
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._forget_body()
+        self._remember()
+        self._take(self._head, body)
 
     # Ours ----------------------------------------------------------------------------------------------------------
+
+    def _known(self, data: bytes) -> bytes:
+        """Take the requests at the start of `data` whose heads were seen before; return what is left to be parsed."""
+        known = self._front.heads.get
+        while (end := data.find(END, 0, MAX_KEPT_BYTES)) > 0:
+            end += len(END)
+            head = known(data[:end])
+            if head is None or len(data) < end + head.length:
+                break  # the parser collects the rest
+            stop = end + head.length
+            body, data = memoryview(data)[end:stop], data[stop:]
+            self._take(head, body)
+            if self._phase != _IDLE or not self.is_open:
+                return b""
+        return data
+
+    def _remember(self) -> None:
+        """Keep the head of a request that was received in one piece, by itself, and found right."""
+        raw, self._alone = self._alone, b""
+        end = raw.find(END) + len(END)
+        # The parser took all of `raw` for one request with a body of this length: so the head is what stands before.
+        if end > len(END) and len(raw) == end + self._head.length:
+            self._front.heads.keep(raw[:end], self._head)
+
+    def _take(self, head: Head, body: bytes | memoryview) -> None:
+        """Hand a complete request over."""
+        self._phase = _IDLE
+        self._since = self._front.now
+        exchange = Exchange(self, head, body)
+        self._exchanges.append(exchange)
+        if len(self._exchanges) > _MAX_PIPELINED:
+            self._steer()
+        self._front.handle(exchange)
+        # Whoever still needs the bytes holds a view of them.
+        exchange.body = b""
 
     def flush(self) -> None:
         """Write the answers that are next in order."""
@@ -315,17 +341,27 @@ class Connection(asyncio.Protocol):
             return
         out: list[bytes | memoryview] = []
         keep = True
-        while self._exchanges and self._exchanges[0].data is not None and keep:
-            exchange = self._exchanges.popleft()
+        exchanges = self._exchanges
+        while exchanges and exchanges[0].data is not None and keep:
+            exchange = exchanges.popleft()
             out += exchange.data or ()
-            keep = exchange.request.keep_alive
+            keep = exchange.keep_alive
         if out:
-            self._since = self._since if self._phase in (_HEAD, _BODY) else self._front.clock.monotonic()
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if self._phase == _IDLE:
+                self._since = self._front.now
+            self._write(out)
         if not keep:
             self._end()
         elif not self._is_reading:
             self._steer()
+
+    def _write(self, out: list[bytes | memoryview]) -> None:
+        assert self._transport is not None
+        # Joining spares a system call per piece; a large piece is sent from where it is.
+        if len(out[-1]) > _JOINED_BYTES:
+            self._transport.writelines(out)
+        else:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def check(self, now: float) -> None:
         """Close what takes too long. Called a few times a second."""
@@ -348,7 +384,7 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """Close after the answers that are on their way: the server ends."""
         for exchange in self._exchanges:
-            exchange.request.keep_alive = exchange is not self._exchanges[-1]
+            exchange.keep_alive = exchange is not self._exchanges[-1]
         if not self._exchanges:
             self._abort()
 
@@ -381,11 +417,12 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.pause_reading()
 
-    def _check_length(self, request: Request) -> ArgosyError | None:
-        length = request.headers.get(b"content-length", b"0")
-        if not length.isdigit() or (b"transfer-encoding" in request.headers and b"content-length" in request.headers):
+    def _check_length(self, head: Head) -> ArgosyError | None:
+        length = head.headers.get(b"content-length", b"0")
+        if not length.isdigit() or (b"transfer-encoding" in head.headers and b"content-length" in head.headers):
             return InvalidInput("the length of the body is given in a contradictory way", code="bad_http")
-        return self._too_large() if int(length) > self._front.max_body_bytes else None
+        head.length = int(length[:20])
+        return self._too_large() if head.length > self._front.max_body_bytes else None
 
     def _too_large(self) -> InvalidInput:
         return InvalidInput(
@@ -401,10 +438,10 @@ class Connection(asyncio.Protocol):
         if self._phase == _LINGER:
             return
         self._phase = _LINGER
-        self._since = self._front.clock.monotonic()
+        self._since = self._front.now
         self._forget_body()
-        self._request.keep_alive = False
-        exchange = Exchange(self, self._request)
+        exchange = Exchange(self, self._head, b"")
+        exchange.keep_alive = False
         self._exchanges.append(exchange)
         self._front.refuse(exchange, error)
 
@@ -413,7 +450,7 @@ class Connection(asyncio.Protocol):
         unread bytes would reset the connection and take the answer with it.
         """
         self._phase = _LINGER
-        self._since = self._front.clock.monotonic()
+        self._since = self._front.now
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
             if not self._is_reading:

@@ -93,6 +93,8 @@ class EndpointRoute(Config, frozen=True):
     tolerate_latency: float = 1.25
     tolerance: float = 1e-3
     """Relative difference of number outputs up to which two mirrored answers agree."""
+    hedge_s: float = 0.0
+    """Give a request that has run for so long to a second idle replica as well, and take the first answer. 0: never."""
     backup: str = ""
     """Digest that answers while neither of the others has a ready replica."""
     backup_ref: str = ""

@@ -16,7 +16,18 @@ Labels = tuple[str, ...]
 _MAX_SERIES = 10_000
 
 
-class _Histogram:
+class Cell:
+    """One counter: add to `value`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
+class Histogram:
+    """One histogram with fixed buckets."""
+
     __slots__ = ("buckets", "counts", "total")
 
     def __init__(self, buckets: tuple[float, ...]) -> None:
@@ -25,6 +36,7 @@ class _Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
+        """Add a value."""
         self.counts[bisect_left(self.buckets, value)] += 1
         self.total += value
 
@@ -37,25 +49,33 @@ class Counters:
     """
 
     def __init__(self) -> None:
-        self._counters: dict[tuple[str, Labels], float] = {}
-        self._histograms: dict[tuple[str, Labels], _Histogram] = {}
+        self._cells: dict[tuple[str, Labels], Cell] = {}
+        self._histograms: dict[tuple[str, Labels], Histogram] = {}
         self._gauges: list[Callable[[], Iterable[tuple[str, Labels, float]]]] = []
 
-    def count(self, name: str, *labels: str) -> None:
-        """Add one."""
+    def cell(self, name: str, *labels: str) -> Cell:
+        """Return a counter, to be held by whoever counts often."""
         key = (name, labels)
-        if key in self._counters or len(self._counters) < _MAX_SERIES:
-            self._counters[key] = self._counters.get(key, 0.0) + 1.0
+        found = self._cells.get(key)
+        if found is None:
+            found = Cell()
+            if len(self._cells) < _MAX_SERIES:
+                self._cells[key] = found
+        return found
 
-    def observe(self, name: str, value: float, *labels: str) -> None:
-        """Add a value to a histogram."""
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        """Return a histogram, to be held by whoever counts often."""
         key = (name, labels)
         found = self._histograms.get(key)
         if found is None:
-            if len(self._histograms) >= _MAX_SERIES:
-                return
-            found = self._histograms[key] = _Histogram(METRICS[name].buckets)
-        found.observe(value)
+            found = Histogram(METRICS[name].buckets)
+            if len(self._histograms) < _MAX_SERIES:
+                self._histograms[key] = found
+        return found
+
+    def count(self, name: str, *labels: str, by: float = 1.0) -> None:
+        """Add to a counter."""
+        self.cell(name, *labels).value += by
 
     def gauges(self, read: Callable[[], Iterable[tuple[str, Labels, float]]]) -> None:
         """Ask `read` for (name, labels, value) whenever the metrics are written out."""
@@ -63,7 +83,8 @@ class Counters:
 
     def get(self, name: str, *labels: str) -> float:
         """Return a counter's value."""
-        return self._counters.get((name, labels), 0.0)
+        found = self._cells.get((name, labels))
+        return found.value if found else 0.0
 
     def expose(self) -> tuple[bytes, str]:
         """Return the text of `/metrics` and its content type."""
@@ -87,9 +108,9 @@ class Counters:
         for name, metric in METRICS.items():
             if metric.kind == "counter":
                 counter = CounterMetricFamily(name, metric.help, labels=metric.labels)
-                for (found, labels), value in self._counters.items():
+                for (found, labels), cell in self._cells.items():
                     if found == name:
-                        counter.add_metric(labels, value)
+                        counter.add_metric(labels, cell.value)
                 yield counter
             elif metric.kind == "histogram":
                 histogram = HistogramMetricFamily(name, metric.help, labels=metric.labels)
@@ -105,7 +126,7 @@ class Counters:
                 yield gauge
 
 
-def _cumulative(histogram: _Histogram) -> list[tuple[str, float]]:
+def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
     found = []
     seen = 0
     for bound, count in zip((*histogram.buckets, float("inf")), histogram.counts, strict=True):

@@ -7,19 +7,21 @@ a replica, which calls `answered` or `failed`; the wheel calls `expire`. `_finis
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from typing import NamedTuple, Protocol
 
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
 from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
-from argosy.serve import prediction_id
 from argosy.serve.batcher import OVER, RUNNING, WAITING, Trouble, VersionQueue, Work
 from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayConfig
-from argosy.serve.counters import Counters
+from argosy.serve.counters import Cell, Counters, Histogram
 from argosy.serve.deadlines import Wheel
-from argosy.serve.endpoint import Endpoint
+from argosy.serve.endpoint import Endpoint, Tally
+from argosy.serve.hedging import Hedge, HedgeTimer
 from argosy.serve.mirror import Copy, Pair, preload
 from argosy.serve.pool import DRAINING, Pool, replicas_of
+from argosy.serve.prediction_id import Namer
 from argosy.serve.requests import Inputs, check_inputs
 from argosy.serve.router import CANARY, STABLE, UNCOUNTED, Choice, choose
 from argosy.serve.windows import Segment, Windows
@@ -35,8 +37,9 @@ class Call(Work):
     """One request for an inference, until it is answered. Read `outputs` or `error` when `on_done` is called."""
 
     __slots__ = (
-        "arm", "arrived", "attempts", "caller", "deadline", "digest", "due", "endpoint", "error", "failover", "first",
-        "is_pinned", "on_done", "outputs", "pair", "plane", "prediction", "ref", "segment", "signature", "suspected",
+        "arm", "arrived", "attempts", "caller", "digest", "endpoint", "error", "failover", "first", "hedge",
+        "is_pinned", "is_timed", "on_done", "outputs", "pair", "plane", "prediction", "ref", "segment", "signature",
+        "suspected",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +52,8 @@ class Call(Work):
         self.ref = choice.ref
         self.arm = choice.arm
         self.arrived = plane.clock.monotonic()
-        self.deadline = self.due = self.arrived
+        self.is_timed = False
+        """In the wheel: only who is still there at the next tick gets a place in it."""
         self.on_done: Callable[[Call], None] = _ignore
         self.attempts = 1
         self.signature = signature
@@ -63,6 +67,8 @@ class Call(Work):
         """The drawn version took the input for wrong; if another takes it, that was a failure."""
         self.segment: Segment | None = None
         self.pair: Pair | None = None
+        self.hedge: Hedge | None = None
+        """A second copy under way at another replica, because this one takes long."""
         self.outputs: Sequence[Tensor] = ()
         self.error: ArgosyError | None = None
         self.prediction = ""
@@ -84,6 +90,26 @@ class Call(Work):
         """Forget the request: nobody waits for it any more. Its batch, if it runs, is not disturbed."""
         if self.state != OVER:
             self.plane.cancelled(self)
+
+
+class Client(Protocol):
+    """Whose share of a busy queue a request takes."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def weight(self) -> float: ...  # noqa: D102
+
+
+class _Series(NamedTuple):
+    """What is counted for each batch of one version."""
+
+    queue_seconds: Histogram
+    run_seconds: Histogram
+    batch_requests: Histogram
+    batch_rows: Histogram
+    text_bytes: Cell
+    padding_bytes: Cell
 
 
 def _ignore(call: Call) -> None:
@@ -109,7 +135,10 @@ class DataPlane:
         """Called when routes or signatures have changed, to write them down."""
         self._config = config
         self._random = random
-        self._key = bytes.fromhex(config.key)
+        self._namer = Namer(bytes.fromhex(config.key), random)
+        self._young: list[Call] = []
+        """Calls since the last tick: most are over before their deadline needs to be watched."""
+        self._series: dict[str, _Series] = {}
         self._later = later
         self._dirty: set[VersionQueue] = set()
         self._settled_at: float | None = None
@@ -147,38 +176,49 @@ class DataPlane:
         timeout_s: float = 0.0,
         caller: str = "",
         number: str = "",
+        client: Client | None = None,
     ) -> Call:
         """Start an inference; `on_done` is called once with the call, from a later turn of the loop, unless cancelled.
 
-        `number` asks for one version of the endpoint. Raises InvalidInput for inputs that don't fit the signature,
-        before any version is drawn; every later refusal comes through `on_done`.
+        `number` asks for one version of the endpoint; `caller` is who sticky routing keeps on one version; `client` is
+        whose share of a busy queue it takes. Raises InvalidInput for inputs that don't fit the signature, before any
+        version is drawn; every later refusal comes through `on_done`.
         """
         signature = self.signature(endpoint, number)
         inputs = check_inputs(signature, tensors)
         if number:
             choice = Choice(*self._pinned(endpoint, number), UNCOUNTED, "")
+        elif endpoint.choice is not None:
+            choice = endpoint.choice
         else:
             copy_draw = self._random.random() if endpoint.plan.mirror else 1.0
             choice = choose(endpoint.plan, self._random.random(), copy_draw, caller)
         call = Call(self, endpoint, signature, inputs, choice)
         call.is_pinned = bool(number)
         call.on_done = on_done
-        call.deadline = call.arrived + (timeout_s or self._config.timeout_s)
-        # Half of the time for the first attempt of either version, so that stable can answer for a canary that hangs.
-        call.due = call.deadline if choice.arm == UNCOUNTED else (call.arrived + call.deadline) / 2
+        now = call.arrived
+        call.due = call.deadline = now + (timeout_s or self._config.timeout_s)
+        if client is not None:
+            call.key, call.weight = client.name, client.weight
         endpoint.budget.earn()
-        if choice.arm != UNCOUNTED and endpoint.rollout is not None:
-            call.segment = endpoint.rollout.drawn()
-            call.caller = caller if endpoint.plan.sticky else ""
+        if choice.arm != UNCOUNTED:
+            # Half of the time for the first attempt of either version, so that stable can answer for a canary that
+            # hangs.
+            call.due = (now + call.deadline) / 2
+            if endpoint.rollout is not None:
+                call.segment = endpoint.rollout.drawn()
+                call.caller = caller if endpoint.plan.sticky else ""
         queue = self._queue(choice.digest)
         try:
-            queue.submit(call, call.arrived)
+            queue.submit(call, now)
         except Unavailable as error:
             self._refused(call, error)
             return call
-        self.wheel.add(call)
+        self._young.append(call)
         if choice.mirror and call.segment is not None:
             self._mirror(call, choice.mirror)
+        if endpoint.route.hedge_s:
+            self.wheel.add(HedgeTimer(call, now + endpoint.route.hedge_s))
         self._schedule(queue)
         return call
 
@@ -212,6 +252,10 @@ class DataPlane:
         if self._settled_at is not None and self.clock.monotonic() >= self._settled_at:
             self._settled_at = None
             self.ready_changed()
+        young, self._young = self._young, []
+        for call in young:
+            if call.state != OVER and not call.is_timed:
+                self._time(call)
         self.wheel.turn(self.clock.monotonic())
         self.pool.check()
         self.windows.tick()
@@ -242,15 +286,27 @@ class DataPlane:
         if learned:
             self.on_routes()
 
-    def dispatched(self, works: list[Work], now: float) -> None:
+    def dispatched(self, ref: str, works: list[Work], now: float) -> None:
         """Count a batch."""
-        name = ""
+        series = self._series.get(ref) or self._new_series(ref)
+        rows = longest = total = 0
+        waited = series.queue_seconds.observe
         for work in works:
-            if isinstance(work, Call):
-                name = work.endpoint.route.name
-                self.counters.observe("argosy_queue_seconds", now - work.queued, name)
-        if name:
-            self.counters.observe("argosy_batch_requests", len(works), name)
+            waited(now - work.queued)
+            inputs = work.inputs
+            rows += inputs.rows
+            if inputs.length:
+                longest = max(longest, inputs.length)
+                total += inputs.length * inputs.rows
+        series.batch_requests.observe(len(works))
+        series.batch_rows.observe(rows)
+        if longest:
+            series.text_bytes.value += total
+            series.padding_bytes.value += longest * rows - total
+
+    def ran(self, ref: str, run_s: float) -> None:
+        """Count a run."""
+        (self._series.get(ref) or self._new_series(ref)).run_seconds.observe(run_s)
 
     # What calls do -------------------------------------------------------------------------------------------------
 
@@ -276,10 +332,13 @@ class DataPlane:
         """End a call whose time is over; let stable answer a canary's call of which only half is over."""
         if call.state == OVER:
             return
+        if call.is_timed:
+            call.is_timed = False
+            self.wheel.remove(call)
         if now < call.deadline:
             is_new = call.first is None and call.attempts == 1
             call.due = call.deadline
-            self.wheel.add(call)
+            self._time(call)
             if not is_new:
                 return
             trouble = Trouble("attempt_timeout", f"'{call.ref}' did not answer within half of the request's time")
@@ -293,6 +352,8 @@ class DataPlane:
             return
         if call.first is None:
             self._charge(call, Trouble("deadline_exceeded", ""))
+        stage = "queue" if call.state == WAITING else "run"
+        self.counters.count("argosy_expired_total", call.endpoint.route.name, stage)
         self._abandon(call)
         call.error = DeadlineExceeded(
             f"'{call.ref}' did not answer within {call.deadline - call.arrived:.3g} s",
@@ -300,9 +361,28 @@ class DataPlane:
         )
         self.finish(call)
 
+    def hedge(self, call: Call, now: float) -> None:
+        """Give a slow request to a second replica as well, if one is idle."""
+        queue = self.pool.queues.get(call.digest)
+        if queue is None or not queue.idle or queue.requests or not call.endpoint.budget.spend():
+            return
+        call.hedge = Hedge(call, queue)
+        queue.resubmit(call.hedge, now)
+        self._schedule(queue)
+
+    def hedge_won(self, call: Call, outputs: Sequence[Tensor]) -> None:
+        """Answer with what the second copy gave; the first one's answer is dropped when it comes."""
+        call.hedge = None
+        if call.state == OVER:
+            return
+        self.counters.count("argosy_hedges_total", call.endpoint.route.name, "won")
+        self._abandon(call)
+        call.outputs = outputs
+        self.finish(call)
+
     def cancelled(self, call: Call) -> None:
         """Forget a call."""
-        self.wheel.remove(call)
+        self._untime(call)
         self._abandon(call)
         call.state = OVER
         if call.segment is not None:
@@ -312,23 +392,26 @@ class DataPlane:
     def finish(self, call: Call) -> None:
         """Count the call, name its prediction and tell whoever waits. Reached once per call."""
         call.state = OVER
-        self.wheel.remove(call)
-        now = self.clock.monotonic()
+        if call.is_timed or call.hedge is not None:
+            self._untime(call)
         endpoint = call.endpoint
-        seconds = now - call.arrived
+        seconds = self.clock.monotonic() - call.arrived
         endpoint.requests += 1
+        tally = endpoint.tallies.get(call.ref) or self._tally(endpoint, call.ref)
+        tally.seconds.observe(seconds)
         if call.error is None:
-            call.prediction = prediction_id.encode(call.digest, self.clock.now(), self._random, self._key)
-            if call.digest == endpoint.route.stable and call.first is None:
+            tally.ok.value += 1.0
+            call.prediction = self._namer.name(call.digest, self.clock.now())
+            if call.first is None and call.digest == endpoint.route.stable:
                 endpoint.answers.append(seconds)
             if call.pair is not None and not call.failover:
                 call.pair.put(is_canary=call.arm == CANARY, outputs=call.outputs)
-        elif not isinstance(call.error, InvalidInput):
-            endpoint.failed += 1
-        self._judge(call, seconds)
-        code = "ok" if call.error is None else call.error.code
-        self.counters.count("argosy_requests_total", endpoint.route.name, call.ref, code)
-        self.counters.observe("argosy_request_seconds", seconds, endpoint.route.name, call.ref)
+        else:
+            self.counters.count("argosy_requests_total", endpoint.route.name, call.ref, call.error.code)
+            if not isinstance(call.error, InvalidInput):
+                endpoint.failed += 1
+        if call.segment is not None:
+            self._judge(call, call.segment, seconds)
         try:
             call.on_done(call)
         except Exception:
@@ -337,19 +420,17 @@ class DataPlane:
 
     # Inside --------------------------------------------------------------------------------------------------------
 
-    def _judge(self, call: Call, seconds: float) -> None:
-        if call.segment is None:
-            return
-        rollout = call.segment.rollout
+    def _judge(self, call: Call, segment: Segment, seconds: float) -> None:
+        rollout = segment.rollout
         refused = call.suspected and call.error is None
         # Of a request that was moved while it waited for a version that has gone, nothing can be said either.
         was_moved = bool(call.failover) and call.first is None and not refused
         if isinstance(call.error, InvalidInput) or was_moved:
-            rollout.dropped(call.segment)
+            rollout.dropped(segment)
             return
         clean = call.first is None and not refused and call.error is None
         rollout.finished(
-            call.segment,
+            segment,
             call.arm,
             seconds if clean else None,
             failed=call.first is not None or refused,
@@ -411,9 +492,9 @@ class DataPlane:
         if target is not None and call.endpoint.budget.spend():
             stable = self._queue(target[0])
             with contextlib.suppress(Unavailable):
-                stable.check_room(call.inputs)
+                stable.check_room(call, call.arrived)
                 call.attempts += 1
-                self.wheel.add(call)
+                self._young.append(call)
                 self._move(call, *target)
                 return
         call.error = error
@@ -446,8 +527,9 @@ class DataPlane:
 
     def _dispatch(self) -> None:
         queues, self._dirty = self._dirty, set()
+        now = self.clock.monotonic()
         for queue in queues:
-            queue.dispatch()
+            queue.dispatch(now)
 
     def _pinned(self, endpoint: Endpoint, number: str) -> tuple[str, str]:
         found = endpoint.digest_of(number)
@@ -459,16 +541,53 @@ class DataPlane:
             )
         return found
 
+    def _time(self, call: Call) -> None:
+        call.is_timed = True
+        self.wheel.add(call)
+
+    def _untime(self, call: Call) -> None:
+        if call.is_timed:
+            call.is_timed = False
+            self.wheel.remove(call)
+        if call.hedge is not None:
+            self.counters.count("argosy_hedges_total", call.endpoint.route.name, "lost")
+            call.hedge.drop()
+
+    def _tally(self, endpoint: Endpoint, ref: str) -> Tally:
+        name = endpoint.route.name
+        found = endpoint.tallies[ref] = Tally(
+            self.counters.cell("argosy_requests_total", name, ref, "ok"),
+            self.counters.histogram("argosy_request_seconds", name, ref),
+        )
+        return found
+
+    def _new_series(self, ref: str) -> "_Series":
+        counters = self.counters
+        found = self._series[ref] = _Series(
+            counters.histogram("argosy_queue_seconds", ref),
+            counters.histogram("argosy_run_seconds", ref),
+            counters.histogram("argosy_batch_requests", ref),
+            counters.histogram("argosy_batch_rows", ref),
+            counters.cell("argosy_text_bytes_total", ref),
+            counters.cell("argosy_padding_bytes_total", ref),
+        )
+        return found
+
     def _waiting(self, endpoint: Endpoint) -> int:
         digests = {endpoint.route.stable, endpoint.route.canary, endpoint.route.backup} - {""}
         return sum(self.pool.queues[d].requests for d in digests if d in self.pool.queues)
 
     def _gauges(self) -> list[tuple[str, tuple[str, ...], float]]:
         found: list[tuple[str, tuple[str, ...], float]] = []
-        refs = {replica.hello.digest: replica.hello.ref for replica in self.pool.replicas.values()}
-        for digest, ref in refs.items():
-            found.append(("argosy_replicas", (ref,), sum(1.0 for _ in replicas_of(self.pool, digest))))
-            found.append(("argosy_queue_requests", (ref,), float(self.pool.queues[digest].requests)))
+        states: dict[tuple[str, str], int] = {}
+        for replica in self.pool.replicas.values():
+            key = (replica.hello.ref, replica.state)
+            states[key] = states.get(key, 0) + 1
+        found.extend(("argosy_replicas", labels, float(count)) for labels, count in states.items())
+        for digest, ref in {r.hello.digest: r.hello.ref for r in self.pool.replicas.values()}.items():
+            queue = self.pool.queues[digest]
+            found.append(("argosy_queue_requests", (ref,), float(queue.requests)))
+            found.append(("argosy_queue_limit", (ref,), float(queue.limit)))
         found.extend(("argosy_rollout_share", (name,), e.plan.share) for name, e in self.endpoints.items())
         return found
 

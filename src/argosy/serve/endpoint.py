@@ -1,12 +1,21 @@
 """One served name as the gateway knows it now."""
 
 from collections.abc import Container
+from typing import NamedTuple
 
 from argosy.core.tensors import Signature
 from argosy.serve.control import EndpointRoute, EndpointStatus
+from argosy.serve.counters import Cell, Histogram
 from argosy.serve.deadlines import RetryBudget
-from argosy.serve.router import Plan, resolve
+from argosy.serve.router import Choice, Plan, choose, resolve
 from argosy.serve.windows import Rollout, Windows, recent_answers
+
+
+class Tally(NamedTuple):
+    """What is counted for each answer of one version at one endpoint."""
+
+    ok: Cell
+    seconds: Histogram
 
 
 class Endpoint:
@@ -23,6 +32,10 @@ class Endpoint:
         self.failed = 0
         self.replayed = 0
         self.plan: Plan = resolve(route, (), self.previous)
+        self.choice: Choice | None = None
+        """Where every request goes while no canary is drawn."""
+        self.tallies: dict[str, Tally] = {}
+        """What is counted for each version that answers, by its name."""
 
     def set_route(self, route: EndpointRoute) -> None:
         """Follow another route; `refresh` must be called then."""
@@ -41,6 +54,8 @@ class Endpoint:
         fits = {d for d in (self.route.stable, self.route.canary) if stable and _fits(stable, signatures.get(d))}
         self.plan = resolve(self.route, ready, self.previous, fits, is_settling=is_settling)
         self.rollout = windows.follow(self.route, self.plan.share, self.answers)
+        self.choice = None if self.plan.canary else choose(self.plan, 0.0, 1.0, "")
+        self.tallies.clear()
 
     def digest_of(self, number: str) -> tuple[str, str] | None:
         """Return digest and name of the version of this number, if the route names it."""

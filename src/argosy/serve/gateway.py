@@ -221,7 +221,7 @@ class Gateway:
 
     def sweep(self) -> None:
         """Close clients that take too long, for ever."""
-        now = self._clock.monotonic()
+        self.front.now = now = self._clock.monotonic()
         for connection in list(self.front.connections):
             connection.check(now)
         self._loop.call_later(_SWEEP_S, self.sweep)

@@ -12,7 +12,7 @@ version than the drawn one answered.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from argosy import __version__
@@ -21,9 +21,10 @@ from argosy.core.errors import ArgosyError, Internal, InvalidInput, NotFound
 from argosy.core.logs import get_logger
 from argosy.core.units import parse_time
 from argosy.serve import plain, v2
-from argosy.serve.connection import Connection, Exchange, Request
+from argosy.serve.connection import Connection, Exchange
 from argosy.serve.dataplane import Call, DataPlane
-from argosy.serve.endpoint import Endpoint, version_number
+from argosy.serve.endpoint import version_number
+from argosy.serve.heads import Head, Heads
 
 log = get_logger()
 
@@ -48,7 +49,8 @@ class HttpFront:
 
     def __init__(self, plane: DataPlane, clock: Clock, *, max_body_bytes: int, receive_s: float, host: str) -> None:
         self.plane = plane
-        self.clock = clock
+        self.now = clock.monotonic()
+        self.heads = Heads()
         self.max_body_bytes = max_body_bytes
         self.receive_s = receive_s
         self.connections: set[Connection] = set()
@@ -63,11 +65,11 @@ class HttpFront:
             "/v2/repository/index": self._repository,
         }
 
-    def admit(self, request: Request) -> ArgosyError | None:
+    def admit(self, head: Head) -> ArgosyError | None:
         """Refuse what no path would accept, before its body is read."""
-        headers = request.headers
-        if request.method not in ("GET", "HEAD", "POST"):
-            return InvalidInput(f"the method {request.method} is not used here", code="method_not_allowed")
+        headers = head.headers
+        if head.method not in ("GET", "HEAD", "POST"):
+            return InvalidInput(f"the method {head.method} is not used here", code="method_not_allowed")
         # A page of another site can make a browser send requests here; its name, resolved to this address, stands in
         # Host (DNS rebinding), and its address in Origin.
         if _host(headers.get(b"host", b"")) not in self._hosts:
@@ -82,7 +84,7 @@ class HttpFront:
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return InvalidInput("compressed bodies are not accepted; send the body as it is", code="encoding")
         media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
-        if request.method == "POST" and media not in _MEDIA_TYPES:
+        if head.method == "POST" and media not in _MEDIA_TYPES:
             return InvalidInput(
                 f"bodies of the type {media[:60]!r} are not accepted; send application/json", code="media_type"
             )
@@ -90,8 +92,11 @@ class HttpFront:
 
     def handle(self, exchange: Exchange) -> None:
         """Answer a request, now or when its inference is done."""
+        head = exchange.head
         try:
-            self._route(exchange)
+            if head.route is None:
+                head.route = self._route(head)
+            head.route(exchange)
         except ArgosyError as error:
             self.refuse(exchange, error)
         except Exception:
@@ -115,100 +120,102 @@ class HttpFront:
 
     # Paths -------------------------------------------------------------------------------------------------------
 
-    def _route(self, exchange: Exchange) -> None:
-        target = exchange.request.target
-        path = target.partition(b"?")[0].decode("latin-1")
+    def _route(self, head: Head) -> Callable[[Exchange], None]:
+        """Return what answers a head, found out once for each that is seen again (serve/heads.py)."""
+        path = head.target.partition(b"?")[0].decode("latin-1")
         if not path.startswith("/"):
             raise InvalidInput("the request's target is not a path", code="bad_http")
         page = self._pages.get(path.rstrip("/") or "/")
         if page is not None:
-            _need(exchange, "POST" if path.startswith("/v2/repository") else "GET")
-            page(exchange)
-            return
+            _need(head, "POST" if path.startswith("/v2/repository") else "GET")
+            return page
         parts = [unquote(part) for part in path.strip("/").split("/")]
         match parts:
             case ["predict", name]:
-                self._predict(exchange, name)
+                return self._inference(head, self._predict, name, "")
             case ["v2", "models", name, "infer"]:
-                self._infer(exchange, name, "")
+                return self._inference(head, self._infer, name, "")
             case ["v2", "models", name, "versions", number, "infer"]:
-                self._infer(exchange, name, number)
+                return self._inference(head, self._infer, name, number)
             case ["v2", "models", name]:
-                self._model(exchange, name, "")
+                return self._about(head, self._model, name, "")
             case ["v2", "models", name, "versions", number]:
-                self._model(exchange, name, number)
+                return self._about(head, self._model, name, number)
             case ["v2", "models", name, "ready"]:
-                self._model_ready(exchange, name, "")
+                return self._about(head, self._model_ready, name, "")
             case ["v2", "models", name, "versions", number, "ready"]:
-                self._model_ready(exchange, name, number)
-            case _:
-                raise NotFound(
-                    f"there is nothing at '{path[:200]}'", hint="GET / lists what is served", code="unknown_path"
-                )
+                return self._about(head, self._model_ready, name, number)
+        raise NotFound(f"there is nothing at '{path[:200]}'", hint="GET / lists what is served", code="unknown_path")
+
+    def _inference(
+        self, head: Head, answer: Callable[[Exchange, str, str], None], name: str, number: str
+    ) -> Callable[[Exchange], None]:
+        _need(head, "POST")
+        head.facts = _facts(head.headers)
+        return lambda exchange: answer(exchange, name, number)
+
+    def _about(
+        self, head: Head, answer: Callable[[Exchange, str, str], None], name: str, number: str
+    ) -> Callable[[Exchange], None]:
+        _need(head, "GET")
+        return lambda exchange: answer(exchange, name, number)
 
     def _infer(self, exchange: Exchange, name: str, number: str) -> None:
-        _need(exchange, "POST")
-        request = exchange.request
-        endpoint = self.plane.endpoint(name)
-        signature = self.plane.signature(endpoint, number)
-        asked = v2.decode_request(request.body, _header_length(request))
-        v2.check_outputs(signature, asked)
+        plane = self.plane
+        facts: _Facts = exchange.head.facts
+        endpoint = plane.endpoint(name)
+        signature = plane.signature(endpoint, number)
+        asked = v2.decode_request(exchange.body, facts.header_length)
+        if asked.outputs:
+            v2.check_outputs(signature, asked)
 
         def done(call: Call) -> None:
-            if not self._failed(exchange, call):
-                pieces, head = v2.encode_response(
-                    asked, endpoint.route.name, version_number(call.ref), call.outputs, call.prediction
-                )
-                kind = "application/json" if head is None else "application/octet-stream"
-                extra = "" if head is None else f"inference-header-content-length: {head}\r\n"
-                exchange.respond(200, pieces, f"content-type: {kind}\r\n{extra}{_named(call)}")
+            if call.error is not None:
+                self.refuse(exchange, call.error)
+                return
+            try:
+                pieces, size = v2.encode_response(asked, name, version_number(call.ref), call.outputs, call.prediction)
+            except ArgosyError as error:
+                self.refuse(exchange, error)
+                return
+            if size is None:
+                kind = "content-type: application/json\r\n"
+            else:
+                kind = f"content-type: application/octet-stream\r\ninference-header-content-length: {size}\r\n"
+            exchange.respond(200, pieces, kind + _named(call))
 
-        self._start(exchange, endpoint, asked.inputs, done, number)
+        exchange.on_cancel = plane.infer(
+            endpoint, asked.inputs, done, timeout_s=facts.timeout_s, caller=facts.caller, number=number
+        ).cancel
 
-    def _predict(self, exchange: Exchange, name: str) -> None:
-        _need(exchange, "POST")
-        endpoint = self.plane.endpoint(name)
-        signature = self.plane.signature(endpoint)
-        asked = plain.decode_request(exchange.request.body, signature)
+    def _predict(self, exchange: Exchange, name: str, number: str) -> None:
+        plane = self.plane
+        facts: _Facts = exchange.head.facts
+        endpoint = plane.endpoint(name)
+        signature = plane.signature(endpoint)
+        asked = plain.decode_request(exchange.body, signature)
 
         def done(call: Call) -> None:
-            if not self._failed(exchange, call):
+            if call.error is not None:
+                self.refuse(exchange, call.error)
+                return
+            try:
                 body = plain.encode_response(
                     signature,
                     call.outputs,
                     is_single=asked.is_single,
-                    endpoint=endpoint.route.name,
+                    endpoint=name,
                     ref=call.ref,
                     prediction=call.prediction,
                 )
-                exchange.respond(200, [body], f"content-type: application/json\r\n{_named(call)}")
-
-        self._start(exchange, endpoint, asked.inputs, done, "")
-
-    def _start(
-        self, exchange: Exchange, endpoint: Endpoint, inputs: Any, done: Callable[[Call], None], number: str
-    ) -> None:
-        def deliver(call: Call) -> None:
-            try:
-                done(call)
             except ArgosyError as error:
                 self.refuse(exchange, error)
+                return
+            exchange.respond(200, [body], "content-type: application/json\r\n" + _named(call))
 
-        headers = exchange.request.headers
-        call = self.plane.infer(
-            endpoint,
-            inputs,
-            deliver,
-            timeout_s=_timeout(headers.get(b"argosy-timeout")),
-            caller=headers.get(b"argosy-caller", b"")[:256].decode("latin-1"),
-            number=number,
-        )
-        exchange.on_cancel = call.cancel
-
-    def _failed(self, exchange: Exchange, call: Call) -> bool:
-        if call.error is not None:
-            self.refuse(exchange, call.error)
-        return call.error is not None
+        exchange.on_cancel = plane.infer(
+            endpoint, asked.inputs, done, timeout_s=facts.timeout_s, caller=facts.caller, number=number
+        ).cancel
 
     # Pages -------------------------------------------------------------------------------------------------------
 
@@ -257,25 +264,36 @@ class HttpFront:
         )
 
     def _model(self, exchange: Exchange, name: str, number: str) -> None:
-        _need(exchange, "GET")
         endpoint = self.plane.endpoint(name)
         signature = self.plane.signature(endpoint, number)
         exchange.respond_json(200, v2.metadata(endpoint.route.name, endpoint.numbers(), signature))
 
     def _model_ready(self, exchange: Exchange, name: str, number: str) -> None:
-        _need(exchange, "GET")
         endpoint = self.plane.endpoint(name)
         found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
         is_ready = found is not None and found[0] in self.plane.pool.ready
         exchange.respond_json(200 if is_ready else 503, {"name": endpoint.route.name, "ready": is_ready})
 
 
-def _need(exchange: Exchange, method: str) -> None:
-    found = "GET" if exchange.request.method == "HEAD" else exchange.request.method
-    if found != method:
-        raise InvalidInput(
-            f"this path takes {method}, but {exchange.request.method} was sent", code="method_not_allowed"
-        )
+class _Facts(NamedTuple):
+    """What an inference's head says beside its path."""
+
+    timeout_s: float
+    caller: str
+    header_length: int | None
+
+
+def _facts(headers: dict[bytes, bytes]) -> _Facts:
+    return _Facts(
+        _timeout(headers.get(b"argosy-timeout")),
+        headers.get(b"argosy-caller", b"")[:256].decode("latin-1"),
+        _header_length(headers.get(b"inference-header-content-length")),
+    )
+
+
+def _need(head: Head, method: str) -> None:
+    if method not in (head.method, "GET" if head.method == "HEAD" else ""):
+        raise InvalidInput(f"this path takes {method}, but {head.method} was sent", code="method_not_allowed")
 
 
 def _named(call: Call) -> str:
@@ -290,8 +308,7 @@ def _host(value: bytes) -> str:
     return name if colon and port.isdigit() else text
 
 
-def _header_length(request: Request) -> int | None:
-    text = request.headers.get(b"inference-header-content-length")
+def _header_length(text: bytes | None) -> int | None:
     if text is None:
         return None
     if not text.isdigit() or len(text) > 18:

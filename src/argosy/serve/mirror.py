@@ -53,7 +53,7 @@ class Pair:
 class Copy(Work):
     """The mirrored half of a pair. Its answer is compared and dropped; it is never tried again."""
 
-    __slots__ = ("due", "is_canary", "pair", "queue", "wheel")
+    __slots__ = ("is_canary", "pair", "queue", "wheel")
 
     def __init__(
         self, wheel: Wheel, queue: VersionQueue, inputs: Inputs, due: float, pair: Pair, *, is_canary: bool
@@ -61,7 +61,7 @@ class Copy(Work):
         super().__init__(inputs)
         self.wheel = wheel
         self.queue = queue
-        self.due = due
+        self.due = self.deadline = due
         self.pair = pair
         self.is_canary = is_canary
 

@@ -26,6 +26,8 @@ READY, DRAINING, DRAINED, FROZEN, FAULTY = "ready", "draining", "drained", "froz
 _FAULTY_AFTER = 5
 # A run this many times longer than at calibration, and at least so many seconds, never ends.
 _RUNAWAY_FACTOR, _RUNAWAY_S = 100.0, 10.0
+# A frame up to this size is copied together for one write.
+_JOINED_BYTES = 256 << 10
 # A replica that was told to stop goes on for its version's last requests for so long; launchers give 5 s of grace.
 _LEAVING_S = 3.0
 
@@ -37,8 +39,12 @@ class Observer(Protocol):
         """Take the news that a version has got its first ready replica, or lost its last."""
         ...
 
-    def dispatched(self, works: list[Work], now: float) -> None:
-        """Take the news that a batch was handed to a replica."""
+    def dispatched(self, ref: str, works: list[Work], now: float) -> None:
+        """Take the news that a batch was handed to a replica of the version `ref`."""
+        ...
+
+    def ran(self, ref: str, run_s: float) -> None:
+        """Take the news that a replica of the version `ref` has run a batch, and how long that took."""
         ...
 
 
@@ -48,6 +54,7 @@ class Replica:
     def __init__(self, hello: wire.Hello, transport: asyncio.WriteTransport, pool: "Pool") -> None:
         self.hello = hello
         self.max_batch = hello.max_batch
+        self.padding = hello.padding
         self.state = READY
         self.batch: Batch | None = None
         self.owed = 0
@@ -61,22 +68,30 @@ class Replica:
         self.transport = transport
         self._pool = pool
 
-    def run(self, works: list[Work]) -> None:
+    def run(self, works: list[Work], now: float) -> None:
         """Send a batch: input after input, the raw bytes of all requests one behind the other."""
-        now = self._pool.clock.monotonic()
         self.batch = Batch(self._pool.next_batch(), works)
         self.owed, self.owed_since = self.batch.id, now
-        tensors = works[0].inputs.tensors
-        rows = tuple(work.inputs.rows for work in works)
+        first = works[0].inputs
+        body: list[bytes | memoryview]
         if len(works) == 1:
-            inputs = tuple((t.name, t.datatype, t.shape) for t in tensors)
-            body = [t.data for t in tensors]
+            rows: tuple[int, ...] = (first.rows,)
+            inputs = tuple([(t.name, t.datatype, t.shape) for t in first.tensors])
+            body = [t.data for t in first.tensors]
+            due = works[0].due
         else:
+            rows = tuple([work.inputs.rows for work in works])
             total = sum(rows)
-            inputs = tuple((t.name, t.datatype, (total, *t.shape[1:])) for t in tensors)
-            body = [work.inputs.tensors[i].data for i in range(len(tensors)) for work in works]
-        self.transport.writelines(wire.encode(wire.Run(self.batch.id, inputs, rows), body))
-        self._pool.observer.dispatched(works, now)
+            inputs = tuple([(t.name, t.datatype, (total, *t.shape[1:])) for t in first.tensors])
+            body = [work.inputs.tensors[i].data for i in range(len(inputs)) for work in works]
+            due = max([work.due for work in works])
+        pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due), body)
+        if len(pieces) > 2 and sum([len(piece) for piece in pieces]) <= _JOINED_BYTES:
+            # One small piece instead of many: cheaper than a vector of a hundred.
+            self.transport.write(b"".join(pieces))
+        else:
+            self.transport.writelines(pieces)
+        self._pool.observer.dispatched(self.hello.ref, works, now)
 
     def done(self, done: wire.Done, body: memoryview) -> None:
         """Take an answer and pass it on; InvalidInput means that it is garbage and the connection must go."""
@@ -93,6 +108,7 @@ class Replica:
             else []
         )
         self.batch, self.owed = None, 0
+        self._pool.observer.ran(self.hello.ref, done.run_s)
         if done.error[0]:
             self.failed_runs += 1
             self.failed += len(works)
@@ -100,6 +116,8 @@ class Replica:
                 batch.give_up(Trouble(*done.error, batch.id if len(works) > 1 else 0))
             return
         self.failed_runs = 0
+        if works:
+            self._pool.queues[self.hello.digest].ran(len(works), self._pool.clock.monotonic() - self.owed_since)
         self.failed += len(failures)
         self.answered += len(works) - len(failures)
         rest = iter(answers)
@@ -146,24 +164,25 @@ def split(outputs: Sequence[wire.Output], body: memoryview, works: Sequence[Work
     """
     answers: list[list[wire.Tensor]] = [[] for _ in works]
     at = 0
-    total = sum(work.inputs.rows for work in works)
+    rows = [work.inputs.rows for work in works]
+    total = sum(rows)
     for output in outputs:
-        size = item_size(output.datatype)
+        name, datatype, shape = output.name, output.datatype, output.shape
+        size = item_size(datatype)
         if len(works) == 1:
-            count = math.prod(output.shape) * size if size else sum(output.cuts)
-            answers[0].append(wire.Tensor(output.name, output.datatype, output.shape, body[at : at + count]))
+            count = math.prod(shape) * size if size else sum(output.cuts)
+            answers[0].append(wire.Tensor(name, datatype, shape, body[at : at + count]))
             at += count
             continue
-        row_bytes = math.prod(output.shape[1:]) * size
-        if not output.shape or output.shape[0] != total or (not size and len(output.cuts) != len(works)):
-            raise InvalidInput(
-                f"output '{output.name}' of a batch of {total} has shape {output.shape}", code="bad_frame"
-            )
-        for index, work in enumerate(works):
-            rows = work.inputs.rows
-            count = rows * row_bytes if size else output.cuts[index]
-            shape = (rows, *output.shape[1:])
-            answers[index].append(wire.Tensor(output.name, output.datatype, shape, body[at : at + count]))
+        if not shape or shape[0] != total or (not size and len(output.cuts) != len(works)):
+            raise InvalidInput(f"output '{name}' of a batch of {total} has shape {shape}", code="bad_frame")
+        row_bytes = math.prod(shape[1:]) * size
+        tail = shape[1:]
+        one = (1, *tail)
+        for index, answer in enumerate(answers):
+            count = rows[index] * row_bytes if size else output.cuts[index]
+            part = one if rows[index] == 1 else (rows[index], *tail)
+            answer.append(wire.Tensor(name, datatype, part, body[at : at + count]))
             at += count
     if at != len(body):
         raise InvalidInput(f"the outputs of a batch need {at} bytes, but {len(body)} came", code="bad_frame")
@@ -193,7 +212,11 @@ class Pool:
         found = self.queues.get(digest)
         if found is None:
             found = self.queues[digest] = VersionQueue(
-                digest, signature, max_requests=self._config.queue_requests, max_bytes=self._config.queue_bytes
+                digest,
+                signature,
+                max_requests=self._config.queue_requests,
+                max_bytes=self._config.queue_bytes,
+                wait_s=self._config.queue_wait_s,
             )
         return found
 
@@ -240,7 +263,7 @@ class Pool:
         if replica.state == READY and replica.failed_runs < _FAULTY_AFTER:
             queue = self.queues[replica.hello.digest]
             queue.idle.append(replica)
-            queue.dispatch()
+            queue.dispatch(self.clock.monotonic())
         else:
             if replica.state == FROZEN:
                 replica.state = READY
@@ -310,6 +333,7 @@ class Pool:
             group = groups.get(digest, [])
             # A draining replica goes on with what was queued for its version while nobody else is there.
             able = [r for r in group if r.state == READY] or [r for r in group if r.state == DRAINING]
+            queue.replicas = len(able)
             idle = [r for r in able if not r.owed]
             stay = [r for r in queue.idle if r in idle]
             queue.idle.clear()
@@ -320,8 +344,9 @@ class Pool:
         self._dispatch_all()
 
     def _dispatch_all(self) -> None:
+        now = self.clock.monotonic()
         for queue in list(self.queues.values()):
-            queue.dispatch()
+            queue.dispatch(now)
 
 
 def _find_faulty(group: list[Replica]) -> None:

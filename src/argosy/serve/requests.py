@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from argosy.core.errors import InvalidInput
-from argosy.core.tensors import Signature
+from argosy.core.tensors import Signature, TensorSpec
 from argosy.serve.values import item_size, split_texts
 from argosy.serve.wire import Tensor
 
@@ -23,21 +23,31 @@ class Inputs(msgspec.Struct, frozen=True):
     """Requests with equal keys can share a batch: the shapes without the batch dimension, where the signature leaves
     them free. None for a version that can't be batched."""
     size_bytes: int
+    length: int = 0
+    """Bytes of its longest text, for a version that takes texts: what padding in a batch follows."""
 
 
 class _Form(NamedTuple):
     """What checking needs of a signature, worked out once and not per request."""
 
     is_batched: bool
-    names: tuple[str, ...]
+    inputs: tuple[tuple[str, str, tuple[int, ...] | None, TensorSpec], ...]
+    """Name, datatype, and the shape behind a free first dimension where all of it is fixed, else None."""
     free: tuple[int, ...]
     """Positions of inputs with free dimensions beside the batch."""
+    texts: tuple[int, ...]
+    """Positions of inputs whose length decides what a run costs."""
 
 
 @functools.lru_cache(maxsize=256)
 def _form(signature: Signature) -> _Form:
+    inputs = []
+    for spec in signature.inputs:
+        tail = spec.shape[1:] if spec.is_batched and all(size > 0 for size in spec.shape[1:]) else None
+        inputs.append((spec.name, spec.datatype, tail, spec))
     free = tuple(i for i, spec in enumerate(signature.inputs) if -1 in spec.shape[1:])
-    return _Form(signature.is_batched, tuple(spec.name for spec in signature.inputs), free)
+    texts = tuple(i for i, spec in enumerate(signature.inputs) if spec.content == "text")
+    return _Form(signature.is_batched, tuple(inputs), free, texts)
 
 
 def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
@@ -45,30 +55,18 @@ def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
     form = _form(signature)
     tensors = []
     size = 0
-    for spec in signature.inputs:
-        tensor = given.get(spec.name)
+    for name, datatype, tail, spec in form.inputs:
+        tensor = given.get(name)
         if tensor is None:
-            raise InvalidInput(
-                f"input '{spec.name}' ({spec.datatype} {list(spec.shape)}) is missing; found: "
-                f"{', '.join(repr(name) for name in given) or 'none'}",
-                code="missing_input",
-                input=spec.name,
-            )
+            raise _missing(spec, given)
+        shape = tensor.shape
         # The usual case, a free first dimension and everything else as it must be, without a function per dimension.
-        shape = spec.shape
-        if (
-            tensor.datatype != spec.datatype
-            or not shape
-            or shape[0] != -1
-            or tensor.shape[1:] != shape[1:]
-            or 0 in tensor.shape
-            or not tensor.shape
-        ):
-            _check_tensor(tensor, spec.datatype, shape)
+        if tail is None or tensor.datatype != datatype or shape[1:] != tail or not shape or not shape[0]:
+            _check_tensor(tensor, datatype, spec.shape)
         size += len(tensor.data)
         tensors.append(tensor)
     if len(given) != len(tensors):
-        known = list(form.names)
+        known = [spec.name for spec in signature.inputs]
         extra = next(name for name in given if name not in known)
         raise InvalidInput(
             f"there is no input '{extra[:100]}'; the inputs are: {', '.join(known)}", code="unknown_input", known=known
@@ -83,7 +81,28 @@ def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
                 code="wrong_shape",
                 input=tensor.name,
             )
-    return Inputs(tuple(tensors), rows, tuple([tensors[i].shape[1:] for i in form.free]), size)
+    key = tuple([tensors[i].shape[1:] for i in form.free]) if form.free else ()
+    length = max([longest_text(tensors[i].data) for i in form.texts]) if form.texts else 0
+    return Inputs(tuple(tensors), rows, key, size, length)
+
+
+def longest_text(data: bytes | memoryview) -> int:
+    """Return the bytes of the longest text of a BYTES tensor whose lengths were checked."""
+    found = at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        found = max(found, size)
+        at += 4 + size
+    return found
+
+
+def _missing(spec: TensorSpec, given: Mapping[str, Tensor]) -> InvalidInput:
+    return InvalidInput(
+        f"input '{spec.name}' ({spec.datatype} {list(spec.shape)}) is missing; found: "
+        f"{', '.join(repr(name) for name in given) or 'none'}",
+        code="missing_input",
+        input=spec.name,
+    )
 
 
 def _check_tensor(tensor: Tensor, datatype: str, shape: tuple[int, ...]) -> None:

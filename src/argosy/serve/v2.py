@@ -4,9 +4,11 @@ Sources: kserve/open-inference-protocol, `specification/protocol/inference_rest.
 `protocol/extension_binary_data.md`.
 """
 
+import functools
 import math
+import struct
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import msgspec
 
@@ -55,11 +57,84 @@ class InferRequest(msgspec.Struct, frozen=True):
 _requests = msgspec.json.Decoder(_Request)
 
 
+class _Flat(msgspec.Struct, forbid_unknown_fields=True, tag_field="datatype"):
+    """An input as almost all clients send it: its elements flat in JSON, and nothing else said about it."""
+
+    name: str
+    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=16)]
+
+
+# One class per datatype: the decoder picks it by the field `datatype` and checks each element as it reads it, so that
+# one pass over the body does everything. Whatever does not fit here is read again by the general way, which also finds
+# the words for what is wrong.
+_FLAT_KINDS = tuple(
+    msgspec.defstruct(
+        f"_Flat{datatype}",
+        [("data", list[kind])],  # type: ignore[valid-type]
+        bases=(_Flat,),
+        tag=datatype,
+        forbid_unknown_fields=True,
+    )
+    for datatype, kind in values.PLAIN_ITEMS.items()
+)
+_FLAT_DATATYPE: dict[type, str] = dict(zip(_FLAT_KINDS, values.PLAIN_ITEMS, strict=True))
+
+
+# Like `_Request`; made at run time because its inputs are a union of classes that are.
+_FlatRequest: Any = msgspec.defstruct(
+    "_FlatRequest",
+    [
+        ("inputs", list[Union[_FLAT_KINDS]]),  # type: ignore[valid-type]  # noqa: UP007
+        ("id", str, ""),
+        ("parameters", Parameters, msgspec.field(default_factory=dict)),
+        ("outputs", Annotated[list[_Output], msgspec.Meta(max_length=1024)], msgspec.field(default_factory=list)),
+    ],
+    forbid_unknown_fields=True,
+)
+_flat_requests: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_FlatRequest)
+
+
 def decode_request(body: bytes | memoryview, header_length: int | None) -> InferRequest:
     """Read a request; `header_length` is the header `Inference-Header-Content-Length`, if there was one.
 
     Binary tensors stay views of `body`. Raises InvalidInput with the path of the wrong field.
     """
+    if header_length is None and len(body) <= MAX_JSON_BYTES:
+        found = _decode_flat(body)
+        if found is not None:
+            return found
+    return _decode_any(body, header_length)
+
+
+def _decode_flat(body: bytes | memoryview) -> InferRequest | None:
+    """Read a request whose tensors are flat JSON; None if it is another one, or not right."""
+    try:
+        request = _flat_requests.decode(body)
+        inputs = {}
+        for item in request.inputs:
+            shape = tuple(item.shape)
+            data = item.data
+            if math.prod(shape) != len(data) or item.name in inputs:
+                return None
+            datatype = _FLAT_DATATYPE[type(item)]
+            inputs[item.name] = Tensor(item.name, datatype, shape, values.pack_plain(data, datatype))
+    except (msgspec.MsgspecError, struct.error, OverflowError, UnicodeError, RecursionError):
+        return None
+    if not request.outputs and not request.parameters:
+        return InferRequest(request.id, inputs, (), False)
+    return _asked(request, inputs)
+
+
+def _asked(request: Any, inputs: dict[str, Tensor]) -> InferRequest:
+    return InferRequest(
+        request.id,
+        inputs,
+        tuple([(o.name, o.parameters.get("binary_data", False) is True) for o in request.outputs]),
+        request.parameters.get("binary_data_output", False) is True,
+    )
+
+
+def _decode_any(body: bytes | memoryview, header_length: int | None) -> InferRequest:
     view = memoryview(body)
     if header_length is not None and not 0 <= header_length <= len(view):
         raise InvalidInput(
@@ -91,12 +166,7 @@ def decode_request(body: bytes | memoryview, header_length: int | None) -> Infer
         raise InvalidInput(
             f"{len(raw)} bytes follow the JSON part, but the inputs' binary_data_size add up to {at}", code="wrong_size"
         )
-    return InferRequest(
-        request.id,
-        inputs,
-        tuple((o.name, o.parameters.get("binary_data", False) is True) for o in request.outputs),
-        request.parameters.get("binary_data_output", False) is True,
-    )
+    return _asked(request, inputs)
 
 
 def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes | memoryview) -> Any:
@@ -170,32 +240,48 @@ def encode_response(
     request: InferRequest, name: str, version: str, outputs: Sequence[Tensor], prediction: str
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return the pieces of the answer's body, and the length of its JSON part if binary tensors follow."""
+    wanted: Sequence[tuple[Tensor, bool]]
+    if request.outputs:
+        by_name = {tensor.name: tensor for tensor in outputs}
+        wanted = [(by_name[output], is_binary) for output, is_binary in request.outputs]
+    else:
+        wanted = [(tensor, request.is_binary) for tensor in outputs]
+    check_json_size([tensor for tensor, is_binary in wanted if not is_binary])
     binary: list[bytes | memoryview] = []
-    listed: list[dict[str, Any]] = []
-    by_name = {tensor.name: tensor for tensor in outputs}
-    wanted = request.outputs or tuple((tensor.name, request.is_binary) for tensor in outputs)
-    check_json_size([by_name[name] for name, is_binary in wanted if not is_binary])
-    for output, is_binary in wanted:
-        tensor = by_name[output]
-        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+    asked_id = b'"id":' + _encode(request.id) + b"," if request.id else b""
+    pieces = [_opening(name, version), asked_id]
+    pieces += (b'"parameters":{"prediction":"', prediction.encode(), b'"},"outputs":[')
+    separator = b""
+    for tensor, is_binary in wanted:
+        pieces += (separator, _described_output(tensor.name, tensor.datatype, tensor.shape))
+        separator = b","
         if is_binary:
-            entry["parameters"] = {"binary_data_size": len(tensor.data)}
+            pieces.append(b'"parameters":{"binary_data_size":%d}}' % len(tensor.data))
             binary.append(tensor.data)
         else:
-            entry["data"] = values.unpack(tensor.data, tensor.datatype)
-        listed.append(entry)
-    answer: dict[str, Any] = {"model_name": name, "model_version": version}
-    if request.id:
-        answer["id"] = request.id
-    answer["parameters"] = {"prediction": prediction}
-    answer["outputs"] = listed
-    head = msgspec.json.encode(answer)
+            pieces += (b'"data":', _encode(values.unpack(tensor.data, tensor.datatype)), b"}")
+    pieces.append(b"]}")
+    head = b"".join(pieces)
     return [head, *binary], len(head) if binary else None
+
+
+_encode = msgspec.json.encode
+
+
+# The parts of an answer that are the same for every request of a version, as JSON.
+@functools.lru_cache(maxsize=1024)
+def _opening(name: str, version: str) -> bytes:
+    return _encode({"model_name": name, "model_version": version})[:-1] + b","
+
+
+@functools.lru_cache(maxsize=4096)
+def _described_output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return _encode({"name": name, "datatype": datatype, "shape": shape})[:-1] + b","
 
 
 def check_json_size(outputs: Sequence[Tensor]) -> None:
     """Raise InvalidInput if these outputs are too much to be written as JSON."""
-    size = sum(len(tensor.data) for tensor in outputs)
+    size = sum([len(tensor.data) for tensor in outputs])
     if size > MAX_JSON_BYTES:
         raise InvalidInput(
             f"the answer's tensors have {size} bytes; at most {MAX_JSON_BYTES} are written as JSON",

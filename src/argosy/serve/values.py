@@ -8,7 +8,7 @@ import functools
 import itertools
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -37,6 +37,11 @@ _ITEMS: dict[str, Any] = {
     "FP64": float,
     "BYTES": str,
 }
+PLAIN_ITEMS: dict[str, Any] = {
+    "BOOL": bool, "FP16": float, "FP32": float, "FP64": float, "BYTES": str,
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"), int),
+}  # fmt: skip
+"""The Python type of an element, its range unchecked: `pack_plain` checks that."""
 # Type codes of `array` and `memoryview.cast`; FP16 has none in `array`.
 _CODES = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i",
@@ -109,6 +114,28 @@ def pack(values: Sequence[Any], datatype: str, where: str) -> bytes:
         return array.array(_CODES[datatype], values).tobytes()
     except OverflowError as error:
         raise InvalidInput(f"a value does not fit {datatype} - at `{where}`", code="wrong_value", path=where) from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _packer(datatype: str, count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"<{count}{'e' if datatype == 'FP16' else _CODES[datatype]}").pack
+
+
+_USUAL_COUNTS = 8192
+
+
+def pack_plain(values: Sequence[Any], datatype: str) -> bytes:
+    """Return values of the right Python type as raw little-endian bytes.
+
+    Raises struct.error or OverflowError for one that is out of range. Several times as fast as `pack` for the usual
+    request of a few hundred numbers.
+    """
+    if datatype == "BYTES":
+        return pack_texts(values)
+    count = len(values)
+    if count <= _USUAL_COUNTS:
+        return _packer(datatype, count)(*values)
+    return struct.pack(f"<{count}{'e' if datatype == 'FP16' else _CODES[datatype]}", *values)
 
 
 def pack_texts(values: Iterable[str | bytes]) -> bytes:

@@ -45,6 +45,8 @@ class Advice(msgspec.Struct, frozen=True, array_like=True):
     """Of each replica."""
     alone: int
     """Threads of a replica where the user wants only one."""
+    most: int
+    """Replicas for which the machine has memory."""
 
 
 class Hello(Message, frozen=True):

@@ -9,11 +9,12 @@ from plane import SIGNATURE
 class Hand:
     """A replica that keeps the batches it is handed."""
 
-    def __init__(self, max_batch=4):
+    def __init__(self, max_batch=4, padding=1.0):
         self.max_batch = max_batch
+        self.padding = padding
         self.batches = []
 
-    def run(self, works):
+    def run(self, works, now):
         self.batches.append(works)
 
 
@@ -44,7 +45,7 @@ def fill(target, *works):
 
 def dispatch(target, *hands):
     target.idle.extend(hands)
-    target.dispatch()
+    target.dispatch(0.0)
 
 
 def test_what_has_queued_goes_together_up_to_the_useful_batch():
@@ -118,7 +119,7 @@ def test_withdrawn_requests_do_not_pile_up_while_no_replica_is_there():
         work = Note(str(i))
         q.submit(work, 0.0)
         q.withdraw(work)
-    assert len(q._waiting) < 200
+    assert sum(len(lane.waiting) for lane in q._lanes) < 200
     assert (q.requests, q.size_bytes) == (0, 0)
 
 

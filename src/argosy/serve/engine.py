@@ -24,9 +24,7 @@ RUN_FAILED = "model_run_failed"
 class Engine:
     """A version ready to run: preparation, model and finishing steps as one function over named arrays."""
 
-    def __init__(
-        self, signature: Signature, prepare: Function | None, model: Function, finish: Finish | None
-    ) -> None:
+    def __init__(self, signature: Signature, prepare: Function | None, model: Function, finish: Finish | None) -> None:
         self.signature = signature
         self._prepare = prepare
         self._model = model

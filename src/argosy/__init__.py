@@ -2,17 +2,52 @@
 
 from typing import TYPE_CHECKING, Any
 
+from argosy.core.version import __version__
+
 if TYPE_CHECKING:
     from argosy.client import AsyncClient, Client, Prediction
+    from argosy.core.errors import Refused
+    from argosy.formats.python_model import (
+        BOOL,
+        FP16,
+        FP32,
+        FP64,
+        INT8,
+        INT16,
+        INT32,
+        INT64,
+        UINT8,
+        UINT16,
+        UINT32,
+        UINT64,
+        Bytes,
+        Columns,
+        Files,
+        Image,
+        ImageFile,
+        Model,
+        RowModel,
+        Shape,
+        Text,
+    )
 
-__version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Prediction", "__version__"]
+__all__ = [
+    "BOOL", "FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64",
+    "AsyncClient", "Bytes", "Client", "Columns", "Files", "Image", "ImageFile", "Model", "Prediction", "Refused",
+    "RowModel", "Shape", "Text", "__version__",
+]  # fmt: skip
+
+_CLIENT = ("AsyncClient", "Client", "Prediction")
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client when it is first asked for: every process of Argosy imports this module."""
+    """Import the client, or what models are written with, when it is first asked for.
+
+    Every process of Argosy imports this module, so it must stay light.
+    """
     if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module("argosy.client"), name)
+        where = "argosy.client" if name in _CLIENT else "argosy.formats.python_model"
+        return getattr(importlib.import_module(where), name)
     raise AttributeError(f"module 'argosy' has no attribute {name!r}")

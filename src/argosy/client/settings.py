@@ -18,7 +18,7 @@ def default_url() -> str:
 
 def standing_headers(address: Address, api_key: str | None) -> tuple[tuple[str, str], ...]:
     """Return the headers that go with every request: who we are, and the key; None takes it from the settings."""
-    from argosy import __version__
+    from argosy.core.version import __version__
 
     key = str(getattr(load_settings(), "api_key", "")) if api_key is None else api_key
     return (("user-agent", f"argosy/{__version__}"), *key_header(address, key))

@@ -86,6 +86,26 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+_HARMLESS = frozenset((
+    "HOME", "USER", "LOGNAME", "PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
+    "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "ARGOSY_PROCESS",
+))  # fmt: skip
+_HARMLESS_STARTS = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "KMP_", "MALLOC_")
+
+
+def drop_environment(**changes: str) -> None:
+    """Take from this process's environment everything that is not known to be harmless, and set `changes`.
+
+    Keys and tokens of the shell that started it are of no use to code of users, and libraries pick them up unasked.
+    The mark of the launcher stays, so that what such code starts is found and ended with it.
+    """
+    for name in list(os.environ):
+        if name not in _HARMLESS and not name.startswith(_HARMLESS_STARTS):
+            del os.environ[name]
+    os.environ.update(changes)
+
+
 def read_toml(path: Path, kind: type[T]) -> T:
     """Read a TOML file into `kind`; a wrong file says where: ``Expected `float`, got `str` - at `$.train.lr` ``."""
     import tomllib

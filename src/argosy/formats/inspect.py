@@ -20,7 +20,7 @@ from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.formats.parity import check_parity
 
 # Batches may be summed in another order than single rows; int8 models may differ by one step of their scale.
-_TOLERANCE = 0.02
+TOLERANCE = 0.02
 # A free dimension other than the batch (a text's length, an image's side) gets this size in generated samples.
 _FREE_SIZE = 8
 _MAX_ELEMENTS = 2**24
@@ -62,7 +62,7 @@ def inspect_onnx(data: bytes, *, samples: int = 4, seed: int = 0) -> Inspection:
     notes: list[str] = []
     passed = False
     try:
-        inputs = _generate(runner.signature, samples, seed)
+        inputs = generate(runner.signature, samples, seed)
         passed = _self_check(runner, inputs, checks, notes)
     except ArgosyError as error:
         notes.append(f"no self-check on generated samples: {error.message}")
@@ -90,7 +90,7 @@ def _self_check(runner: OnnxRunner, inputs: dict[str, np.ndarray], checks: dict[
         notes.append("the same input gave two different answers")
     if runner.signature.is_batched and checks["deterministic"]:
         try:
-            checks["rows_independent"] = check_parity(lambda _: first, runner.run, inputs, tolerance=_TOLERANCE).passed
+            checks["rows_independent"] = check_parity(lambda _: first, runner.run, inputs, tolerance=TOLERANCE).passed
         except ArgosyError as error:
             checks["rows_independent"] = False
             notes.append(error.message)
@@ -99,7 +99,8 @@ def _self_check(runner: OnnxRunner, inputs: dict[str, np.ndarray], checks: dict[
     return all(checks.values())
 
 
-def _generate(signature: Signature, samples: int, seed: int) -> dict[str, np.ndarray]:
+def generate(signature: Signature, samples: int, seed: int) -> dict[str, np.ndarray]:
+    """Return samples as `inspect_onnx` says; InvalidInput where a shape asks for too many elements."""
     random = np.random.default_rng(seed)
     return {spec.name: _values(spec, random, samples) for spec in signature.inputs}
 

@@ -1,0 +1,238 @@
+"""A model of one's own as a runner: its class is asked with arrays of a batch, and what it returns is checked.
+
+Loading one runs its code, with the rights of this process. So it is loaded only from a version that a trusted key has
+signed, or at a user's own wish to deploy it.
+"""
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from argosy.core.clock import Clock, SystemClock
+from argosy.core.digest import canonical
+from argosy.core.errors import InvalidInput, PluginError, Refused, Unavailable
+from argosy.core.logs import get_logger
+from argosy.core.tensors import Signature
+from argosy.formats.python_model import Files, Model
+from argosy.formats.python_signature import Form, read_form
+from argosy.formats.python_source import Entry, Sources, import_model
+from argosy.formats.python_values import Arrays, check_inputs, example_inputs, output_array, wrong_result
+
+SPEC_FILE = "python-model.json"
+"""The file of a version that says which of its classes is the model."""
+
+log = get_logger()
+
+_LOG_EVERY_S = 1.0
+_MAX_REFUSAL = 500
+
+
+class PythonSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `python-model.json` says."""
+
+    entry: str
+    """The file and the class: `sentiment.py:Sentiment`."""
+    requires: tuple[str, ...] = ()
+    """Packages that must be installed, as in `pip install`."""
+    python: str = ""
+    """The Python it was checked with."""
+    packages: dict[str, str] = {}
+    """The version of each required package it was checked with."""
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file."""
+        return canonical(self)
+
+
+class PythonRunner:
+    """A model of one's own, loaded. One per process: its modules stand under their own names."""
+
+    def __init__(self, model: Model, form: Form, sources: Sources, folder: Any, clock: Clock) -> None:
+        self._model = model
+        self._folder = folder  # ends, and is emptied, together with this
+        self._predict: Any = model.predict  # type: ignore[attr-defined] # `read_form` has found it
+        self._form = form
+        self._sources = sources
+        self._clock = clock
+        self._quiet_until = 0.0
+        self.examples = example_inputs(form, model.examples)
+        """The rows the class gives as examples, as a batch; None when it gives none."""
+
+    @property
+    def signature(self) -> Signature:
+        """The inputs and outputs of `predict`."""
+        return self._form.signature
+
+    @classmethod
+    def load(cls, data: bytes | Path, *, threads: int = 1) -> Self:
+        """Load a model that is a single source file with a single model class; raise InvalidInput or PluginError."""
+        content = data.read_bytes() if isinstance(data, Path) else data
+        spec = PythonSpec(entry="model.py")
+        return cls.open({"model.py": content, SPEC_FILE: spec.encode()}, threads=threads)
+
+    @classmethod
+    def open(cls, files: Mapping[str, bytes], *, threads: int = 1, clock: Clock | None = None) -> Self:
+        """Load a model from the verified files of a version, `python-model.json` among them.
+
+        `threads` is not looked at: numeric libraries take theirs from the environment when they are imported. Raises
+        InvalidInput for code that is wrong or can't be imported, PluginError for packages that are missing, Unavailable
+        when its `load` fails.
+        """
+        del threads
+        spec = read_spec(files)
+        check_requires(spec.requires)
+        entry = Entry.parse(spec.entry)
+        sources = Sources(files)
+        kind = import_model(sources, entry)
+        form = read_form(kind)
+        folder = tempfile.TemporaryDirectory(prefix="argosy-files-")
+        try:
+            model = kind()
+            model.load(Files(files, [name for name in files if name != SPEC_FILE], Path(folder.name)))
+        except BaseException as error:
+            _tell(error)
+            # Not InvalidInput: what failed may be a server or a disk, and work at the next start.
+            raise Unavailable(
+                f"load of '{kind.__name__}' failed: {sources.said(error)}",
+                hint=hint_for(error, files),
+                code="model_code_failed",
+            ) from error
+        return cls(model, form, sources, folder, clock or SystemClock())
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Answer for `inputs`, by name, with the batch as first dimension; they are left unchanged.
+
+        Raises Refused for what the code refuses, InvalidInput for inputs that don't fit the signature
+        (`invalid_input`), code that fails (`model_code_failed`) and results that are not what it promised
+        (`model_result_wrong`).
+        """
+        given = check_inputs(self._form, inputs)
+        rows = len(next(iter(given.values())))
+        if not self._form.by_row:
+            return self._results(self._call(given), rows)
+        found = [self._fields(self._call(self._row(given, index), index, rows)) for index in range(rows)]
+        return {
+            field.spec.name: output_array(field, [row[field.spec.name] for row in found], rows)
+            for field in self._form.outputs
+        }
+
+    def _row(self, given: Arrays, index: int) -> dict[str, Any]:
+        return {
+            field.spec.name: given[field.spec.name][index]
+            if field.plain is None or field.spec.datatype == "BYTES"
+            else given[field.spec.name][index].item()
+            for field in self._form.inputs
+        }
+
+    def _call(self, given: Mapping[str, Any], row: int = 0, rows: int = 1) -> object:
+        try:
+            return self._predict(**given)
+        except Refused as error:
+            # Only its text: what else the code put into it is not for callers.
+            where = f"row {row}: " if self._form.by_row and rows > 1 else ""
+            raise Refused(f"{where}{error.message}"[:_MAX_REFUSAL], hint=str(error.hint)[:_MAX_REFUSAL]) from None
+        except MemoryError as error:
+            raise self._failed(error, "predict asks for more memory than this process may take") from error
+        except BaseException as error:
+            # sys.exit too: one request must not end the process that answers the others.
+            raise self._failed(error, f"predict of '{type(self._model).__name__}' failed") from error
+
+    def _failed(self, error: BaseException, message: str) -> "ModelFailed":
+        now = self._clock.monotonic()
+        if now >= self._quiet_until:
+            # A model that always fails must not fill the disk with stacks.
+            self._quiet_until = now + _LOG_EVERY_S
+            log.warning("model_code_failed", error=self._sources.said(error), stack=_stack(error))
+        return ModelFailed(
+            f"{message} with {type(error).__name__}; the replica's log says where", said=self._sources.said(error)
+        )
+
+    def _fields(self, result: object) -> Mapping[str, object]:
+        try:
+            return self._form.fields_of(result)
+        except TypeError as error:
+            raise wrong_result(f"predict of '{type(self._model).__name__}': {error}") from None
+
+    def _results(self, result: object, rows: int) -> Arrays:
+        found = self._fields(result)
+        return {field.spec.name: output_array(field, found[field.spec.name], rows) for field in self._form.outputs}
+
+
+class ModelFailed(InvalidInput):
+    """The code of a custom model raised something other than `argosy.Refused`."""
+
+    code = "model_code_failed"
+
+
+def read_spec(files: Mapping[str, bytes]) -> PythonSpec:
+    """Read what the files of a version say about its model; InvalidInput."""
+    try:
+        return msgspec.json.decode(files[SPEC_FILE], type=PythonSpec)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise InvalidInput(
+            f"the version's '{SPEC_FILE}' is missing or not understood: {error}",
+            hint="it may have been made by a newer Argosy: pip install -U argosy",
+            code="model_class_wrong",
+        ) from error
+
+
+def check_requires(requires: tuple[str, ...] | list[str]) -> dict[str, str]:
+    """Return the installed version of each required package; PluginError (`missing_package`) names what is missing."""
+    if not requires:
+        return {}
+    from importlib import metadata
+
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = {}
+    for text in requires:
+        try:
+            wanted = Requirement(text)
+        except InvalidRequirement as error:
+            raise InvalidInput(
+                f"{text[:100]!r} does not name a package: {str(error).partition(chr(10))[0]}",
+                hint="write it as for pip: --requires 'scikit-learn>=1.5'",
+            ) from error
+        if wanted.url:
+            raise InvalidInput(f"{text[:100]!r} names an address; only packages by name and version can be checked")
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            continue
+        try:
+            installed = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            installed = ""
+        if not installed or not wanted.specifier.contains(installed, prereleases=True):
+            has = f"{installed} is installed" if installed else "it is not installed"
+            raise PluginError(
+                f"the model needs the package '{text}', but {has}",
+                hint=f"install it into the environment of Argosy on this machine: pip install '{text}'",
+                code="missing_package",
+                package=wanted.name,
+            )
+        found[wanted.name] = installed
+    return found
+
+
+def hint_for(error: BaseException, files: Mapping[str, bytes]) -> str:
+    """Return what to do about an error of a model's code where that can be told: files are not in a folder."""
+    name = str(getattr(error, "filename", "") or "")
+    known = Path(name).name
+    if isinstance(error, FileNotFoundError) and known:
+        if known in files:
+            return f"deployed files are not in a folder: read files['{known}'] in load, or files.path('{known}')"
+        return f"deploy it with the model: --with {known}, and read files['{known}'] in load"
+    return ""
+
+
+def _stack(error: BaseException) -> list[str]:
+    return "".join(traceback.format_exception(error)).splitlines()
+
+
+def _tell(error: BaseException) -> None:
+    """Write the stack to the log of this process."""
+    sys.stderr.write("".join(traceback.format_exception(error)))

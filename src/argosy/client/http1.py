@@ -191,6 +191,8 @@ class AnswerReader:
 
     def on_headers_complete(self) -> None:
         """Refuse early what is announced to be too large."""
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            self._error = self._error or _not_http(f"it speaks HTTP/{self._parser.get_http_version()}")
         length = self._headers.get("content-length", "")
         is_chunked = "transfer-encoding" in self._headers
         self._ends_with_connection = not length and not is_chunked and self._parser.get_status_code() not in (204, 304)

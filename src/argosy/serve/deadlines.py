@@ -2,8 +2,31 @@
 
 from typing import Protocol
 
+from argosy.core.errors import InvalidInput
+from argosy.core.units import parse_time
+
 SLOT_S = 0.02
 """Deadlines are kept to this precision."""
+MAX_TIMEOUT_S = 600.0
+
+
+def timeout_of(value: bytes | str | None) -> float:
+    """Return the seconds that a caller's `argosy-timeout` gives, 0 when there is none: "2", "250ms".
+
+    Raises InvalidInput for anything else than a time of up to ten minutes.
+    """
+    if value is None:
+        return 0.0
+    text = (value[:40].decode("latin-1") if isinstance(value, bytes) else value[:40]).strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = parse_time(text)
+    if not 0.0 < seconds <= MAX_TIMEOUT_S:
+        raise InvalidInput(
+            f"argosy-timeout is {text!r}; give more than 0 and at most {MAX_TIMEOUT_S:.0f} seconds", code="bad_timeout"
+        )
+    return seconds
 
 
 class Timed(Protocol):

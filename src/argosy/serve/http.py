@@ -19,10 +19,10 @@ from argosy import __version__
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Internal, InvalidInput, NotFound
 from argosy.core.logs import get_logger
-from argosy.core.units import parse_time
 from argosy.serve import plain, v2
 from argosy.serve.connection import Connection, Exchange
 from argosy.serve.dataplane import Call, DataPlane
+from argosy.serve.deadlines import timeout_of
 from argosy.serve.endpoint import version_number
 from argosy.serve.heads import Head, Heads
 
@@ -39,7 +39,6 @@ _STATUS_OF_CODE = {
 }  # fmt: skip
 # curl's -d sends the form type when none is given; the body is read as JSON all the same.
 _MEDIA_TYPES = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
-_MAX_TIMEOUT_S = 600.0
 # Facts of an error that callers may see.
 _SHOWN = ("path", "input", "known")
 
@@ -285,7 +284,7 @@ class _Facts(NamedTuple):
 
 def _facts(headers: dict[bytes, bytes]) -> _Facts:
     return _Facts(
-        _timeout(headers.get(b"argosy-timeout")),
+        timeout_of(headers.get(b"argosy-timeout")),
         headers.get(b"argosy-caller", b"")[:256].decode("latin-1"),
         _header_length(headers.get(b"inference-header-content-length")),
     )
@@ -317,19 +316,3 @@ def _header_length(text: bytes | None) -> int | None:
             code="wrong_size",
         )
     return int(text)
-
-
-def _timeout(value: bytes | None) -> float:
-    """Return the seconds a caller gives, 0 when it names none."""
-    if value is None:
-        return 0.0
-    text = value[:40].decode("latin-1").strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = parse_time(text)
-    if not 0.0 < seconds <= _MAX_TIMEOUT_S:
-        raise InvalidInput(
-            f"argosy-timeout is {text!r}; give more than 0 and at most {_MAX_TIMEOUT_S:.0f} seconds", code="bad_timeout"
-        )
-    return seconds

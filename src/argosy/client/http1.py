@@ -109,11 +109,20 @@ class Request(NamedTuple):
         size = sum(len(piece) for piece in self.body)
         lines = [f"{self.method} {address.prefix}{self.path} HTTP/1.1", f"host: {address.authority}"]
         lines += [f"{name}: {value}" for name, value in (*headers, *self.headers)]
-        # Rounded down to a millisecond, and never to nothing.
-        lines.append(f"argosy-timeout: {max(0.001, min(600.0, int(timeout_s * 1000) / 1000)):.3f}")
+        lines.append(f"argosy-timeout: {_rounded(timeout_s)}")
         if self.method == "POST":
             lines.append(f"content-length: {size}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _rounded(seconds: float) -> str:
+    """Return a time with two digits that count.
+
+    A gateway knows a head that it has seen before by its bytes, and need not parse it again: the same call should send
+    the same head. That it may take a time for longer than it is, by five hundredths at most, does no harm: who asks
+    keeps the exact one.
+    """
+    return f"{float(f'{min(600.0, max(0.001, seconds)):.2g}'):g}"
 
 
 def text_header(name: str, value: str, *, most: int = 256) -> tuple[str, str]:

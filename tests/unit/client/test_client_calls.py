@@ -162,8 +162,27 @@ def test_the_server_is_told_what_is_left_of_the_time():
     address = asking._calls.address
     left = [10.0 - at for at in script.times]
     heads = [r.head(address, (), left_s).decode() for r, left_s in zip(script.requests, left, strict=True)]
-    assert "argosy-timeout: 10.000\r\n" in heads[0]
-    assert "argosy-timeout: 6.9" in heads[1]
+    assert "argosy-timeout: 10\r\n" in heads[0]
+    assert "argosy-timeout: 6.9\r\n" in heads[1]
+
+
+def test_equal_calls_send_equal_heads_although_time_passes():
+    asking, script = client(answer())
+    asking.predict("m", {"x": 1})
+    asking.predict("m", {"x": 2})
+    address = asking._calls.address
+    first, second = (r.head(address, (), left_s) for r, left_s in zip(script.requests, (29.9996, 29.87), strict=True))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("left_s", "said"), [(1e-9, "0.001"), (0.0123456, "0.012"), (0.987, "0.99"), (123.4, "120"), (1e9, "600")]
+)
+def test_the_time_is_said_as_the_gateway_reads_it(left_s, said):
+    asking, script = client(answer())
+    asking.predict("m", {"x": 1})
+    head = script.requests[0].head(asking._calls.address, (), left_s)
+    assert f"argosy-timeout: {said}\r\n".encode() in head
 
 
 def test_one_deadline_covers_all_attempts():

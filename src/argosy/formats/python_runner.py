@@ -22,8 +22,9 @@ from argosy.formats.python_model import Files, Model
 from argosy.formats.python_signature import Form, read_form
 from argosy.formats.python_source import Entry, Sources, import_model
 from argosy.formats.python_values import Arrays, check_inputs, example_inputs, output_array, wrong_result
+from argosy.registry.versions import MAIN_FILES
 
-SPEC_FILE = "python-model.json"
+SPEC_FILE = MAIN_FILES["python"]
 """The file of a version that says which of its classes is the model."""
 
 log = get_logger()

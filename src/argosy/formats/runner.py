@@ -37,10 +37,14 @@ RUNNERS: Plugins[type[Runner]] = Plugins(
     "argosy.runners",
     {
         "onnx": "argosy.formats.onnx_runtime:OnnxRunner",
+        "python": "argosy.formats.python_runner:PythonRunner",
     },
 )
 
 
 def load_runner(model_format: str, data: bytes | Path, *, threads: int = 1) -> Runner:
-    """Load a model with the runner of its format; raise NotFound for a format that has none."""
+    """Load a model with the runner of its format; raise NotFound for a format that has none.
+
+    A model of the format "python" is code, which this runs.
+    """
     return RUNNERS.load(model_format).load(data, threads=threads)

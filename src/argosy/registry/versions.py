@@ -20,11 +20,16 @@ from argosy.security.keys import KeyRing
 PUBLISHED = "version.published"
 ALIAS_MOVED = "alias.moved"
 MODEL_FILE = "model.onnx"
+MAIN_FILES = {"onnx": MODEL_FILE, "python": "python-model.json"}
+"""For each format the file that every version of it has."""
 
 _TYPE = "application/vnd.argosy.version.v1+json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _DIGEST_PREFIX = re.compile(r"[0-9a-f]{8,64}")
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+# Folders, but no part that leads out of one or is hidden.
+_FILE_NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,15}}")
+_MAX_FILE_NAME = 250
 _CACHED = 1024
 # `Versions.list` hides the built-in name inside its class.
 Entries = list[Entry]
@@ -85,7 +90,7 @@ class Manifest(_Plain, frozen=True, kw_only=True):
     """Seconds since 1970 by the publisher's clock."""
     role: Literal["original", "compressed", "imported"]
     task: Literal["classification", "regression", "tensor"]
-    format: Literal["onnx"] = "onnx"
+    format: Literal["onnx", "python"] = "onnx"
     signature: Signature
     """What callers send and get."""
     prepare: list[dict[str, Any]] = []
@@ -95,6 +100,13 @@ class Manifest(_Plain, frozen=True, kw_only=True):
     files: dict[str, FileRef]
     evaluation: Evaluation
     lineage: Lineage = Lineage()
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the model is: its file, or all files of a model of one's own."""
+        if self.format == "python":
+            return sum(file.size_bytes for file in self.files.values())
+        return self.files[MODEL_FILE].size_bytes
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +128,11 @@ def check_name(name: str) -> str:
             f"{name[:80]!r} is not a name", hint="use up to 63 letters, digits, dots, dashes and underscores"
         )
     return name
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a file of a version may be called so: letters, digits, `.`, `_`, `-`, and folders before it."""
+    return len(name) <= _MAX_FILE_NAME and _FILE_NAME.fullmatch(name) is not None
 
 
 def load_version(blobs: Blobs, keys: KeyRing, digest: str) -> Version:
@@ -289,10 +306,10 @@ class Versions:
 
     def _check(self, manifest: Manifest) -> None:
         check_name(manifest.name)
-        if MODEL_FILE not in manifest.files:
-            raise InvalidInput(f"a version of '{manifest.name}' needs a file '{MODEL_FILE}'")
+        if MAIN_FILES[manifest.format] not in manifest.files:
+            raise InvalidInput(f"a version of '{manifest.name}' needs a file '{MAIN_FILES[manifest.format]}'")
         for name, ref in manifest.files.items():
-            if not _FILE_NAME.fullmatch(name):
+            if not is_file_name(name):
                 raise InvalidInput(f"{name[:80]!r} is not the name of a file in a version")
             if not self._blobs.exists(ref.digest):
                 raise NotFound(f"file '{name}' ({ref.digest}) was not put into the blobs", code="blob_missing")

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from argosy.core.errors import ArgosyError, InvalidInput, Refused
+from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, Refused
 from argosy.core.tensors import DATATYPE_OF_NUMPY, DATATYPES, Signature
+from argosy.formats.runner import Runner
 from argosy.registry.versions import MODEL_FILE, Manifest
 from argosy.serve import wire
 from argosy.serve.values import item_size, pack_texts
@@ -105,19 +106,36 @@ class Engine:
 def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 1) -> Engine:
     """Return a version as one function, from its verified manifest and the verified bytes of its files.
 
-    What the manifest says picks steps and tensors, never code or paths.
+    What the manifest says picks steps and tensors, never code or paths; a model of one's own is code that stands among
+    the version's signed files.
     """
     from argosy.data.prepare import finish_from_plain, finishing, preparation, steps_from_plain
-    from argosy.formats.runner import load_runner
 
     steps = steps_from_plain(manifest.prepare)
     finish = finish_from_plain(manifest.finish)
     return Engine(
         manifest.signature,
         preparation(steps, files) if steps else None,
-        load_runner(manifest.format, files[MODEL_FILE], threads=threads).run,
+        _runner_of(manifest, files, threads).run,
         finishing(finish) if finish else None,
     )
+
+
+def _runner_of(manifest: Manifest, files: Mapping[str, bytes], threads: int) -> Runner:
+    from argosy.formats.runner import load_runner
+
+    if manifest.format != "python":
+        return load_runner(manifest.format, files[MODEL_FILE], threads=threads)
+    from argosy.formats.python_runner import PythonRunner
+
+    runner = PythonRunner.open(files, threads=threads)
+    if runner.signature != manifest.signature:
+        raise IntegrityError(
+            f"the code of '{manifest.name}' has other inputs or outputs than its signed manifest says",
+            hint="they depend on something outside of its files; deploy it again",
+            code="signature_changed",
+        )
+    return runner
 
 
 def read_inputs(order: wire.Run, body: memoryview) -> Arrays:

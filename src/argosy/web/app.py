@@ -47,7 +47,7 @@ class Admin:
                 "digest": version.digest,
                 "role": version.manifest.role,
                 "created": version.manifest.created,
-                "size_bytes": version.manifest.files["model.onnx"].size_bytes,
+                "size_bytes": version.manifest.size_bytes,
                 "passed": version.manifest.evaluation.passed,
                 "metrics": version.manifest.evaluation.metrics,
             }

@@ -48,7 +48,7 @@ def list_versions(name: str, *, as_json: bool) -> None:
             (
                 str(version),
                 manifest.role,
-                format_size(manifest.files["model.onnx"].size_bytes),
+                format_size(manifest.size_bytes),
                 "passed" if manifest.evaluation.passed else "FAILED",
                 main_metrics(manifest.evaluation),
                 when(manifest.created),

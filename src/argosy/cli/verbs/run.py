@@ -92,7 +92,7 @@ def _show_versions(output: Output, versions: list[Version]) -> None:
         manifest = version.manifest
         evaluation = manifest.evaluation
         mark = "[green]passed its gates[/]" if evaluation.passed else "[red]failed its gates[/]"
-        size = manifest.files["model.onnx"].size_bytes
+        size = manifest.size_bytes
         output.line(f"[bold]{version}[/] {manifest.role:<10} {size / 1e3:.0f} kB  {main_metrics(evaluation)}  {mark}")
 
 
@@ -119,7 +119,7 @@ def _as_plain(result: RunResult, versions: list[Version]) -> dict[str, Any]:
                 "version": str(v),
                 "digest": v.digest,
                 "role": v.manifest.role,
-                "size_bytes": v.manifest.files["model.onnx"].size_bytes,
+                "size_bytes": v.manifest.size_bytes,
                 "passed": v.manifest.evaluation.passed,
                 "metrics": v.manifest.evaluation.metrics,
             }

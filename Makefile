@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types layers docs bench bench-rollouts clean
+.PHONY: help demo test test-slow check lint types layers docs proto bench bench-rollouts clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ layers: .venv/dev
 
 docs: .venv/dev  ## Build the manual strictly into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+proto: .venv/dev  ## Compile the gRPC messages of serve/rpc/inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I src/argosy/serve/rpc --descriptor_set_out src/argosy/serve/rpc/inference.binpb inference.proto
 
 check: lint types layers test docs  ## What CI runs
 

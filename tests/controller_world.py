@@ -13,7 +13,7 @@ from argosy.core.clock import FakeClock
 from argosy.core.digest import sha256
 from argosy.core.errors import ArgosyError, Conflict, Internal, NotFound, Unavailable
 from argosy.core.tensors import Signature, TensorSpec
-from argosy.operate import commands
+from argosy.operate import access, commands, grants
 from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
 from argosy.operate.controller import Deposed, Parts, Reconciler
@@ -22,6 +22,9 @@ from argosy.operate.layout import wanted_replicas
 from argosy.operate.memory import FakeGateway
 from argosy.operate.replicas import key_of, version_key
 from argosy.registry.versions import Evaluation, GateResult, Manifest, Version
+from argosy.security.api_keys import make_key
+from argosy.serve.access import AccessRules
+from argosy.serve.control import LISTENING
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 SIGNATURE = Signature(inputs=(TENSOR,), outputs=(TENSOR,))
@@ -157,13 +160,17 @@ class Controller:
             Parts(
                 log=log,
                 launcher=Hooked(world.launcher, ("start", "stop", "forget"), self._act_point),
-                gateway=Hooked(world.gateway, ("set_routes", "drain", "windows"), self._act_point),
+                gateway=Hooked(world.gateway, ("set_access", "set_routes", "drain", "windows"), self._act_point),
                 clock=world.clock,
                 randomness=world.random,
                 gate_missed=lambda digest: commands.gates_missed(world.versions.get(digest)),
                 make_judge=CountingJudge,
                 make_replica=lambda name, target, threads: {"id": name, "digest": target.digest, "threads": threads},
-                make_gateway=lambda desired: {"host": desired.host, "port": desired.bound_port or desired.port},
+                make_gateway=lambda desired: {
+                    **desired.gateway.plain(),
+                    "port": desired.bound_port or desired.port,
+                    "is_guarded": desired.access.is_on,
+                },
                 report=lambda event, **fields: None,
             )
         )
@@ -238,6 +245,7 @@ class World:
         self.plan = self._plan_troubles() if troubles else {}
         self.shares_seen = {}
         self.held = set()
+        self.closed_by = 0
         self._state = Desired()
 
     # ---- the schedule
@@ -275,7 +283,8 @@ class World:
             self.gateway.die()
             self.gateway_at = None
             if self.random.random() < 0.3:
-                self.gateway.routes = {}  # its file was lost with it
+                self.gateway.routes = {}  # its files were lost with it
+                self.gateway.rules = None
 
     def _trouble_store(self):
         self.failures_left = self.random.randrange(1, 4)
@@ -289,7 +298,8 @@ class World:
             raise Unavailable("the store answers 500")
 
     def _trouble_operator(self):
-        self.operate(self.random.choice(["rollback", "rollback", "promote", "deploy", "remove", "stop", "forge"]))
+        wishes = ["rollback", "rollback", "promote", "deploy", "remove", "stop", "forge", "grant", "grant", "revoke"]
+        self.operate(self.random.choice([*wishes, "lift"]))
 
     def operate(self, what):
         self.note(f"operator: {what}")
@@ -304,6 +314,8 @@ class World:
                 commands.stop_all(self.registry)
             elif what == "deploy":
                 commands.deploy(self.registry, f"m:{self.random.randrange(1, 4)}", name=ENDPOINT, rollout=self.rollout)
+            elif what in ("grant", "revoke", "lift"):
+                self._rule(what)
             elif what == "forge":  # an entry that went around the commands
                 bad = self.versions.get("m:9")
                 plain = {"digest": bad.digest, "ref": "m:9"}
@@ -311,6 +323,15 @@ class World:
                 self.registry.log.append(d.ENDPOINT, ENDPOINT, data)
         except (Conflict, NotFound) as refused:
             self.note(f"refused: {refused}")
+
+    def _rule(self, what):
+        name = self.random.choice(["ada", "bob"])
+        if what == "grant":
+            access.grant(self.registry, name, clock=self.clock, key=make_key(self.random.randbytes))
+        elif what == "revoke":
+            access.revoke(self.registry, name)
+        else:
+            access.lift(self.registry)
 
     def _trouble_rival(self):
         self._new_controller()
@@ -349,7 +370,14 @@ class World:
         if gateway is not None and gateway.alive and not self.gateway.is_alive:
             self.gateway_at = now if self.gateway_at is None else self.gateway_at
             if now - self.gateway_at >= 0.2:
+                config = self.launcher.specs["gateway"].config
+                if self.gateway.rules is None and not config["is_guarded"]:
+                    self.gateway.rules = AccessRules(is_on=False)
+                elif config["is_guarded"] and self.gateway.rules is not None and not self.gateway.rules.is_on:
+                    self.gateway.rules = None
+                self.gateway.asked = {name: config[name] for name in LISTENING}
                 self.gateway.revive(gateway.pid, now)
+                self.check_access()
         elif (gateway is None or not gateway.alive) and self.gateway.is_alive:
             self.gateway.die()
             self.gateway_at = None
@@ -425,6 +453,7 @@ class World:
                 self.shares_seen[route.rollout] = route.share
 
     def check(self):
+        self.check_access()
         if not self.gateway.is_alive or not self.gateway.routes:
             return
         for endpoint in self.state().endpoints.values():
@@ -435,6 +464,19 @@ class World:
             ready = {v for v in versions if self.gateway.ready(v)}
             routed = {v for v in (route.stable, route.canary, route.backup) if v and self.gateway.ready(v)}
             require(routed or not ready, f"{ready} could serve, but the route names {route}")
+
+    def check_access(self):
+        """A gateway that was closed by a grant opens only when access control was lifted after it."""
+        rules = self.gateway.rules
+        if rules is None:
+            return
+        if rules.is_on:
+            known = {key.id for key in rules.keys}
+            granted = [e.seq for e in self.entries if e.kind == grants.GRANTED and e.data["id"] in known]
+            self.closed_by = max([self.closed_by, *granted])
+        else:
+            lifted = max((e.seq for e in self.entries if e.kind == grants.LIFTED), default=0)
+            require(lifted >= self.closed_by, "the gateway is open again though nobody has lifted access control")
 
     def check_log(self):
         """What must hold of the whole log: rollouts one after the other, windows once, wishes obeyed."""
@@ -540,6 +582,7 @@ class World:
         require(runs == state.is_running, f"gateway runs: {runs}, wanted: {state.is_running}")
         active = {e.name: e for e in state.endpoints.values() if e.is_active and e.stable}
         if state.is_running:
+            require(self.gateway.rules == state.access.rules(), f"rules {self.gateway.rules} are in force")
             routes = self.gateway.routes
             require(set(routes) == set(active), f"routes {set(routes)}, endpoints {set(active)}")
             for name, endpoint in active.items():

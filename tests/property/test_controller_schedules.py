@@ -232,6 +232,25 @@ def keeps_replicas_of_what_was_rolled_back(monkeypatch):
     monkeypatch.setattr(Replicas, "stop_extras", stop_extras)
 
 
+def starts_an_open_gateway(monkeypatch):
+    def ensure(self, desired):
+        make = self._make_config
+        self._make_config = lambda wanted: make(wanted) | {"is_guarded": False}
+        original(self, desired)
+        self._make_config = make
+
+    original = GatewayProcess.ensure
+    monkeypatch.setattr(GatewayProcess, "ensure", ensure)
+
+
+def forgets_to_revoke(monkeypatch):
+    def set_access(self, rules):
+        return bool(self.status and self.status.access and rules.is_on) or original(self, rules)
+
+    original = GatewayProcess.set_access
+    monkeypatch.setattr(GatewayProcess, "set_access", set_access)
+
+
 PLANTED = [
     stops_before_routing,
     writes_without_fencing,
@@ -251,6 +270,8 @@ PLANTED = [
     restarts_without_end,
     gives_up_at_a_conflict,
     keeps_replicas_of_what_was_rolled_back,
+    starts_an_open_gateway,
+    forgets_to_revoke,
 ]
 
 

@@ -131,6 +131,7 @@ class Reconciler:
 
     def _reconcile(self) -> float:
         status = self._gateway.observe()
+        self._set_access()
         self._replicas.observe(status)
         self._replicas.stop_sick()
         requeue = IDLE_S
@@ -139,6 +140,14 @@ class Reconciler:
             requeue = min(requeue, self._follow(name, windows))
         self._forget_ended()
         return min(requeue, self._lay_out())
+
+    def _set_access(self) -> None:
+        """Have the gateway enforce what was granted and revoked, before anything else that takes time."""
+        former = self._gateway.access_error
+        self._gateway.set_access(self.desired.access.rules())
+        error = self._gateway.access_error
+        if error is not None and (former is None or former.message != error.message):
+            self._parts.report("access_not_set", error=error.message, code=error.code)
 
     def _take_windows(self) -> list[Window]:
         status = self._gateway.status

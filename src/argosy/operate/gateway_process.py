@@ -9,6 +9,7 @@ from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Unavailable
 from argosy.operate.desired import Desired
 from argosy.operate.layout import routed_versions
+from argosy.serve.access import AccessRules
 from argosy.serve.control import EndpointRoute, GatewayStatus, Window
 
 NAME = "gateway"
@@ -30,6 +31,10 @@ class Gateway(Protocol):
 
     def set_routes(self, routes: Iterable[EndpointRoute]) -> None:
         """Replace all routes at once, durably."""
+        ...
+
+    def set_access(self, rules: AccessRules) -> None:
+        """Put these rules in force at once."""
         ...
 
     def windows(self, ack: dict[str, int] | None = None) -> list[Window]:
@@ -56,6 +61,10 @@ class GatewayProcess:
         self.status: GatewayStatus | None = None
         self.start_error: ArgosyError | None = None
         self._possible: list[EndpointRoute] | None = None
+        self._rules: tuple[AccessRules, str] | None = None
+        """The rules that are wanted, and their digest."""
+        self.access_error: ArgosyError | None = None
+        """Why the gateway does not take the rules."""
 
     def observe(self) -> GatewayStatus | None:
         """Ask the gateway; None when it doesn't answer."""
@@ -71,8 +80,14 @@ class GatewayProcess:
         return self.status
 
     def ensure(self, desired: Desired) -> None:
-        """Start the gateway if it is dead or does not answer, with back-off; on the same ports as before."""
+        """Start the gateway if it is dead or does not answer, with back-off; on the same ports as before.
+
+        One that was started with other settings is stopped first, after the answers it owes.
+        """
         now = self._clock.monotonic()
+        if self.status is not None and not _fits(self.status, desired):
+            self._launcher.stop(NAME, 5.0)
+            self.status = None
         if self.status is not None or now < self._next_start:
             return
         info = self._launcher.get(NAME)
@@ -89,6 +104,30 @@ class GatewayProcess:
             self._launcher.start(spec)
         except ArgosyError as error:
             self.start_error = error
+
+    def set_access(self, rules: AccessRules) -> bool:
+        """Have the gateway enforce these rules if it has others; return whether it does now."""
+        if self._rules is None or self._rules[0] is not rules:
+            self._rules = (rules, rules.digest)
+        if self.status is None:
+            return False
+        if self.status.access == self._rules[1]:
+            self.access_error = None
+            return True
+        try:
+            self.client.set_access(rules)
+        except Unavailable:
+            self.status = None
+            return False
+        except ArgosyError as error:
+            self.access_error = error
+            if error.code == "unknown_ask" and rules.is_on:
+                # An older Argosy's gateway, which would stay open: a new one asks for keys.
+                self._launcher.stop(NAME, 5.0)
+                self.status = None
+            return False
+        self.access_error = None
+        return True
 
     def set_routes(self, routes: Sequence[EndpointRoute]) -> bool:
         """Give the gateway these routes if it has others; return whether it has them now."""
@@ -148,3 +187,11 @@ class GatewayProcess:
         """Stop the gateway's process."""
         self._launcher.stop(NAME, 5.0)
         self._confirmed = self._possible = self.status = None
+
+
+def _fits(status: GatewayStatus, desired: Desired) -> bool:
+    """Return whether a gateway was started with the settings that are wanted now."""
+    wanted = desired.gateway.plain() | {"port": desired.bound_port or desired.port}
+    asked = status.asked | {"port": status.port} if wanted["port"] else status.asked
+    # What an older Argosy's gateway does not tell is taken to be right.
+    return all(asked[name] == value for name, value in wanted.items() if name in status.asked)

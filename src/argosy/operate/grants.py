@@ -8,6 +8,7 @@ An entry that can't be understood grants nothing, and still closes: a key is nee
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -50,9 +51,11 @@ class Grants:
         self.is_on = False
         """Whether a key is needed."""
         self.by_name: dict[str, Grant] = {}
+        self._rules: AccessRules | None = None
 
     def apply(self, kind: str, subject: str, data: dict[str, Any], *, time: float, actor: str) -> None:
         """Take in one entry."""
+        self._rules = None
         if kind == LIFTED:
             self.is_on = False
             self.by_name = {}
@@ -65,9 +68,14 @@ class Grants:
                 self.by_name[subject] = grant
 
     def rules(self) -> AccessRules:
-        """Return what the gateway is to enforce."""
-        keys = [
-            AccessKey(
+        """Return what the gateway is to enforce; the same object until an entry changes it."""
+        if self._rules is None:
+            self._rules = AccessRules(is_on=self.is_on, keys=tuple(self._keys()))
+        return self._rules
+
+    def _keys(self) -> Iterator[AccessKey]:
+        for _, grant in sorted(self.by_name.items()):
+            yield AccessKey(
                 id=grant.id,
                 name=grant.name,
                 digest=grant.digest,
@@ -75,9 +83,6 @@ class Grants:
                 weight=grant.weight,
                 expires=grant.expires,
             )
-            for _, grant in sorted(self.by_name.items())
-        ]
-        return AccessRules(is_on=self.is_on, keys=tuple(keys))
 
 
 def grant_data(key_id: str, digest: str, endpoints: tuple[str, ...], weight: float, expires: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from argosy.core.errors import Unavailable
+from argosy.serve.access import AccessRules
 from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, Window
 
 
@@ -23,7 +24,9 @@ class FakeGateway:
         self.port = 8080
         self.grpc_port = 8081
         self.started = 0.0
+        self.asked: dict[str, Any] = {}
         self.routes: dict[str, EndpointRoute] = {}
+        self.rules: AccessRules | None = AccessRules(is_on=False)
         self.replicas: dict[str, ReplicaStatus] = {}
         self.calls: list[str] = []
         self._windows: list[Window] = []
@@ -38,6 +41,8 @@ class FakeGateway:
             port=self.port,
             grpc_port=self.grpc_port,
             started=self.started,
+            asked=self.asked,
+            access=self.rules.digest if self.rules is not None else "",
             replicas=tuple(self.replicas[name] for name in sorted(self.replicas)),
             endpoints=tuple(self._endpoint(route) for _, route in sorted(self.routes.items())),
             windows_waiting=len(self._windows),
@@ -47,6 +52,11 @@ class FakeGateway:
         """Replace all routes at once."""
         self._answer("set_routes")
         self.routes = {route.name: route for route in routes}
+
+    def set_access(self, rules: AccessRules) -> None:
+        """Put these rules in force."""
+        self._answer("set_access")
+        self.rules = rules
 
     def windows(self, ack: Mapping[str, int] | None = None) -> list[Window]:
         """Return the closed windows, oldest first, after forgetting the acknowledged ones."""

@@ -208,6 +208,10 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
                 port=desired.bound_port or desired.port,
                 grpc_port=desired.grpc_port,
                 grpc_before=desired.bound_grpc_port,
+                tls_cert=desired.gateway.tls_cert,
+                tls_key=desired.gateway.tls_key,
+                hosts=desired.gateway.hosts,
+                is_guarded=desired.access.is_on,
                 log_level=settings.log_level,
             )
         )

@@ -186,15 +186,14 @@ def observe(
     scene = _Scene(desired, status, windows, processes, now, error_of)
     port = status.port if status else desired.bound_port or desired.port
     grpc_port = status.grpc_port if status else desired.bound_grpc_port or desired.grpc_port
-    host = "[::1]" if desired.host == "::1" else desired.host
-    url = f"http://{host}:{port}" if desired.is_running and port else ""
+    url = desired.gateway.url(port) if desired.is_running and port else ""
     endpoints = (
         _endpoint(endpoint, scene, url, events_of(name)) for name, endpoint in sorted(desired.endpoints.items())
     )
     return SystemView(
         time=now,
         url=url,
-        grpc=f"{host}:{grpc_port}" if desired.is_running and grpc_port > 0 else "",
+        grpc=desired.gateway.url(grpc_port).partition("//")[2] if desired.is_running and grpc_port > 0 else "",
         gateway="running" if status else "down" if desired.is_running else "stopped",
         gateway_error="" if status else _error(named.get(GATEWAY), error_of),
         controller="running" if "controller" in named and named["controller"].alive else "down",

@@ -16,6 +16,7 @@ import msgspec
 from argosy.core.config import Config
 from argosy.core.errors import ArgosyError, Unavailable, from_dict
 from argosy.serve import wire
+from argosy.serve.access import AccessRules
 
 
 class GatewayConfig(Config, frozen=True):
@@ -28,13 +29,21 @@ class GatewayConfig(Config, frozen=True):
     key: str
     """Hex, 16 bytes or more: the secret that tags prediction ids; `argosy why` needs the same."""
     host: str = "127.0.0.1"
-    """Loopback address to listen on; any other is refused until access control and TLS are there."""
+    """Address to listen on; one that others can reach needs TLS and `is_guarded`."""
     port: int = 8080
     """0 lets the system choose; the chosen one stands in the status."""
     grpc_port: int = -1
     """Port of gRPC on the same host: -1 none; 0 `grpc_before`, or the one after `port`, or any, whichever is free."""
     grpc_before: int = 0
     """The gRPC port of the gateway before this one, so that callers find it again; 0 when there was none."""
+    tls_cert: str = ""
+    """Path of the certificate with its chain (PEM), read again when it changes; empty: no TLS."""
+    tls_key: str = ""
+    """Path of its private key (PEM)."""
+    hosts: tuple[str, ...] = ()
+    """Names it may be called by (`Host`), beside loopback names and `host`."""
+    is_guarded: bool = False
+    """Whether a key is needed, as far as the log says now. True: closed until the rules are known."""
     max_body_bytes: int = 64 << 20
     max_connections: int = 4096
     queue_requests: int = 2048
@@ -142,6 +151,10 @@ class EndpointStatus(Config, frozen=True):
     """Over stable's last 500 answers; 0 before the first."""
 
 
+LISTENING = ("host", "port", "grpc_port", "tls_cert", "tls_key", "hosts")
+"""The fields of `GatewayConfig` that say how the gateway is reached."""
+
+
 class GatewayStatus(Config, frozen=True):
     """What the gateway sees."""
 
@@ -151,6 +164,10 @@ class GatewayStatus(Config, frozen=True):
     started: float
     grpc_port: int = -1
     """Where gRPC is served: -1 nowhere, 0 not yet."""
+    asked: dict[str, Any] = msgspec.field(default_factory=dict)
+    """The settings it was started with (`LISTENING`); with others it has to be started anew."""
+    access: str = ""
+    """Digest of the access rules in force; empty while they are not known."""
     replicas: tuple[ReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
     windows_waiting: int = 0
@@ -243,6 +260,10 @@ class GatewayClient:
     def set_routes(self, routes: Iterable[EndpointRoute]) -> None:
         """Replace all routes at once; endpoints that are not named are gone. Repeating it changes nothing."""
         self._ask("set_routes", [msgspec.to_builtins(route) for route in routes])
+
+    def set_access(self, rules: AccessRules) -> None:
+        """Put these rules in force at once, in place of any others."""
+        self._ask("set_access", msgspec.to_builtins(rules))
 
     def windows(self, ack: Mapping[str, int] | None = None) -> list[Window]:
         """Return the closed windows, oldest first, after forgetting those up to `ack[rollout]` of each rollout."""

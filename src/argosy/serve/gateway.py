@@ -1,4 +1,4 @@
-"""The gateway process: listens for callers on HTTP, and for replicas and the controller on a Unix socket."""
+"""The gateway process: listens for callers on HTTP and gRPC, and for replicas and the controller on a Unix socket."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -22,12 +22,16 @@ from argosy.core.files import FileLock, write_atomic
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
+from argosy.serve.access import Access, AccessRules
 from argosy.serve.connection import Connection
 from argosy.serve.control import EndpointRoute, GatewayConfig, GatewayStatus
 from argosy.serve.dataplane import DataPlane
 from argosy.serve.http import HttpFront
 from argosy.serve.links import Link
 from argosy.serve.prediction_id import MIN_KEY_BYTES
+
+if TYPE_CHECKING:
+    from argosy.serve.rpc.server import GrpcFront
 
 log = get_logger()
 
@@ -60,11 +64,14 @@ def main(config: dict[str, Any]) -> None:
         raise Conflict(f"another gateway already serves '{settings.socket}'", code="gateway_running")
     _allow_descriptors(settings.max_connections + _SPARE_DESCRIPTORS)
     listener = listen(settings.host, settings.port)
+    reserved = reserve(settings, listener.getsockname()[1])
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, SystemClock(), listener))
+            runner.run(_serve(settings, SystemClock(), listener, reserved))
     finally:
         listener.close()
+        if reserved is not None:
+            reserved.close()
         with contextlib.suppress(OSError):
             Path(settings.socket).unlink()
         lock.release()
@@ -87,6 +94,10 @@ def check_config(config: GatewayConfig) -> None:
         )
     if not 0 <= config.port <= 65535:
         raise InvalidInput(f"port {config.port} does not exist; give one up to 65535, or 0 for any free one")
+    if not -1 <= config.grpc_port <= 65535:
+        raise InvalidInput(
+            f"port {config.grpc_port} does not exist; give one up to 65535 for gRPC, 0 for any free one, or -1 for none"
+        )
     if not 1 <= config.max_body_bytes <= wire.MAX_BODY_BYTES // 4:
         raise InvalidInput(
             f"max_body_bytes is {config.max_body_bytes}; give at most {wire.MAX_BODY_BYTES // 4}, because numbers "
@@ -130,6 +141,22 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def reserve(config: GatewayConfig, http_port: int) -> socket.socket | None:
+    """Return a socket that holds the port of gRPC until its server takes it; None when there is to be none.
+
+    Raises Conflict when the port that was asked for is taken.
+    """
+    if config.grpc_port < 0:
+        return None
+    if config.grpc_port:
+        return listen(config.host, config.grpc_port)
+    for port in (config.grpc_before, http_port + 1):
+        if 0 < port <= 65535:
+            with contextlib.suppress(Conflict, InvalidInput):
+                return listen(config.host, port)
+    return listen(config.host, 0)
+
+
 def listen_unix(path: str) -> socket.socket:
     """Return the listening Unix socket; the caller holds the lock that says nobody else has it."""
     # A file that is still there was left by a gateway that was killed.
@@ -159,6 +186,9 @@ class Gateway:
         self.front = HttpFront(
             self.plane, clock, max_body_bytes=config.max_body_bytes, receive_s=config.receive_s, host=config.host
         )
+        self.access = Access(clock, AccessRules(is_on=False))
+        self.grpc: GrpcFront | None = None
+        self.grpc_port = 0 if config.grpc_port >= 0 else -1
         self.links: set[Link] = set()
         self._config = config
         self._clock = clock
@@ -203,6 +233,7 @@ class Gateway:
             pid=os.getpid(),
             host=self._config.host,
             port=self._port,
+            grpc_port=self.grpc_port,
             started=self._started,
             replicas=tuple(replica.status() for replica in self.plane.pool.replicas.values()),
             endpoints=tuple(self.plane.statuses()),
@@ -224,16 +255,32 @@ class Gateway:
         self.front.now = now = self._clock.monotonic()
         for connection in list(self.front.connections):
             connection.check(now)
+        if self.grpc is not None:
+            self.grpc.check(now)
         self._loop.call_later(_SWEEP_S, self.sweep)
+
+    async def open_grpc(self, reserved: socket.socket) -> None:
+        """Serve gRPC on the port that was reserved. HTTP is served meanwhile: grpc takes a while to be imported."""
+        port: int = reserved.getsockname()[1]
+        front = await asyncio.to_thread(_import_grpc_front)
+        self.grpc = front(self.plane, self.access, self._clock, self._config)
+        reserved.close()
+        await self.grpc.start(port)
+        self.grpc_port = port
+        _keep_forever()
+        log.info("grpc_listens", host=self._config.host, port=port)
 
     async def finish(self) -> None:
         """Answer what was accepted, then hang up."""
         deadline = self._clock.monotonic() + _GRACE_S
+        grpc_end = self._loop.create_task(self.grpc.stop(_GRACE_S)) if self.grpc is not None else None
         for connection in list(self.front.connections):
             connection.finish()
         while self._clock.monotonic() < deadline and any(c.is_busy for c in self.front.connections):  # noqa: ASYNC110
             # For the process's last moments an event per answer isn't worth it.
             await asyncio.sleep(0.02)
+        if grpc_end is not None:
+            await grpc_end
         for link in list(self.links):
             link.hang_up()
 
@@ -275,7 +322,19 @@ class _Refusal(asyncio.Protocol):
         client.close()
 
 
-async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket) -> None:
+def _import_grpc_front() -> "type[GrpcFront]":
+    from argosy.serve.rpc.server import GrpcFront
+
+    return GrpcFront
+
+
+def _keep_forever() -> None:
+    """Spare what there is now from being looked at by every garbage collection; it would only delay answers."""
+    gc.collect()
+    gc.freeze()
+
+
+async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket, reserved: socket.socket | None) -> None:
     loop = asyncio.get_running_loop()
     port: int = listener.getsockname()[1]
     gateway = Gateway(config, clock, port)
@@ -287,12 +346,25 @@ async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket) -
     outer = await loop.create_server(gateway.connection, sock=listener, backlog=1024)
     gateway.tick()
     gateway.sweep()
-    # What start-up made stays; collecting it again and again would only delay answers.
-    gc.collect()
-    gc.freeze()
+    _keep_forever()
     log.info("gateway_listens", host=config.host, port=port)
+    opening = loop.create_task(_open_grpc(gateway, reserved, stop)) if reserved is not None else None
     await stop.wait()
     log.info("gateway_stops")
     outer.close()
+    if opening is not None:
+        opening.cancel()
     await gateway.finish()
     inner.close()
+    if opening is not None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
+
+
+async def _open_grpc(gateway: Gateway, reserved: socket.socket, stop: asyncio.Event) -> None:
+    try:
+        await gateway.open_grpc(reserved)
+    except Exception:
+        # Half a gateway would look healthy to whoever watches HTTP; one that ends is started again.
+        stop.set()
+        raise

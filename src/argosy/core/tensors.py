@@ -18,6 +18,8 @@ DATATYPES: dict[str, tuple[str, int]] = {
     "FP64": ("float64", 8),
     "BYTES": ("object", 0),
 }
+MAX_TEXT_BYTES = 1 << 16
+"""A longer text is refused: splitting 64 KiB into tokens takes up to 0.1 s, and encoders read the start only."""
 DATATYPE_OF_NUMPY = {numpy_name: name for name, (numpy_name, _) in DATATYPES.items()}
 
 

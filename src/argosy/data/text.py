@@ -6,10 +6,9 @@ from typing import Any, Literal
 import numpy as np
 
 from argosy.core.errors import InvalidInput, PluginError
+from argosy.core.tensors import MAX_TEXT_BYTES
 from argosy.data.steps import Array, Arrays, Kernel, PlainStep
 
-MAX_TEXT_BYTES = 1 << 16
-"""A longer text is refused: splitting 64 KiB into tokens takes up to 0.1 s, and encoders read the start only."""
 _OUTPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _INTEGERS = ("INT64", "INT32")
 # torch.nn.functional.normalize and sentence-transformers use the same floor.

@@ -11,6 +11,7 @@ version). Every answered inference has `argosy-prediction` and `argosy-version`,
 version than the drawn one answered.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -19,7 +20,7 @@ from argosy import __version__
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Internal, InvalidInput, NotFound
 from argosy.core.logs import get_logger
-from argosy.serve import plain, v2
+from argosy.serve import contents, plain, v2
 from argosy.serve.connection import Connection, Exchange
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.deadlines import timeout_of
@@ -35,7 +36,7 @@ _STATUS_OF_KIND = {
 }  # fmt: skip
 _STATUS_OF_CODE = {
     "body_too_large": 413, "head_too_large": 431, "method_not_allowed": 405, "media_type": 415, "encoding": 415,
-    "foreign_host": 421, "foreign_origin": 403, "request_timeout": 408,
+    "foreign_host": 421, "foreign_origin": 403, "request_timeout": 408, "text_too_large": 413, "image_too_large": 413,
 }  # fmt: skip
 # curl's -d sends the form type when none is given; the body is read as JSON all the same.
 _MEDIA_TYPES = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
@@ -82,8 +83,9 @@ class HttpFront:
             return InvalidInput("requests from pages of other sites are refused", code="foreign_origin")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return InvalidInput("compressed bodies are not accepted; send the body as it is", code="encoding")
-        media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
-        if head.method == "POST" and media not in _MEDIA_TYPES:
+        media = _media_type(headers)
+        is_image = contents.is_image(media) and head.target.startswith(b"/predict/")
+        if head.method == "POST" and media not in _MEDIA_TYPES and not is_image:
             return InvalidInput(
                 f"bodies of the type {media[:60]!r} are not accepted; send application/json", code="media_type"
             )
@@ -147,26 +149,25 @@ class HttpFront:
         raise NotFound(f"there is nothing at '{path[:200]}'", hint="GET / lists what is served", code="unknown_path")
 
     def _inference(
-        self, head: Head, answer: Callable[[Exchange, str, str], None], name: str, number: str
+        self, head: Head, answer: Callable[[str, str, Exchange], None], name: str, number: str
     ) -> Callable[[Exchange], None]:
         _need(head, "POST")
         head.facts = _facts(head.headers)
-        return lambda exchange: answer(exchange, name, number)
+        return functools.partial(answer, name, number)
 
     def _about(
-        self, head: Head, answer: Callable[[Exchange, str, str], None], name: str, number: str
+        self, head: Head, answer: Callable[[str, str, Exchange], None], name: str, number: str
     ) -> Callable[[Exchange], None]:
         _need(head, "GET")
-        return lambda exchange: answer(exchange, name, number)
+        return functools.partial(answer, name, number)
 
-    def _infer(self, exchange: Exchange, name: str, number: str) -> None:
+    def _infer(self, name: str, number: str, exchange: Exchange) -> None:
         plane = self.plane
         facts: _Facts = exchange.head.facts
         endpoint = plane.endpoint(name)
-        signature = plane.signature(endpoint, number)
         asked = v2.decode_request(exchange.body, facts.header_length)
         if asked.outputs:
-            v2.check_outputs(signature, asked)
+            v2.check_outputs(plane.signature(endpoint, number), asked)
 
         def done(call: Call) -> None:
             if call.error is not None:
@@ -187,12 +188,12 @@ class HttpFront:
             endpoint, asked.inputs, done, timeout_s=facts.timeout_s, caller=facts.caller, number=number
         ).cancel
 
-    def _predict(self, exchange: Exchange, name: str, number: str) -> None:
+    def _predict(self, name: str, number: str, exchange: Exchange) -> None:
         plane = self.plane
         facts: _Facts = exchange.head.facts
         endpoint = plane.endpoint(name)
         signature = plane.signature(endpoint)
-        asked = plain.decode_request(exchange.body, signature)
+        asked = (plain.of_image if facts.is_image else plain.decode_request)(exchange.body, signature)
 
         def done(call: Call) -> None:
             if call.error is not None:
@@ -262,12 +263,12 @@ class HttpFront:
             ],
         )
 
-    def _model(self, exchange: Exchange, name: str, number: str) -> None:
+    def _model(self, name: str, number: str, exchange: Exchange) -> None:
         endpoint = self.plane.endpoint(name)
         signature = self.plane.signature(endpoint, number)
         exchange.respond_json(200, v2.metadata(endpoint.route.name, endpoint.numbers(), signature))
 
-    def _model_ready(self, exchange: Exchange, name: str, number: str) -> None:
+    def _model_ready(self, name: str, number: str, exchange: Exchange) -> None:
         endpoint = self.plane.endpoint(name)
         found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
         is_ready = found is not None and found[0] in self.plane.pool.ready
@@ -280,6 +281,7 @@ class _Facts(NamedTuple):
     timeout_s: float
     caller: str
     header_length: int | None
+    is_image: bool
 
 
 def _facts(headers: dict[bytes, bytes]) -> _Facts:
@@ -287,6 +289,7 @@ def _facts(headers: dict[bytes, bytes]) -> _Facts:
         timeout_of(headers.get(b"argosy-timeout")),
         headers.get(b"argosy-caller", b"")[:256].decode("latin-1"),
         _header_length(headers.get(b"inference-header-content-length")),
+        contents.is_image(_media_type(headers)),
     )
 
 
@@ -296,8 +299,12 @@ def _need(head: Head, method: str) -> None:
 
 
 def _named(call: Call) -> str:
-    failover = f"argosy-failover: {call.failover}\r\n" if call.failover else ""
-    return f"argosy-prediction: {call.prediction}\r\nargosy-version: {call.ref}\r\n{failover}"
+    if call.failover:
+        return (
+            f"argosy-prediction: {call.prediction}\r\nargosy-version: {call.ref}\r\n"
+            f"argosy-failover: {call.failover}\r\n"
+        )
+    return f"argosy-prediction: {call.prediction}\r\nargosy-version: {call.ref}\r\n"
 
 
 def _host(value: bytes) -> str:
@@ -305,6 +312,10 @@ def _host(value: bytes) -> str:
     text = value.strip().lower().decode("latin-1")
     name, colon, port = text.rpartition(":")
     return name if colon and port.isdigit() else text
+
+
+def _media_type(headers: dict[bytes, bytes]) -> str:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
 
 
 def _header_length(text: bytes | None) -> int | None:

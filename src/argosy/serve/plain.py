@@ -4,6 +4,9 @@
     {"inputs": {"age": [41, 37], "city": ["Lyon", "Oslo"]}}       many rows, column by column
     {"inputs": [{"age": 41, "city": "Lyon"}, {"age": 37, …}]}     many rows, row by row
     {"inputs": {"image": [[…], …]}}                               a tensor by its name, for one row or many
+    {"inputs": {"text": "a sentence"}}                            a text, or a list of them
+    {"inputs": {"image": "/9j/4AAQ…"}}                            an image file as base64, or a list; or the file itself
+                                                                  as the body, with its content type
 
 One row in gives one row out: `{"outputs": {"label": "yes", "probabilities": {"no": 0.1, "yes": 0.9}}, …}`; many in
 give a list per output. A missing value of a table is `null`.
@@ -18,7 +21,7 @@ import msgspec
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import Signature, TensorSpec
-from argosy.serve import values
+from argosy.serve import contents, values
 from argosy.serve.v2 import check_json_size, decode_json
 from argosy.serve.wire import Tensor
 
@@ -61,6 +64,12 @@ def decode_request(body: bytes | memoryview, signature: Signature) -> PlainReque
     return PlainRequest({tensor.name: tensor for tensor, _ in found}, single == {True})
 
 
+def of_image(body: bytes | memoryview, signature: Signature) -> PlainRequest:
+    """Read a body that is one image file, for a version that takes one; InvalidInput if it takes something else."""
+    tensor = contents.image_of_body(body, signature)
+    return PlainRequest({tensor.name: tensor}, is_single=True)
+
+
 def _transposed(rows: Sequence[Mapping[str, msgspec.Raw]]) -> dict[str, msgspec.Raw]:
     if not rows:
         raise InvalidInput("the list of rows is empty; send at least one - at `$.inputs`", code="empty_input")
@@ -99,7 +108,10 @@ def _tensor(spec: TensorSpec, given: Mapping[str, msgspec.Raw]) -> tuple[Tensor,
 
 def _whole(spec: TensorSpec, raw: msgspec.Raw) -> tuple[Tensor, bool]:
     where = f"$.inputs.{spec.name}"
-    flat, shape = values.parse(memoryview(raw), spec.datatype, where, nullable=bool(spec.columns))
+    if spec.content == "image":
+        flat, shape = contents.parse_base64(memoryview(raw), where)
+    else:
+        flat, shape = values.parse(memoryview(raw), spec.datatype, where, nullable=bool(spec.columns))
     is_single = len(shape) == len(spec.shape) - 1 and spec.shape[0] in (-1, 1)
     shape = [1, *shape] if is_single else shape
     if len(shape) != len(spec.shape) or any(w not in (-1, h) for w, h in zip(spec.shape, shape, strict=True)):

@@ -9,6 +9,7 @@ import msgspec
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import Signature, TensorSpec
+from argosy.serve.contents import check_content
 from argosy.serve.values import item_size, split_texts
 from argosy.serve.wire import Tensor
 
@@ -37,6 +38,9 @@ class _Form(NamedTuple):
     """Positions of inputs with free dimensions beside the batch."""
     texts: tuple[int, ...]
     """Positions of inputs whose length decides what a run costs."""
+    single: tuple[str, str, tuple[int, ...]] | None
+    """The only input, where there is one, everything behind its rows is fixed, and so is the form of the outputs."""
+    images: tuple[int, ...]
 
 
 @functools.lru_cache(maxsize=256)
@@ -47,21 +51,32 @@ def _form(signature: Signature) -> _Form:
         inputs.append((spec.name, spec.datatype, tail, spec))
     free = tuple(i for i, spec in enumerate(signature.inputs) if -1 in spec.shape[1:])
     texts = tuple(i for i, spec in enumerate(signature.inputs) if spec.content == "text")
-    return _Form(signature.is_batched, tuple(inputs), free, texts)
+    images = tuple(i for i, spec in enumerate(signature.inputs) if spec.content == "image")
+    single = None
+    if len(inputs) == 1 and signature.is_batched and not signature.inputs[0].content:
+        name, datatype, fixed, _ = inputs[0]
+        single = None if fixed is None else (name, datatype, fixed)
+    return _Form(signature.is_batched, tuple(inputs), free, texts, single, images)
 
 
 def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
     """Return the inputs in order; InvalidInput names the input, what the version takes and what was found."""
     form = _form(signature)
+    if form.single is not None and len(given) == 1:
+        # The usual case: one input, all of its shape fixed but the rows.
+        name, datatype, tail = form.single
+        tensor = given.get(name)
+        if tensor is not None and tensor.datatype == datatype and tensor.shape[1:] == tail and tensor.shape[0]:
+            return Inputs((tensor,), tensor.shape[0], (), len(tensor.data))
     tensors = []
     size = 0
-    for name, datatype, tail, spec in form.inputs:
+    for name, datatype, fixed, spec in form.inputs:
         tensor = given.get(name)
         if tensor is None:
             raise _missing(spec, given)
         shape = tensor.shape
         # The usual case, a free first dimension and everything else as it must be, without a function per dimension.
-        if tail is None or tensor.datatype != datatype or shape[1:] != tail or not shape or not shape[0]:
+        if fixed is None or tensor.datatype != datatype or shape[1:] != fixed or not shape or not shape[0]:
             _check_tensor(tensor, datatype, spec.shape)
         size += len(tensor.data)
         tensors.append(tensor)
@@ -71,6 +86,9 @@ def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
         raise InvalidInput(
             f"there is no input '{extra[:100]}'; the inputs are: {', '.join(known)}", code="unknown_input", known=known
         )
+    for i in form.images:
+        check_content(form.inputs[i][3], tensors[i].data)
+    length = max([check_content(form.inputs[i][3], tensors[i].data) for i in form.texts]) if form.texts else 0
     if not form.is_batched:
         return Inputs(tuple(tensors), 1, None, size)
     rows = tensors[0].shape[0] if tensors else 1
@@ -82,18 +100,7 @@ def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
                 input=tensor.name,
             )
     key = tuple([tensors[i].shape[1:] for i in form.free]) if form.free else ()
-    length = max([longest_text(tensors[i].data) for i in form.texts]) if form.texts else 0
     return Inputs(tuple(tensors), rows, key, size, length)
-
-
-def longest_text(data: bytes | memoryview) -> int:
-    """Return the bytes of the longest text of a BYTES tensor whose lengths were checked."""
-    found = at = 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
-        found = max(found, size)
-        at += 4 + size
-    return found
 
 
 def _missing(spec: TensorSpec, given: Mapping[str, Tensor]) -> InvalidInput:

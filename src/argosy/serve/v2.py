@@ -14,13 +14,15 @@ import msgspec
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
-from argosy.serve import values
+from argosy.serve import contents, values
 from argosy.serve.requests import check_size
 from argosy.serve.wire import Tensor
 
 MAX_JSON_BYTES = 16 << 20
 """JSON is parsed and written on the event loop: this much takes some tenths of a second."""
 Parameters = dict[str, bool | int | float | str]
+# How JSON carries what is in a BYTES tensor, in MLServer's words.
+_CONTENT_TYPES = {"text": "str", "image": "base64"}
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True):
@@ -211,7 +213,12 @@ def _binary_size(item: _Input, where: str, left: int) -> int | None:
 
 def _from_json(item: _Input, where: str) -> bytes:
     where = f"{where}.data"
-    flat, shape = values.parse(memoryview(item.data), item.datatype, where)  # type: ignore[arg-type]
+    data = memoryview(item.data)  # type: ignore[arg-type]
+    # MLServer's name for it; JSON has no other way to carry bytes that are no text.
+    if item.datatype == "BYTES" and item.parameters.get("content_type") == "base64":
+        flat, shape = contents.parse_base64(data, where)
+    else:
+        flat, shape = values.parse(data, item.datatype, where)
     # The protocol allows the elements flat in row-major order, or nested like the shape.
     if len(flat) != math.prod(item.shape) or (len(shape) != 1 and shape != item.shape):
         raise InvalidInput(
@@ -240,6 +247,13 @@ def encode_response(
     request: InferRequest, name: str, version: str, outputs: Sequence[Tensor], prediction: str
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return the pieces of the answer's body, and the length of its JSON part if binary tensors follow."""
+    if len(outputs) == 1 and not (request.outputs or request.is_binary or request.id):
+        # The usual case, said the shortest way.
+        tensor = outputs[0]
+        check_json_size(outputs)
+        before, between = _frame(name, version, tensor.name, tensor.datatype, tensor.shape)
+        data = _encode(values.unpack(tensor.data, tensor.datatype))
+        return [b"".join((before, prediction.encode(), between, data, b"}]}"))], None
     wanted: Sequence[tuple[Tensor, bool]]
     if request.outputs:
         by_name = {tensor.name: tensor for tensor in outputs}
@@ -275,13 +289,21 @@ def _opening(name: str, version: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=4096)
+def _frame(name: str, version: str, output: str, datatype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    return (
+        _opening(name, version) + b'"parameters":{"prediction":"',
+        b'"},"outputs":[' + _described_output(output, datatype, shape) + b'"data":',
+    )
+
+
+@functools.lru_cache(maxsize=4096)
 def _described_output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     return _encode({"name": name, "datatype": datatype, "shape": shape})[:-1] + b","
 
 
 def check_json_size(outputs: Sequence[Tensor]) -> None:
     """Raise InvalidInput if these outputs are too much to be written as JSON."""
-    size = sum([len(tensor.data) for tensor in outputs])
+    size = len(outputs[0].data) if len(outputs) == 1 else sum([len(tensor.data) for tensor in outputs])
     if size > MAX_JSON_BYTES:
         raise InvalidInput(
             f"the answer's tensors have {size} bytes; at most {MAX_JSON_BYTES} are written as JSON",
@@ -292,17 +314,20 @@ def check_json_size(outputs: Sequence[Tensor]) -> None:
 
 def metadata(name: str, versions: Sequence[str], signature: Signature) -> dict[str, Any]:
     """Return a model's metadata, `GET /v2/models/{name}`."""
-    return {
+    found = {
         "name": name,
         "versions": list(versions),
         "platform": "argosy_onnx",
         "inputs": [_described(spec) for spec in signature.inputs],
         "outputs": [_described(spec) for spec in signature.outputs],
     }
+    return found | {"about": signature.about} if signature.about else found
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:
     found: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
     if spec.columns:
         found["columns"] = list(spec.columns)
+    if spec.content:
+        found |= {"content": spec.content, "parameters": {"content_type": _CONTENT_TYPES[spec.content]}}
     return found

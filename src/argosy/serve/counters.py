@@ -86,6 +86,15 @@ class Counters:
         found = self._cells.get((name, labels))
         return found.value if found else 0.0
 
+    def series(self, name: str) -> Iterator[tuple[Labels, float]]:
+        """Return the labels and values of a counter."""
+        return ((labels, cell.value) for (found, labels), cell in self._cells.items() if found == name)
+
+    def summed(self, name: str, *labels: str) -> tuple[int, float]:
+        """Return how many values a histogram has, and their sum."""
+        found = self._histograms.get((name, labels))
+        return (sum(found.counts), found.total) if found else (0, 0.0)
+
     def expose(self) -> tuple[bytes, str]:
         """Return the text of `/metrics` and its content type."""
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest

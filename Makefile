@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types layers docs proto bench bench-rollouts clean
+.PHONY: help demo test test-slow check lint types layers docs proto bench bench-rollouts bench-faults soak clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,10 +54,16 @@ proto: .venv/dev  ## Compile the gRPC messages of serve/rpc/inference.proto
 
 check: lint types layers test docs  ## What CI runs
 
-bench: bench-rollouts  ## Run every benchmark and write benchmarks/results/
+bench: bench-rollouts bench-faults  ## Run every benchmark and write benchmarks/results/
 
 bench-rollouts: .venv/dev  ## False alarms and detection of the judge, simulated
 	$(BIN)/python benchmarks/rollouts.py
+
+bench-faults: .venv/dev  ## What callers notice of kills, version changes, overload and hostile clients (20 minutes)
+	$(BIN)/python benchmarks/faults.py
+
+soak: .venv/dev  ## Five minutes of kills and version changes: memory, descriptors and threads stay flat
+	$(BIN)/python benchmarks/faults.py --only soak
 
 clean:  ## Remove the environment and everything that was built
 	rm -rf .venv site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,83 @@
+"""What a process holds: memory, descriptors, threads; and whether that grows."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+MEASURES = ("anonymous_mb", "pss_mb", "descriptors", "threads")
+
+
+def vitals(pid: int) -> dict[str, float]:
+    """Return what a process holds now.
+
+    `anonymous_mb` is what it has allocated itself. Its share of libraries (in `pss_mb`) changes whenever another
+    process that maps them starts or ends, so growth is judged by the former.
+    """
+    sizes = {}
+    for text in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = text.partition(":")
+        sizes[name] = int(rest.split()[0]) * 1024 / 1e6
+    return {
+        "anonymous_mb": sizes["Pss_Anon"] + sizes.get("Pss_Shmem", 0.0),
+        "pss_mb": sizes["Pss"],
+        "descriptors": float(sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())),
+        "threads": float(sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())),
+    }
+
+
+class Peak:
+    """The most memory a process had while this was open, in megabytes (PSS)."""
+
+    def __init__(self, pid: int) -> None:
+        self.value = 0.0
+        self._pid = pid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.25):
+            self.value = max(self.value, vitals(self._pid)["pss_mb"])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Course:
+    """How some processes' vitals went over time."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self.pids = pids
+        self.times: list[float] = []
+        self.samples: dict[str, list[dict[str, float]]] = {name: [] for name in pids}
+
+    def look(self) -> None:
+        """Take a sample of each."""
+        self.times.append(time.monotonic())
+        for name, pid in self.pids.items():
+            self.samples[name].append(vitals(pid))
+
+    def growth(self, name: str, measure: str, *, after: float) -> dict[str, Any]:
+        """Return a measure's course from a moment on: its level, its growth by regression, and that one's error."""
+        times = np.asarray(self.times)
+        keep = times >= after
+        x = times[keep] - times[keep][0]
+        y = np.asarray([sample[measure] for sample in self.samples[name]])[keep]
+        slope, start = np.polyfit(x, y, 1)
+        rest = y - (slope * x + start)
+        spread = float(np.sqrt(np.sum(rest**2) / max(1, len(x) - 2) / np.sum((x - x.mean()) ** 2)))
+        return {
+            "mean": round(float(y.mean()), 3),
+            "first": round(float(y[: max(1, len(y) // 5)].mean()), 3),
+            "last": round(float(y[-max(1, len(y) // 5) :].mean()), 3),
+            "growth": round(float(slope * x[-1]), 4),
+            "error": round(spread * float(x[-1]), 4),
+            "seconds": round(float(x[-1]), 1),
+        }

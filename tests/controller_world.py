@@ -165,7 +165,7 @@ class Controller:
                 randomness=world.random,
                 gate_missed=lambda digest: commands.gates_missed(world.versions.get(digest)),
                 make_judge=CountingJudge,
-                make_replica=lambda name, target, threads: {"id": name, "digest": target.digest, "threads": threads},
+                make_replica=lambda name, target, threads, _: {"id": name, "digest": target.digest, "threads": threads},
                 make_gateway=lambda desired: {
                     **desired.gateway.plain(),
                     "port": desired.bound_port or desired.port,

@@ -48,6 +48,8 @@ class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None
     """None while alive, and when nobody saw how it ended; minus the signal's number when a signal ended it."""
     log: Path
+    memory_bytes: int = 0
+    """Memory of its own that it has now; 0 when that is not known."""
 
 
 class Launcher(Protocol):

@@ -26,6 +26,7 @@ import msgspec
 
 from argosy.cluster import child
 from argosy.cluster.launcher import ProcessInfo, ProcessSpec, check_name, check_spec
+from argosy.cluster.machine import process_memory_bytes
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import child_environment
 from argosy.core.errors import ArgosyError, Conflict, Internal, InvalidInput, NotFound, Unavailable, from_dict
@@ -132,6 +133,7 @@ class LocalLauncher:
             alive=alive,
             exit_code=ended.exit_code if ended else None,
             log=folder / "log",
+            memory_bytes=process_memory_bytes(identity.pid) if alive and identity else 0,
         )
 
     def error(self, name: str) -> ArgosyError | None:

@@ -98,6 +98,11 @@ class MemoryLauncher:
             if error is not None:
                 self._errors[name] = error
 
+    def grow(self, name: str, memory_bytes: int) -> None:
+        """Let a process have so much memory."""
+        with self._lock:
+            self._infos[name] = msgspec.structs.replace(self._infos[name], memory_bytes=memory_bytes)
+
     def write(self, name: str, text: str) -> None:
         """Let a process write to its log."""
         self._logs[name].extend(text.splitlines(keepends=True))

@@ -4,12 +4,13 @@ import msgspec
 
 from argosy.core.config import Config, from_plain
 from argosy.core.errors import InvalidInput
-from argosy.core.units import parse_time
+from argosy.core.units import parse_size, parse_time
 
 METRICS_JUDGED = ("errors", "latency", "agreement", "mirrored_errors")
 """What the judge can look at; the last two need mirrored requests."""
 
 
+_LEAST_MEMORY = 50_000_000
 _USUAL_DISAGREEMENT = 0.05
 """Two trainings of one model on the same data differ on a few answers in a hundred."""
 
@@ -23,6 +24,14 @@ class EndpointConfig(Config, frozen=True):
     """Which version is kept warm beside the current one: `"previous"` (one replica) or `"none"`."""
     threads: int = 1
     """Threads of each replica. One by default: two replicas with one thread each beat one with two on small models."""
+    memory: str = ""
+    """Memory that each replica may take, such as `"2GB"`; one that outgrows it is replaced, and no request is lost. Not
+    given: half of the machine's, or of the container's."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bound in bytes; 0 when none is given."""
+        return parse_size(self.memory) if self.memory else 0
 
     def check(self) -> None:
         """Raise InvalidInput when a value is impossible."""
@@ -31,6 +40,10 @@ class EndpointConfig(Config, frozen=True):
             raise InvalidInput(f"endpoint.backup is {self.backup!r}; it can be 'previous' or 'none'")
         if not 1 <= self.threads <= 256:
             raise InvalidInput(f"endpoint.threads is {self.threads}; it must be between 1 and 256")
+        if self.memory and self.memory_bytes < _LEAST_MEMORY:
+            raise InvalidInput(
+                f"endpoint.memory is {self.memory!r}; any replica takes more than {_LEAST_MEMORY // 10**6} MB"
+            )
 
     def replica_range(self) -> tuple[int, int]:
         """Return the least and the greatest number of replicas; raise InvalidInput when they make no sense."""

@@ -58,6 +58,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What the evaluation of a version (by digest) failed; empty when it passed."""
     make_judge: MakeJudge
     make_replica: MakeConfig
+    memory_bytes: int = 0
+    """Memory that a replica may take where its endpoint says nothing; 0: no bound."""
     make_gateway: MakeGatewayConfig
     report: Report
 
@@ -70,7 +72,14 @@ class Reconciler:
         self._clock = parts.clock
         self._log = parts.log
         self._gateway = GatewayProcess(parts.launcher, parts.gateway, parts.clock, parts.make_gateway)
-        self._replicas = Replicas(parts.launcher, parts.clock, parts.randomness, parts.make_replica)
+        self._replicas = Replicas(
+            parts.launcher,
+            parts.clock,
+            parts.randomness,
+            parts.make_replica,
+            memory_bytes=parts.memory_bytes,
+            report=parts.report,
+        )
         self._evidence: dict[str, Evidence] = {}
         self._stopwatch: dict[tuple[str, str, int], float] = {}
         self._passed: set[str] = set()

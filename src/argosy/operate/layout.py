@@ -14,11 +14,13 @@ ReadyCount = Callable[[str], int]
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """How many replicas of a version should run, and with how many threads each."""
+    """How many replicas of a version should run, with how many threads and how much memory each."""
 
     target: Target
     replicas: int
     threads: int
+    memory_bytes: int = 0
+    """Most memory of its own that a replica may take; 0: as the machine has it."""
 
 
 def wanted_replicas(endpoints: Iterable[Endpoint]) -> dict[str, Wanted]:
@@ -31,7 +33,12 @@ def wanted_replicas(endpoints: Iterable[Endpoint]) -> dict[str, Wanted]:
             found[digest] = (
                 wanted
                 if other is None
-                else Wanted(wanted.target, other.replicas + wanted.replicas, max(other.threads, wanted.threads))
+                else Wanted(
+                    wanted.target,
+                    other.replicas + wanted.replicas,
+                    max(other.threads, wanted.threads),
+                    min(other.memory_bytes, wanted.memory_bytes) and max(other.memory_bytes, wanted.memory_bytes),
+                )
             )
     return found
 
@@ -51,7 +58,7 @@ def _of_endpoint(endpoint: Endpoint) -> dict[str, Wanted]:
     found: dict[str, Wanted] = {}
     for target, count in counts:
         most = max(count, found[target.digest].replicas if target.digest in found else 0)
-        found[target.digest] = Wanted(target, most, endpoint.config.threads)
+        found[target.digest] = Wanted(target, most, endpoint.config.threads, endpoint.config.memory_bytes)
     return found
 
 

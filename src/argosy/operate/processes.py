@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from argosy.cluster import machine
 from argosy.cluster.launcher import Launcher, ProcessSpec, stop_all
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import Config, Settings, private_folder
@@ -183,7 +184,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
     folder = process_folder(settings)
     socket = str(gateway_socket(settings))
 
-    def make_replica(name: str, target: Target, threads: int) -> dict[str, Any]:
+    def make_replica(name: str, target: Target, threads: int, memory_bytes: int) -> dict[str, Any]:
         return msgspec.to_builtins(  # type: ignore[no-any-return]
             ReplicaConfig(
                 id=name,
@@ -193,6 +194,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
                 store=settings.store,
                 home=str(settings.home),
                 threads=threads,
+                memory_bytes=memory_bytes,
                 record=str(folder / name / "record.json"),
                 log_level=settings.log_level,
             )
@@ -226,6 +228,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             gate_missed=lambda digest: commands.gates_missed(registry.versions.get(digest)),
             make_judge=WindowJudge,
             make_replica=make_replica,
+            memory_bytes=machine.memory_bytes() // 2,
             make_gateway=make_gateway,
             report=report,
         )

@@ -9,6 +9,7 @@ import msgspec
 from argosy.cluster.launcher import Launcher, ProcessInfo, ProcessSpec
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, NotFound, PluginError
+from argosy.core.units import format_size
 from argosy.operate.desired import Target
 from argosy.operate.layout import Wanted
 from argosy.operate.rollout import READY_LIMIT_S
@@ -33,13 +34,16 @@ DRAIN_S = 30.0
 """A drain that takes longer is cut: it is the gateway's default deadline of a request."""
 STOP_GRACE_S = 0.3
 """A drained replica has nothing in its hands. The controller waits for its end, so it is short."""
+RUNAWAY_MEMORY = 1.5
+"""A replica that has so many times the memory it may take is ended at once, before the machine has none left."""
 KEPT_FAILURES = 5
 """Ended processes whose logs stay for the user to read."""
 
 _HOPELESS = (IntegrityError, PluginError, InvalidInput, NotFound)
 """Errors that the next start would only repeat."""
 
-MakeConfig = Callable[[str, Target, int], dict[str, Any]]
+MakeConfig = Callable[[str, Target, int, int], dict[str, Any]]
+"""Name, version, threads and bytes of memory of a replica to its config."""
 
 
 class Replica(msgspec.Struct, frozen=True):
@@ -49,7 +53,19 @@ class Replica(msgspec.Struct, frozen=True):
     key: str
     started: float
     state: str
-    """starting (not connected), else as the gateway says: ready, draining, drained, frozen, faulty."""
+    """starting (not connected), else as the gateway says: ready, draining, drained, frozen, faulty; or outgrown: ready,
+    but with more memory than it may take, so it goes when a stand-in is ready."""
+    memory_bytes: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return self.state in ("ready", "outgrown")
+
+    @property
+    def is_ailing(self) -> bool:
+        """Whether it gets a stand-in."""
+        return self.state in ("frozen", "outgrown")
 
     @property
     def is_staying(self) -> bool:
@@ -88,8 +104,23 @@ def key_of(name: str) -> str:
 class Replicas:
     """The supervisor. What it knows beyond the launcher's records is only how often versions failed lately."""
 
-    def __init__(self, launcher: Launcher, clock: Clock, randomness: random.Random, make_config: MakeConfig) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        clock: Clock,
+        randomness: random.Random,
+        make_config: MakeConfig,
+        *,
+        memory_bytes: int = 0,
+        report: Callable[..., None] | None = None,
+    ) -> None:
+        """`memory_bytes`: what a replica may take where its endpoint says nothing, 0 for no bound."""
         self._launcher = launcher
+        self._memory_bytes = memory_bytes
+        self._report = report or _say_nothing
+        self._bounds: dict[str, int] = {}
+        """For each version's key, the memory a replica of it may take."""
+        self._outgrown: set[str] = set()
         self._clock = clock
         self._random = randomness
         self._make_config = make_config
@@ -106,11 +137,7 @@ class Replicas:
         connected = {replica.id: replica for replica in status.replicas} if status else {}
         processes = self._launcher.list(ROLE)
         self._note_ended([info for info in processes if not info.alive])
-        self.living = [
-            Replica(info.name, key_of(info.name), info.started, _state(connected.get(info.name)))
-            for info in processes
-            if info.alive
-        ]
+        self.living = [self._seen(info, connected.get(info.name)) for info in processes if info.alive]
         if status is None:
             self._absent_since.clear()  # it is the gateway that is absent
             self._frozen_since.clear()
@@ -120,7 +147,7 @@ class Replicas:
     def ready(self, digest: str) -> int:
         """Return how many replicas of a version can take requests now."""
         key = version_key(digest)
-        return sum(1 for replica in self.living if replica.key == key and replica.state == "ready")
+        return sum(1 for replica in self.living if replica.key == key and replica.is_ready)
 
     def failed(self, digest: str) -> str:
         """Return why a version can't run, empty as long as there is hope."""
@@ -132,8 +159,8 @@ class Replicas:
     def start_missing(self, wanted: Mapping[str, Wanted]) -> None:
         """Start what is wanted and not there, with back-off where it failed before."""
         now = self._clock.monotonic()
-        keys = {version_key(digest) for digest in wanted}
-        self._failures = {key: failures for key, failures in self._failures.items() if key in keys}
+        self._bounds = {version_key(digest): self._bound(want) for digest, want in wanted.items()}
+        self._failures = {key: failures for key, failures in self._failures.items() if key in self._bounds}
         for digest, want in wanted.items():
             key = version_key(digest)
             missing = self._missing(key, want.replicas)
@@ -172,6 +199,8 @@ class Replicas:
                     if replica.state == "frozen" and counts.get(key):
                         self._note_failure(key, "it was silent until its stand-in was ready", was_ready=True)
                 else:
+                    if replica.state == "outgrown" and counts.get(key) and replica.name not in self._draining_since:
+                        self._note_failure(key, self._grown(replica), was_ready=True)
                     drain(replica.name)
                     self._draining_since.setdefault(replica.name, self._clock.monotonic())
         return self._stop_drained() or is_busy
@@ -184,17 +213,19 @@ class Replicas:
     def _missing(self, key: str, wanted: int) -> int:
         staying = [replica for replica in self.living if replica.key == key and replica.is_staying]
         states = {replica.state for replica in staying}
-        # Stand-ins for frozen ones come one by one: if it is the machine that can't keep up, more would not help it.
-        return wanted - len(staying) + ("frozen" in states and "starting" not in states)
+        # Stand-ins come one by one: if it is the machine that can't keep up, more would not help it.
+        is_ailing = any(replica.is_ailing for replica in staying)
+        return wanted - len(staying) + (is_ailing and "starting" not in states)
 
     def _extras(self, key: str, count: int) -> list[Replica]:
         staying = [replica for replica in self.living if replica.key == key and replica.is_staying]
         # The ready ones are kept before others, the old before the young: so the last ready one never goes.
         staying.sort(key=lambda replica: (replica.state != "ready", replica.started, replica.name))
-        working = [replica for replica in staying if replica.state != "frozen"]
-        frozen = [replica for replica in staying if replica.state == "frozen"]
+        working = [replica for replica in staying if not replica.is_ailing]
+        # Those that still answer are kept before those that don't.
+        ailing = sorted((replica for replica in staying if replica.is_ailing), key=lambda replica: not replica.is_ready)
         ready = sum(1 for replica in working if replica.state == "ready")
-        return working[count:] + frozen[max(0, count - ready) :]
+        return working[count:] + ailing[max(0, count - ready) :]
 
     def _stop_drained(self) -> bool:
         now = self._clock.monotonic()
@@ -209,7 +240,7 @@ class Replicas:
 
     def _start(self, want: Wanted) -> None:
         name = replica_name(want.target, f"{self._random.getrandbits(24):06x}")
-        config = self._make_config(name, want.target, want.threads)
+        config = self._make_config(name, want.target, want.threads, self._bound(want))
         spec = ProcessSpec(name=name, role=ROLE, entry=ENTRY, config=config, threads=want.threads)
         try:
             self._launcher.start(spec)
@@ -224,6 +255,25 @@ class Replicas:
         self._launcher.stop(replica.name, STOP_GRACE_S)
         self._launcher.forget(replica.name)
         self.living = [other for other in self.living if other.name != replica.name]
+
+    def _bound(self, want: Wanted) -> int:
+        return want.memory_bytes or self._memory_bytes
+
+    def _seen(self, info: ProcessInfo, status: ReplicaStatus | None) -> Replica:
+        state = _state(status)
+        bound = self._bounds.get(key_of(info.name), 0)
+        if state == "ready" and bound and (info.memory_bytes > bound or info.name in self._outgrown):
+            # Once and for good: what it gives back now it takes again.
+            state = "outgrown"
+        found = Replica(info.name, key_of(info.name), info.started, state, info.memory_bytes)
+        if state == "outgrown" and info.name not in self._outgrown:
+            self._outgrown.add(info.name)
+            self._report("replica_outgrown", replica=info.name, memory_bytes=info.memory_bytes, bound_bytes=bound)
+        return found
+
+    def _grown(self, replica: Replica) -> str:
+        bound = self._bounds.get(replica.key, 0)
+        return f"it grew to {format_size(replica.memory_bytes)} of memory, {format_size(bound)} are allowed"
 
     def _note_ended(self, ended: list[ProcessInfo]) -> None:
         if self._seen_ended is None:
@@ -271,24 +321,32 @@ class Replicas:
         for table in (self._ready_since, self._absent_since, self._draining_since, self._frozen_since):
             for name in [name for name in table if name not in living]:
                 del table[name]
+        self._outgrown &= living
         for replica in self.living:
             _since(self._absent_since, replica.name, now, holds=replica.state == "starting")
             _since(self._frozen_since, replica.name, now, holds=replica.state == "frozen")
-            if replica.state == "ready":
+            if replica.is_ready:
                 since = self._ready_since.setdefault(replica.name, now)
-                if now - since >= PROVEN_S:
+                if now - since >= PROVEN_S and replica.state == "ready":
                     self._failures.pop(replica.key, None)
 
     def _sickness(self, replica: Replica) -> str:
         now = self._clock.monotonic()
         if replica.state == "faulty":
             return "it failed requests that other replicas of its version answered"
+        bound = self._bounds.get(replica.key, 0)
+        if bound and replica.memory_bytes > RUNAWAY_MEMORY * bound:
+            return self._grown(replica)
         if now - self._frozen_since.get(replica.name, now) > FROZEN_S:
             return f"it was silent for {FROZEN_S:g} s"
         absent = now - self._absent_since.get(replica.name, now)
         if replica.name in self._ready_since and absent > LOST_S:
             return f"it lost the gateway and did not come back within {LOST_S:g} s"
         return f"it was not ready within {READY_LIMIT_S:g} s" if absent > READY_LIMIT_S else ""
+
+
+def _say_nothing(event: str, **fields: Any) -> None:
+    del event, fields
 
 
 def _state(status: ReplicaStatus | None) -> str:

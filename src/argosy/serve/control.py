@@ -75,6 +75,8 @@ class ReplicaConfig(Config, frozen=True):
     """`Settings.home`: trusted keys and the cache of blobs."""
     threads: int = 1
     """Threads that compute."""
+    memory_bytes: int = 0
+    """Memory of its own that it may take; when loading alone takes more, it ends with that error. 0: no bound."""
     record: str = ""
     """A file of the launcher; when it is gone while the gateway is too, nobody wants this replica and it ends."""
     log_level: str = "info"

@@ -32,7 +32,11 @@ def it():
     clock = FakeClock()
     launcher = MemoryLauncher(clock)
     replicas = Replicas(
-        launcher, clock, random.Random(1), lambda name, target, threads: {"id": name, "digest": target.digest}
+        launcher,
+        clock,
+        random.Random(1),
+        lambda name, target, *_: {"id": name, "digest": target.digest},
+        memory_bytes=1000,
     )
     world = SimpleNamespace(clock=clock, launcher=launcher, gateway=FakeGateway(), replicas=replicas)
 

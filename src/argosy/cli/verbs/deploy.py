@@ -3,6 +3,8 @@
 import socket
 from pathlib import Path
 
+import msgspec
+
 from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, Project, load_project
@@ -65,7 +67,7 @@ def deploy(
 
 
 def _with_replicas(config: EndpointConfig, replicas: int) -> EndpointConfig:
-    return EndpointConfig(replicas=replicas, backup=config.backup, threads=config.threads)
+    return msgspec.structs.replace(config, replicas=replicas)
 
 
 def _parity(project: Project) -> float | None:

@@ -89,6 +89,14 @@ def test_threads_are_set_before_python_starts(launcher, tmp_path, monkeypatch, t
     assert {name: value for name, value in environment.items() if name in local._THREADS} == expected
 
 
+def test_a_living_process_has_memory_and_an_ended_one_has_none(launcher, tmp_path):
+    launcher.start(spec(config={"ready": str(tmp_path / "ready")}))
+    said(tmp_path / "ready")
+    assert 1 << 20 < launcher.get("one").memory_bytes < 1 << 30
+    launcher.stop("one")
+    assert launcher.get("one").memory_bytes == 0
+
+
 def test_a_stubborn_process_is_killed_after_its_grace(launcher, tmp_path):
     info = launcher.start(spec(config={"ready": str(tmp_path / "ready"), "stubborn": True}))
     said(tmp_path / "ready")

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from argosy.cluster import current
+from argosy.cluster.confinement import confine
+from argosy.cluster.machine import process_memory_bytes
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import from_plain
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.logs import configure_logs, get_logger
+from argosy.core.units import format_size
 from argosy.serve import wire
 from argosy.serve.calibration import calibrate
 from argosy.serve.control import ReplicaConfig
@@ -37,6 +40,7 @@ def main(config: dict[str, Any]) -> None:
     clock = SystemClock()
     engine = load_engine(settings)
     max_batch, run_s = calibrate(engine.compute, engine.signature, clock)
+    check_memory(settings)
     hello = wire.Hello(settings.id, os.getpid(), settings.digest, settings.ref, engine.signature, max_batch, run_s)
     log.info("replica_loaded", version=settings.ref, max_batch=max_batch, run_ms=round(run_s * 1e3, 3))
     replica = Replica(settings, hello, engine, clock)
@@ -54,7 +58,22 @@ def load_engine(config: ReplicaConfig) -> Engine:
     home = Path(config.home)
     blobs = Blobs(open_store(config.store), home / "cache")
     version = load_version(blobs, KeyRing.open(home), config.digest)
+    if version.manifest.format == "python":
+        # Its code runs from here on. Growth is seen from outside and answered in good order; this is for leaps.
+        confine(memory_bytes=2 * config.memory_bytes)
     return engine_of(version.manifest, VersionFiles(blobs, version), threads=config.threads)
+
+
+def check_memory(config: ReplicaConfig) -> None:
+    """Raise InvalidInput when loading alone took more memory than a replica of this endpoint may have."""
+    taken = process_memory_bytes(os.getpid())
+    if config.memory_bytes and taken > config.memory_bytes:
+        raise InvalidInput(
+            f"'{config.ref}' takes {format_size(taken)} of memory once it is loaded, but a replica may take "
+            f"{format_size(config.memory_bytes)}",
+            hint='allow more: [endpoint] memory = "..." in argosy.toml; the default is half of the machine',
+            code="memory_bound",
+        )
 
 
 class Replica:

@@ -25,8 +25,18 @@ RUN_FAILED = "model_run_failed"
 class Engine:
     """A version ready to run: preparation, model and finishing steps as one function over named arrays."""
 
-    def __init__(self, signature: Signature, prepare: Function | None, model: Function, finish: Finish | None) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        prepare: Function | None,
+        model: Function,
+        finish: Finish | None,
+        *,
+        examples: Arrays | None = None,
+    ) -> None:
         self.signature = signature
+        self.examples = examples
+        """Rows that the version takes, given by its author; None when there are none."""
         self._prepare = prepare
         self._model = model
         self._finish = finish
@@ -113,11 +123,13 @@ def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 
 
     steps = steps_from_plain(manifest.prepare)
     finish = finish_from_plain(manifest.finish)
+    runner = _runner_of(manifest, files, threads)
     return Engine(
         manifest.signature,
         preparation(steps, files) if steps else None,
-        _runner_of(manifest, files, threads).run,
+        runner.run,
         finishing(finish) if finish else None,
+        examples=getattr(runner, "examples", None),
     )
 
 

@@ -4,6 +4,7 @@ A request's whole life here: `submit` puts it in, `dispatch` takes it out with o
 one of `answered` and `failed` is called on it, unless it was withdrawn before.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,11 +13,11 @@ import msgspec
 
 from argosy.core.errors import Unavailable
 from argosy.core.tensors import Signature
-from argosy.serve.lanes import Lane, Lanes
+from argosy.serve.lanes import WAITING, Lane
 from argosy.serve.requests import Inputs
 from argosy.serve.wire import Tensor
 
-WAITING, RUNNING, OVER = "waiting", "running", "over"
+RUNNING, OVER = "running", "over"
 # Requests of more bytes than this don't gain from sharing a run, and a frame has a bound.
 _MAX_BATCH_BYTES = 64 << 20
 _LEAST_WAITING = 64
@@ -57,11 +58,6 @@ class Work:
         self.lane: Lane | None = None
         self.batch: Batch | None = None
         """The batch it runs in, or last ran in."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it is in a queue."""
-        return self.state == WAITING
 
     def answered(self, outputs: Sequence[Tensor]) -> None:
         """Take the outputs, views of received bytes."""
@@ -188,53 +184,53 @@ class VersionQueue:
         self.size_bytes = 0
         self.pace_s = 0.0
         """Seconds of a replica that a request takes, on average over the last runs."""
+        self.limit = max_requests
+        """How many requests may wait now."""
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._wait_s = wait_s
-        self._lanes = Lanes()
-
-    @property
-    def limit(self) -> int:
-        """How many requests may wait now."""
-        if not self.pace_s:
-            return self._max_requests
-        soon = self._wait_s * max(1, self.replicas) / self.pace_s
-        return int(min(self._max_requests, max(_LEAST_WAITING, soon)))
-
-    @property
-    def expected_s(self) -> float:
-        """How long a request that comes now will wait."""
-        return self.requests * self.pace_s / max(1, self.replicas)
+        self._lanes: dict[str, Lane] = {}
+        self._stride = 0.0
+        self._each_s = 0.0
+        """How long each request that waits makes the next one wait."""
 
     def ran(self, requests: int, seconds: float) -> None:
         """Learn from a run of `requests` that took a replica so long."""
         pace_s = seconds / requests
         self.pace_s = pace_s if not self.pace_s else (1 - _NEW_PACE) * self.pace_s + _NEW_PACE * pace_s
+        self._each_s = self.pace_s / max(1, self.replicas)
+        soon = self._wait_s / self._each_s if self._each_s else math.inf
+        self.limit = int(min(self._max_requests, max(_LEAST_WAITING, soon)))
 
     def check_room(self, work: Work, now: float) -> None:
         """Raise Unavailable if the queue is full, or too long for this request's deadline."""
-        if not self.requests:
+        waiting = self.requests
+        if not waiting:
             return
-        lane = self._lanes.lane(work.key, work.weight)
-        size = self.size_bytes + work.inputs.size_bytes
         # Who has less than a fair share of the places gets one all the same: a flood crowds out only itself.
-        limit = self.limit
-        if size > self._max_bytes or (self.requests >= limit and lane.requests >= limit * self._lanes.share(lane)):
+        is_full = waiting >= self.limit and self._has_its_share(work)
+        if is_full or self.size_bytes + work.inputs.size_bytes > self._max_bytes:
             raise Unavailable(
-                f"{self.requests} requests ({self.size_bytes} bytes) are waiting; {limit} "
+                f"{waiting} requests ({self.size_bytes} bytes) are waiting; {self.limit} "
                 f"({self._max_bytes} bytes) may, at the present pace",
                 hint="retry after the time in Retry-After, or add replicas",
                 code="queue_full",
-                retry_after_s=max(1.0, self.expected_s),
+                retry_after_s=max(1.0, waiting * self._each_s),
             )
-        if now + self.expected_s > work.deadline:
+        if now + waiting * self._each_s > work.deadline:
             raise Unavailable(
-                f"{self.requests} requests are waiting, so this one could not be answered within its "
+                f"{waiting} requests are waiting, so this one could not be answered within its "
                 f"{work.deadline - now:.3g} s",
                 hint="retry after the time in Retry-After, give more time in argosy-timeout, or add replicas",
                 code="too_late",
-                retry_after_s=max(1.0, self.expected_s),
+                retry_after_s=max(1.0, waiting * self._each_s),
             )
+
+    def _has_its_share(self, work: Work) -> bool:
+        own = self._lanes.get(work.key)
+        if own is None or not own.requests:
+            return False
+        return own.requests >= self.limit * own.weight / sum([lane.weight for lane in self._active()])
 
     def submit(self, work: Work, now: float) -> None:
         """Put a request at the end; Unavailable (`queue_full`, `too_late`) without room. `dispatch` must follow."""
@@ -246,7 +242,11 @@ class VersionQueue:
         self._add(work, now).waiting.appendleft(work)
 
     def _add(self, work: Work, now: float) -> Lane:
-        work.lane = lane = self._lanes.lane(work.key, work.weight)
+        lane = self._lanes.get(work.key)
+        if lane is None:
+            # A new lane starts level with the one that is next, without credit for the time it was away.
+            lane = self._lanes[work.key] = Lane(work.key, work.weight, self._stride)
+        work.lane = lane
         work.state = WAITING
         work.queued = now
         lane.requests += 1
@@ -261,6 +261,14 @@ class VersionQueue:
         if work.lane is not None:
             work.lane.requests -= 1
 
+    def _active(self) -> list[Lane]:
+        """Return the lanes in which something waits; forget the others."""
+        lanes = list(self._lanes.values())
+        if len(lanes) > 1:
+            lanes = [lane for lane in lanes if lane.requests]
+            self._lanes = {lane.name: lane for lane in lanes}
+        return lanes
+
     def withdraw(self, work: Work) -> None:
         """Take a request out that nobody waits for any more; a running one is let finish, its answer dropped."""
         if work.state != WAITING or work.lane is None:
@@ -270,7 +278,7 @@ class VersionQueue:
         # Its place in the lane is cleared when it comes up, or when such places outnumber the living.
         lane = work.lane
         if len(lane.waiting) > 64 + 2 * lane.requests:
-            lane.waiting = deque(w for w in lane.waiting if w.is_waiting)
+            lane.waiting = deque(w for w in lane.waiting if w.state == WAITING)
 
     def take_back(self, work: Work) -> None:
         """Take a waiting request out so that it can go into another queue; unlike `withdraw`, its place goes too."""
@@ -280,8 +288,8 @@ class VersionQueue:
 
     def take_all(self) -> list[Work]:
         """Take out everything that waits, oldest first."""
-        works = [work for lane in self._lanes for work in lane.waiting if work.is_waiting]
-        for lane in self._lanes:
+        works = [work for lane in self._lanes.values() for work in lane.waiting if work.state == WAITING]
+        for lane in self._lanes.values():
             lane.waiting.clear()
         for work in works:
             self._remove(work, WAITING)
@@ -301,13 +309,13 @@ class VersionQueue:
 
     def _expire(self, now: float) -> None:
         """Tell requests at the front whose time is over, before anything is run for them."""
-        for lane in self._lanes.active():
+        for lane in self._active():
             waiting = lane.waiting
-            while waiting and (not waiting[0].is_waiting or waiting[0].due <= now):
+            while waiting and (waiting[0].state != WAITING or waiting[0].due <= now):
                 work = waiting[0]
-                if work.is_waiting:
+                if work.state == WAITING:
                     work.expire(now)
-                    if work.is_waiting and work.lane is lane and waiting and waiting[0] is work:
+                    if work.state == WAITING and work.lane is lane and waiting and waiting[0] is work:
                         break  # it waits on, until its deadline
                 elif waiting and waiting[0] is work:
                     waiting.popleft()
@@ -316,20 +324,35 @@ class VersionQueue:
         """Take the oldest request of whose turn it is, and others that may share its run."""
         forming = _Forming(replica, now)
         works = forming.works
-        lanes = self._lanes.active()
+        lanes = self._active()
+        if len(lanes) == 1:
+            self._fill(forming, lanes[0], max_requests)
+            lanes[0].put_back()
+            return works
         touched = list(lanes)
         while lanes and len(works) < max_requests and not forming.is_closed:
-            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_by_stride)
+            lane = min(lanes, key=_by_stride)
             work = lane.next(forming.fits)
             if work is None:
                 lanes.remove(lane)
                 continue
             forming.add(work)
             self._remove(work, RUNNING)
-            self._lanes.served(lane, work.inputs.rows)
+            self._stride = max(self._stride, lane.stride)
+            lane.stride += work.inputs.rows / lane.weight
         for lane in touched:
             lane.put_back()
         return works
+
+    def _fill(self, forming: _Forming, lane: Lane, max_requests: int) -> None:
+        """Take what fits from the only lane."""
+        works = forming.works
+        while len(works) < max_requests and not forming.is_closed:
+            work = lane.next(forming.fits)
+            if work is None:
+                return
+            forming.add(work)
+            self._remove(work, RUNNING)
 
 
 def _by_stride(lane: Lane) -> float:

@@ -13,12 +13,13 @@ from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
 from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
-from argosy.serve.batcher import OVER, RUNNING, WAITING, Trouble, VersionQueue, Work
+from argosy.serve.batcher import OVER, RUNNING, Trouble, VersionQueue, Work
 from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayConfig
 from argosy.serve.counters import Cell, Counters, Histogram
 from argosy.serve.deadlines import Wheel
 from argosy.serve.endpoint import Endpoint, Tally
 from argosy.serve.hedging import Hedge, HedgeTimer
+from argosy.serve.lanes import WAITING
 from argosy.serve.mirror import Copy, Pair, preload
 from argosy.serve.pool import DRAINING, Pool, replicas_of
 from argosy.serve.prediction_id import Namer
@@ -45,13 +46,20 @@ class Call(Work):
     def __init__(
         self, plane: "DataPlane", endpoint: Endpoint, signature: Signature, inputs: Inputs, choice: Choice
     ) -> None:
-        super().__init__(inputs)
+        # What `Work.__init__` does, without the call: this is made for every request.
+        self.inputs = inputs
+        self.state = WAITING
+        self.is_alone = False
+        self.key = ""
+        self.weight = 1.0
+        self.lane = None
+        self.batch = None
         self.plane = plane
         self.endpoint = endpoint
         self.digest = choice.digest
         self.ref = choice.ref
         self.arm = choice.arm
-        self.arrived = plane.clock.monotonic()
+        self.arrived = self.queued = plane.clock.monotonic()
         self.is_timed = False
         """In the wheel: only who is still there at the next tick gets a place in it."""
         self.on_done: Callable[[Call], None] = _ignore
@@ -140,7 +148,7 @@ class DataPlane:
         """Calls since the last tick: most are over before their deadline needs to be watched."""
         self._series: dict[str, _Series] = {}
         self._later = later
-        self._dirty: set[VersionQueue] = set()
+        self._dirty: list[VersionQueue] = []
         self._settled_at: float | None = None
         self.counters.gauges(self._gauges)
 
@@ -200,7 +208,7 @@ class DataPlane:
         call.due = call.deadline = now + (timeout_s or self._config.timeout_s)
         if client is not None:
             call.key, call.weight = client.name, client.weight
-        endpoint.budget.earn()
+        endpoint.budget.requests += 1
         if choice.arm != UNCOUNTED:
             # Half of the time for the first attempt of either version, so that stable can answer for a canary that
             # hangs.
@@ -208,7 +216,7 @@ class DataPlane:
             if endpoint.rollout is not None:
                 call.segment = endpoint.rollout.drawn()
                 call.caller = caller if endpoint.plan.sticky else ""
-        queue = self._queue(choice.digest)
+        queue = self.pool.queues.get(choice.digest) or self._queue(choice.digest)
         try:
             queue.submit(call, now)
         except Unavailable as error:
@@ -289,20 +297,16 @@ class DataPlane:
     def dispatched(self, ref: str, works: list[Work], now: float) -> None:
         """Count a batch."""
         series = self._series.get(ref) or self._new_series(ref)
-        rows = longest = total = 0
         waited = series.queue_seconds.observe
         for work in works:
             waited(now - work.queued)
-            inputs = work.inputs
-            rows += inputs.rows
-            if inputs.length:
-                longest = max(longest, inputs.length)
-                total += inputs.length * inputs.rows
+        rows = sum([work.inputs.rows for work in works])
         series.batch_requests.observe(len(works))
         series.batch_rows.observe(rows)
-        if longest:
+        if works[0].inputs.length:
+            total = sum([work.inputs.length * work.inputs.rows for work in works])
             series.text_bytes.value += total
-            series.padding_bytes.value += longest * rows - total
+            series.padding_bytes.value += max([work.inputs.length for work in works]) * rows - total
 
     def ran(self, ref: str, run_s: float) -> None:
         """Count a run."""
@@ -521,12 +525,13 @@ class DataPlane:
         return self.pool.queue(digest, self.signatures[digest])
 
     def _schedule(self, queue: VersionQueue) -> None:
-        if not self._dirty:
-            self._later(self._dispatch)
-        self._dirty.add(queue)
+        if queue not in self._dirty:
+            if not self._dirty:
+                self._later(self._dispatch)
+            self._dirty.append(queue)
 
     def _dispatch(self) -> None:
-        queues, self._dirty = self._dirty, set()
+        queues, self._dirty = self._dirty, []
         now = self.clock.monotonic()
         for queue in queues:
             queue.dispatch(now)

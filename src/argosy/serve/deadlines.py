@@ -86,17 +86,21 @@ class RetryBudget:
     Without it, a failing service would be asked twice as much just when it can do least.
     """
 
+    __slots__ = ("_burst", "_seen", "_share", "_tokens", "requests")
+
     def __init__(self, *, share: float = 0.1, burst: float = 256.0) -> None:
+        self.requests = 0
+        """Requests so far, for whoever takes one to count up."""
         self._share = share
         self._burst = burst
         self._tokens = burst
-
-    def earn(self) -> None:
-        """Note a request."""
-        self._tokens = min(self._burst, self._tokens + self._share)
+        self._seen = 0
 
     def spend(self) -> bool:
         """Take one second attempt, if one is left."""
+        earned = self._share * (self.requests - self._seen)
+        self._seen = self.requests
+        self._tokens = min(self._burst, self._tokens + earned)
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0

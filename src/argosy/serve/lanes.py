@@ -5,12 +5,13 @@ weight; the lane with the smallest pass is next. One caller alone, the usual cas
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argosy.serve.batcher import Work
 
+WAITING = "waiting"
 # How far behind a lane's oldest request others that fit are looked for, so that a queue of a thousand different shapes
 # isn't walked for every batch.
 _LOOK_AHEAD = 256
@@ -36,7 +37,7 @@ class Lane:
         waiting, passed = self.waiting, self.passed
         while waiting and len(passed) < _LOOK_AHEAD:
             work = waiting.popleft()
-            if work.is_waiting:
+            if work.state == WAITING:
                 if fits(work):
                     return work
                 passed.append(work)
@@ -47,38 +48,3 @@ class Lane:
         if self.passed:
             self.waiting.extendleft(reversed(self.passed))
             self.passed.clear()
-
-
-class Lanes:
-    """The lanes of one queue that have something waiting."""
-
-    def __init__(self) -> None:
-        self._lanes: dict[str, Lane] = {}
-        self._stride = 0.0
-
-    def lane(self, name: str, weight: float) -> Lane:
-        """Return the lane of a caller; a new one starts level with the lane that is next, without credit."""
-        found = self._lanes.get(name)
-        if found is None:
-            found = self._lanes[name] = Lane(name, weight, self._stride)
-        found.weight = weight
-        return found
-
-    def share(self, lane: Lane) -> float:
-        """Return the part of everything that is due to a lane now."""
-        return lane.weight / sum([other.weight for other in self._lanes.values()])
-
-    def __iter__(self) -> "Iterator[Lane]":
-        return iter(self._lanes.values())
-
-    def active(self) -> list[Lane]:
-        """Return the lanes in which something waits; the others are forgotten."""
-        lanes = self._lanes
-        if len(lanes) > 1 or not all(lane.requests for lane in lanes.values()):
-            self._lanes = lanes = {name: lane for name, lane in lanes.items() if lane.requests}
-        return list(lanes.values())
-
-    def served(self, lane: Lane, rows: int) -> None:
-        """Note that a lane was served."""
-        self._stride = max(self._stride, lane.stride)
-        lane.stride += rows / lane.weight

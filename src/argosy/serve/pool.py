@@ -99,11 +99,11 @@ class Replica:
             raise InvalidInput(f"an answer for batch {done.batch} came, but {self.owed} is owed", code="bad_frame")
         batch = self.batch
         works = batch.works if batch is not None else []
-        failures = {failure.index: failure for failure in done.failures}
+        failures = {failure.index: failure for failure in done.failures} if done.failures else {}
         # Before anything is changed: an answer that can't be split leaves the batch here, for the connection's end.
         # A batch that was taken away (frozen, runaway) has been answered by others: nothing to split.
         answers = (
-            split(done.outputs, body, [w for i, w in enumerate(works) if i not in failures])
+            split(done.outputs, body, [w for i, w in enumerate(works) if i not in failures] if failures else works)
             if (works and not done.error[0])
             else []
         )
@@ -120,16 +120,21 @@ class Replica:
             self._pool.queues[self.hello.digest].ran(len(works), self._pool.clock.monotonic() - self.owed_since)
         self.failed += len(failures)
         self.answered += len(works) - len(failures)
-        rest = iter(answers)
-        for index, work in enumerate(works):
-            failure = failures.get(index)
-            outputs = next(rest) if failure is None else ()
-            if work.state != RUNNING:
-                continue
-            if failure is None:
-                work.answered(outputs)
-            else:
-                work.failed(Trouble(failure.code, failure.message, is_callers=failure.is_callers))
+        if failures:
+            rest = iter(answers)
+            for index, work in enumerate(works):
+                failure = failures.get(index)
+                outputs = next(rest) if failure is None else ()
+                if work.state != RUNNING:
+                    continue
+                if failure is None:
+                    work.answered(outputs)
+                else:
+                    work.failed(Trouble(failure.code, failure.message, is_callers=failure.is_callers))
+        else:
+            for work, outputs in zip(works, answers, strict=True):
+                if work.state == RUNNING:
+                    work.answered(outputs)
         if batch is not None:
             # Calls know their batch; without this, freeing them would take the garbage collector.
             batch.works = []

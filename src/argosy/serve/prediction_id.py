@@ -37,10 +37,16 @@ class Namer:
         self._random = random
         # Copying a hash that has taken its key costs half of making one.
         self._keyed = hashlib.blake2b(key=key, digest_size=_TAG_BYTES)
+        self._last = ("", 0)
+        self._start = ""
 
     def name(self, digest: str, time: float) -> str:
         """Return a new id for an answer that the version `digest` gave at `time`."""
-        body = f"{digest[7:23]}-{int(time * 1000):012x}-{self._random.getrandbits(40):010x}"
+        last = (digest, int(time * 1000))
+        if last != self._last:
+            self._last = last
+            self._start = f"{digest.removeprefix('sha256:')[:16]}-{last[1]:012x}-"
+        body = f"{self._start}{self._random.getrandbits(40):010x}"
         tag = self._keyed.copy()
         tag.update(body.encode())
         return f"{body}-{tag.hexdigest()}"

@@ -1,7 +1,8 @@
 import pytest
 
 from argosy.core.errors import Unavailable
-from argosy.serve.batcher import OVER, WAITING, VersionQueue, Work
+from argosy.serve.batcher import OVER, VersionQueue, Work
+from argosy.serve.lanes import WAITING
 from argosy.serve.requests import Inputs
 from plane import SIGNATURE
 
@@ -119,7 +120,7 @@ def test_withdrawn_requests_do_not_pile_up_while_no_replica_is_there():
         work = Note(str(i))
         q.submit(work, 0.0)
         q.withdraw(work)
-    assert sum(len(lane.waiting) for lane in q._lanes) < 200
+    assert sum(len(lane.waiting) for lane in q._lanes.values()) < 200
     assert (q.requests, q.size_bytes) == (0, 0)
 
 

@@ -235,7 +235,10 @@ class AccessFile:
             write_atomic(self._path, msgspec.json.encode(rules), mode=0o600)
         except (OSError, ArgosyError) as error:
             log.warning("access_rules_not_saved", error=str(error))
-            self._path.unlink(missing_ok=True)
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as failed:
+                log.warning("former_access_rules_not_removed", path=str(self._path), error=str(failed))
 
 
 def _bearer(authorization: bytes | str | None) -> str:

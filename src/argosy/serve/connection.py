@@ -17,10 +17,10 @@ from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidI
 from argosy.serve.heads import END, MAX_KEPT_BYTES, Head, Heads
 
 REASONS = {
-    100: "Continue", 200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    408: "Request Timeout", 409: "Conflict", 413: "Content Too Large", 415: "Unsupported Media Type",
-    421: "Misdirected Request", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
-    501: "Not Implemented", 503: "Service Unavailable", 504: "Gateway Timeout",
+    100: "Continue", 200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict", 413: "Content Too Large",
+    415: "Unsupported Media Type", 421: "Misdirected Request", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip
 _STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in REASONS.items()}
 
@@ -63,11 +63,11 @@ class Exchange:
         """Answer; `headers` are complete lines, beyond content-length and connection."""
         if self.data is not None:
             return
+        self.on_cancel = None
         size = len(pieces[0]) if len(pieces) == 1 else sum([len(piece) for piece in pieces])
         close = "" if self.keep_alive else "connection: close\r\n"
         first = f"{_STATUS_LINES[status]}{headers}content-length: {size}\r\n{close}\r\n".encode("latin-1", "replace")
         self.data = [first] if self.head.method == "HEAD" else [first, *pieces]
-        self.on_cancel = None
         self.connection.flush()
 
     def respond_json(self, status: int, value: Any, headers: str = "") -> None:
@@ -452,6 +452,9 @@ class Connection(asyncio.Protocol):
         self._phase = _LINGER
         self._since = self._front.now
         if self._transport is not None and not self._transport.is_closing():
+            if not self._transport.can_write_eof():
+                self._transport.close()  # TLS has its own way to end after the last byte
+                return
             self._transport.write_eof()
             if not self._is_reading:
                 self._abort()

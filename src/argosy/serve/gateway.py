@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import gc
-import ipaddress
 import os
 import random
 import resource
@@ -22,13 +21,14 @@ from argosy.core.files import FileLock, write_atomic
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
-from argosy.serve.access import Access, AccessRules
+from argosy.serve.access import Access, AccessFile, AccessRules, check_exposure
 from argosy.serve.connection import Connection
-from argosy.serve.control import EndpointRoute, GatewayConfig, GatewayStatus
+from argosy.serve.control import LISTENING, EndpointRoute, GatewayConfig, GatewayStatus
 from argosy.serve.dataplane import DataPlane
 from argosy.serve.http import HttpFront
 from argosy.serve.links import Link
 from argosy.serve.prediction_id import MIN_KEY_BYTES
+from argosy.serve.tls import CertificateFiles, TlsListener
 
 if TYPE_CHECKING:
     from argosy.serve.rpc.server import GrpcFront
@@ -79,19 +79,9 @@ def main(config: dict[str, Any]) -> None:
 
 def check_config(config: GatewayConfig) -> None:
     """Raise InvalidInput for values that can't work or would open the gateway to others."""
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if config.host == "localhost" else config.host)
-    except ValueError as error:
-        raise InvalidInput(
-            f"the gateway was asked to listen on {config.host!r}, which is not an address", hint="use 127.0.0.1"
-        ) from error
-    if not address.is_loopback:
-        raise InvalidInput(
-            f"the gateway was asked to listen on {config.host}, where others could reach it; without access control "
-            "and TLS it listens on loopback addresses only",
-            hint="use 127.0.0.1, and a proxy with TLS and access control in front of it",
-            code="not_loopback",
-        )
+    if bool(config.tls_cert) != bool(config.tls_key):
+        raise InvalidInput("a certificate needs its private key, and the key its certificate")
+    check_exposure(config.host, has_tls=bool(config.tls_cert), is_guarded=config.is_guarded)
     if not 0 <= config.port <= 65535:
         raise InvalidInput(f"port {config.port} does not exist; give one up to 65535, or 0 for any free one")
     if not -1 <= config.grpc_port <= 65535:
@@ -183,10 +173,18 @@ class Gateway:
         loop = asyncio.get_running_loop()
         chance = random.Random()  # noqa: S311 - draws versions, seeded by the system; secrets come from elsewhere
         self.plane = DataPlane(config, clock, chance, loop.call_soon)
+        self._access_file = AccessFile(Path(config.state).with_name("access.json"))
+        self.access = Access(clock, self._access_file.load(is_guarded=config.is_guarded))
         self.front = HttpFront(
-            self.plane, clock, max_body_bytes=config.max_body_bytes, receive_s=config.receive_s, host=config.host
+            self.plane,
+            self.access,
+            clock,
+            max_body_bytes=config.max_body_bytes,
+            receive_s=config.receive_s,
+            host=config.host,
+            hosts=config.hosts,
         )
-        self.access = Access(clock, AccessRules(is_on=False))
+        self.certificate = CertificateFiles(Path(config.tls_cert), Path(config.tls_key)) if config.tls_cert else None
         self.grpc: GrpcFront | None = None
         self.grpc_port = 0 if config.grpc_port >= 0 else -1
         self.links: set[Link] = set()
@@ -216,6 +214,9 @@ class Gateway:
         if ask.what == "set_routes":
             self.plane.set_routes(from_plain(ask.given, list[EndpointRoute], where="routes"))
             return None
+        if ask.what == "set_access":
+            self._set_access(from_plain(ask.given, AccessRules, where="access"))
+            return None
         if ask.what == "windows":
             ack = from_plain(ask.given or {}, dict[str, int], where="windows")
             # Buckets are numbers, which a plain mapping may not have as keys in every encoding; msgpack has them.
@@ -235,6 +236,8 @@ class Gateway:
             port=self._port,
             grpc_port=self.grpc_port,
             started=self._started,
+            asked={name: getattr(self._config, name) for name in LISTENING},
+            access=self.access.rules.digest if self.access.rules is not None else "",
             replicas=tuple(replica.status() for replica in self.plane.pool.replicas.values()),
             endpoints=tuple(self.plane.statuses()),
             windows_waiting=self.plane.windows.waiting,
@@ -251,13 +254,37 @@ class Gateway:
         self._loop.call_later(_TICK_S, self.tick)
 
     def sweep(self) -> None:
-        """Close clients that take too long, for ever."""
+        """Close clients that take too long, and look at the certificate, for ever."""
+        try:
+            self._look_around()
+        except Exception:
+            # An outermost loop, too: without it slow clients would stay.
+            log.exception("sweep_failed")
+        self._loop.call_later(_SWEEP_S, self.sweep)
+
+    def _look_around(self) -> None:
         self.front.now = now = self._clock.monotonic()
         for connection in list(self.front.connections):
             connection.check(now)
         if self.grpc is not None:
             self.grpc.check(now)
-        self._loop.call_later(_SWEEP_S, self.sweep)
+        if self.certificate is not None and self.certificate.refresh() and self.grpc is not None:
+            self.grpc.renew_certificate()
+
+    async def listen(self, listener: socket.socket) -> asyncio.AbstractServer | TlsListener:
+        """Let clients in; return what `close` keeps them out again."""
+        if self.certificate is None:
+            return await self._loop.create_server(self.connection, sock=listener, backlog=1024)
+        found = TlsListener(
+            listener,
+            self.certificate,
+            lambda: Connection(self.front),
+            handshake_s=self._config.receive_s,
+            has_room=lambda waiting: len(self.front.connections) + waiting < self._config.max_connections,
+            refused=lambda reason: self.plane.counters.count("argosy_refused_total", reason),
+        )
+        found.start()
+        return found
 
     async def open_grpc(self, reserved: socket.socket) -> None:
         """Serve gRPC on the port that was reserved. HTTP is served meanwhile: grpc takes a while to be imported."""
@@ -283,6 +310,13 @@ class Gateway:
             await grpc_end
         for link in list(self.links):
             link.hang_up()
+
+    def _set_access(self, rules: AccessRules) -> None:
+        check_exposure(self._config.host, has_tls=self.certificate is not None, is_guarded=rules.is_on)
+        self.access.set(rules)
+        self.front.heads.forget()
+        self._access_file.save(rules)
+        log.info("access_set", is_on=rules.is_on, keys=len(rules.keys))
 
     def _restore(self) -> None:
         path = Path(self._config.state)
@@ -332,6 +366,9 @@ def _keep_forever() -> None:
     """Spare what there is now from being looked at by every garbage collection; it would only delay answers."""
     gc.collect()
     gc.freeze()
+    # Requests leave no cycles behind, but a batch of them is more objects than the collector's usual threshold, so it
+    # would walk through all that are under way again and again: a sixth of a small request's cost.
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket, reserved: socket.socket | None) -> None:
@@ -343,7 +380,7 @@ async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket, r
         loop.add_signal_handler(number, stop.set)
     meeting = listen_unix(config.socket)
     inner = await loop.create_unix_server(gateway.link, sock=meeting, backlog=256)
-    outer = await loop.create_server(gateway.connection, sock=listener, backlog=1024)
+    outer = await gateway.listen(listener)
     gateway.tick()
     gateway.sweep()
     _keep_forever()

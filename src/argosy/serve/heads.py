@@ -9,7 +9,11 @@ can't mean anything else the second time.
 from collections.abc import Callable
 from typing import Any
 
+from argosy.serve.access import NOBODY, Caller
+
 END = b"\r\n\r\n"
+UNKNOWN = object()
+"""Stands for the rules of a head that nobody has looked at."""
 MAX_KEPT_BYTES = 2048
 """A longer head is parsed each time: clients that send such ones put something new into each."""
 _MAX_KEPT = 1024
@@ -18,7 +22,7 @@ _MAX_KEPT = 1024
 class Head:
     """A request line and headers as received: header names in lower case, the last of repeated ones."""
 
-    __slots__ = ("facts", "headers", "keep_alive", "length", "method", "route", "target")
+    __slots__ = ("caller", "facts", "headers", "keep_alive", "length", "method", "route", "rules", "target")
 
     def __init__(self) -> None:
         self.method = ""
@@ -31,6 +35,10 @@ class Head:
         """What answers it, found out when it is first needed."""
         self.facts: Any = None
         """What the route has read in the headers, so that it need not read them again."""
+        self.caller: Caller = NOBODY
+        """Who sends it."""
+        self.rules: object = UNKNOWN
+        """The access rules under which that was found out; under others it has to be found out again."""
 
     @property
     def is_plain(self) -> bool:

@@ -12,20 +12,22 @@ version than the drawn one answered.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from argosy import __version__
 from argosy.core.clock import Clock
-from argosy.core.errors import ArgosyError, Internal, InvalidInput, NotFound
+from argosy.core.errors import ArgosyError, Denied, Internal, InvalidInput, NotFound
 from argosy.core.logs import get_logger
 from argosy.serve import contents, plain, v2
+from argosy.serve.access import NOBODY, POLICIES, Access, check_policies
 from argosy.serve.connection import Connection, Exchange
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.deadlines import timeout_of
-from argosy.serve.endpoint import version_number
-from argosy.serve.heads import Head, Heads
+from argosy.serve.endpoint import Endpoint, version_number
+from argosy.serve.heads import UNKNOWN, Head, Heads
 
 log = get_logger()
 
@@ -37,33 +39,60 @@ _STATUS_OF_KIND = {
 _STATUS_OF_CODE = {
     "body_too_large": 413, "head_too_large": 431, "method_not_allowed": 405, "media_type": 415, "encoding": 415,
     "foreign_host": 421, "foreign_origin": 403, "request_timeout": 408, "text_too_large": 413, "image_too_large": 413,
+    "unauthorized": 401,
 }  # fmt: skip
 # curl's -d sends the form type when none is given; the body is read as JSON all the same.
 _MEDIA_TYPES = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
 # Facts of an error that callers may see.
 _SHOWN = ("path", "input", "known")
+_NEVER = math.inf
+_MODEL = "/v2/models/{endpoint}"
+_VERSION = "/v2/models/{endpoint}/versions/{number}"
 
 
 class HttpFront:
     """The HTTP side of one gateway."""
 
-    def __init__(self, plane: DataPlane, clock: Clock, *, max_body_bytes: int, receive_s: float, host: str) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        access: Access,
+        clock: Clock,
+        *,
+        max_body_bytes: int,
+        receive_s: float,
+        host: str,
+        hosts: Iterable[str] = (),
+    ) -> None:
+        """`host` is the address it listens on, `hosts` are other names it may be called by."""
         self.plane = plane
+        self.access = access
         self.now = clock.monotonic()
+        self._clock = clock
         self.heads = Heads()
         self.max_body_bytes = max_body_bytes
         self.receive_s = receive_s
         self.connections: set[Connection] = set()
         self.receiving_bytes = 0
-        self._hosts = {"localhost", "127.0.0.1", "[::1]", host, f"[{host}]"}
-        self._pages: dict[str, Callable[[Exchange], None]] = {
-            "/": self._index,
-            "/metrics": self._metrics,
-            "/v2": self._server_metadata,
-            "/v2/health/live": self._live,
-            "/v2/health/ready": self._ready,
-            "/v2/repository/index": self._repository,
+        self._hosts = own_names(host, hosts)
+        self._pages: dict[str, tuple[str, Callable[[Exchange], None]]] = {
+            "/": ("GET", self._index),
+            "/metrics": ("GET", self._metrics),
+            "/v2": ("GET", self._server_metadata),
+            "/v2/health/live": ("GET", self._live),
+            "/v2/health/ready": ("GET", self._ready),
+            "/v2/repository/index": ("POST", self._repository),
         }
+        self._paths: dict[str, tuple[str, Callable[[str, str, Exchange], None]]] = {
+            "/predict/{endpoint}": ("POST", self._predict),
+            _MODEL: ("GET", self._model),
+            f"{_MODEL}/infer": ("POST", self._infer),
+            f"{_MODEL}/ready": ("GET", self._model_ready),
+            _VERSION: ("GET", self._model),
+            f"{_VERSION}/infer": ("POST", self._infer),
+            f"{_VERSION}/ready": ("GET", self._model_ready),
+        }
+        check_policies((*self._pages, *self._paths))
 
     def admit(self, head: Head) -> ArgosyError | None:
         """Refuse what no path would accept, before its body is read."""
@@ -81,6 +110,10 @@ class HttpFront:
         origin = headers.get(b"origin", b"")
         if origin and _host(origin.partition(b"://")[2]) not in self._hosts:
             return InvalidInput("requests from pages of other sites are refused", code="foreign_origin")
+        try:
+            self._authorize(head)
+        except ArgosyError as error:
+            return error
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return InvalidInput("compressed bodies are not accepted; send the body as it is", code="encoding")
         media = _media_type(headers)
@@ -95,6 +128,10 @@ class HttpFront:
         """Answer a request, now or when its inference is done."""
         head = exchange.head
         try:
+            # Also for a head that is known, or was admitted a moment ago: what was revoked since, ends now.
+            expires = head.caller.expires
+            if head.rules is not self.access.rules or (expires != _NEVER and self._clock.now() >= expires):
+                self._authorize(head)
             if head.route is None:
                 head.route = self._route(head)
             head.route(exchange)
@@ -117,49 +154,47 @@ class HttpFront:
             headers = f"retry-after: {max(1, round(error.context['retry_after_s']))}\r\n"
         elif status == 405:
             headers = "allow: GET, HEAD, POST\r\n"
+        elif status == 401:
+            headers = "www-authenticate: Bearer\r\n"
         exchange.respond_json(status, body, headers)
 
     # Paths -------------------------------------------------------------------------------------------------------
 
+    def _authorize(self, head: Head) -> None:
+        """Find out who sends a head, and raise Denied unless they may use its path (Unavailable while that is unknown).
+
+        A path without a policy is none of ours (`check_policies`); that, too, only holders of a key are told.
+        """
+        path, endpoint, _ = _place(head.target)
+        policy = POLICIES.get(path, "key")
+        head.caller, head.rules = NOBODY, UNKNOWN
+        try:
+            if policy != "open":
+                head.caller = self.access.caller_of(head.headers.get(b"authorization"))
+            if policy == "endpoint":
+                head.caller.check(endpoint)
+        except Denied as error:
+            self.plane.counters.count("argosy_refused_total", error.code)
+            raise
+        head.rules = self.access.rules
+
     def _route(self, head: Head) -> Callable[[Exchange], None]:
         """Return what answers a head, found out once for each that is seen again (serve/heads.py)."""
-        path = head.target.partition(b"?")[0].decode("latin-1")
-        if not path.startswith("/"):
-            raise InvalidInput("the request's target is not a path", code="bad_http")
-        page = self._pages.get(path.rstrip("/") or "/")
-        if page is not None:
-            _need(head, "POST" if path.startswith("/v2/repository") else "GET")
+        path, name, number = _place(head.target)
+        if path in self._pages:
+            method, page = self._pages[path]
+            _need(head, method)
             return page
-        parts = [unquote(part) for part in path.strip("/").split("/")]
-        match parts:
-            case ["predict", name]:
-                return self._inference(head, self._predict, name, "")
-            case ["v2", "models", name, "infer"]:
-                return self._inference(head, self._infer, name, "")
-            case ["v2", "models", name, "versions", number, "infer"]:
-                return self._inference(head, self._infer, name, number)
-            case ["v2", "models", name]:
-                return self._about(head, self._model, name, "")
-            case ["v2", "models", name, "versions", number]:
-                return self._about(head, self._model, name, number)
-            case ["v2", "models", name, "ready"]:
-                return self._about(head, self._model_ready, name, "")
-            case ["v2", "models", name, "versions", number, "ready"]:
-                return self._about(head, self._model_ready, name, number)
-        raise NotFound(f"there is nothing at '{path[:200]}'", hint="GET / lists what is served", code="unknown_path")
-
-    def _inference(
-        self, head: Head, answer: Callable[[str, str, Exchange], None], name: str, number: str
-    ) -> Callable[[Exchange], None]:
-        _need(head, "POST")
-        head.facts = _facts(head.headers)
-        return functools.partial(answer, name, number)
-
-    def _about(
-        self, head: Head, answer: Callable[[str, str, Exchange], None], name: str, number: str
-    ) -> Callable[[Exchange], None]:
-        _need(head, "GET")
-        return functools.partial(answer, name, number)
+        if path in self._paths:
+            method, answer = self._paths[path]
+            _need(head, method)
+            if method == "POST":
+                head.facts = _facts(head.headers)
+            return functools.partial(answer, name, number)
+        shown = head.target.partition(b"?")[0][:200].decode("latin-1")
+        if not shown.startswith("/"):
+            raise InvalidInput("the request's target is not a path", code="bad_http")
+        raise NotFound(f"there is nothing at '{shown}'", hint="GET / lists what is served", code="unknown_path")
 
     def _infer(self, name: str, number: str, exchange: Exchange) -> None:
         plane = self.plane
@@ -185,7 +220,13 @@ class HttpFront:
             exchange.respond(200, pieces, kind + _named(call))
 
         exchange.on_cancel = plane.infer(
-            endpoint, asked.inputs, done, timeout_s=facts.timeout_s, caller=facts.caller, number=number
+            endpoint,
+            asked.inputs,
+            done,
+            timeout_s=facts.timeout_s,
+            caller=facts.caller,
+            number=number,
+            client=exchange.head.caller,
         ).cancel
 
     def _predict(self, name: str, number: str, exchange: Exchange) -> None:
@@ -214,14 +255,20 @@ class HttpFront:
             exchange.respond(200, [body], "content-type: application/json\r\n" + _named(call))
 
         exchange.on_cancel = plane.infer(
-            endpoint, asked.inputs, done, timeout_s=facts.timeout_s, caller=facts.caller, number=number
+            endpoint,
+            asked.inputs,
+            done,
+            timeout_s=facts.timeout_s,
+            caller=facts.caller,
+            number=number,
+            client=exchange.head.caller,
         ).cancel
 
     # Pages -------------------------------------------------------------------------------------------------------
 
     def _index(self, exchange: Exchange) -> None:
         endpoints = {}
-        for name, endpoint in self.plane.endpoints.items():
+        for name, endpoint in self._endpoints_of(exchange):
             entry: dict[str, Any] = {
                 "version": endpoint.plan.serving_ref,
                 "is_ready": not endpoint.plan.is_held,
@@ -232,6 +279,10 @@ class HttpFront:
                 entry |= {"canary": endpoint.plan.canary_ref, "canary_share": endpoint.plan.share}
             endpoints[name] = entry
         exchange.respond_json(200, {"server": "argosy", "version": __version__, "endpoints": endpoints})
+
+    def _endpoints_of(self, exchange: Exchange) -> list[tuple[str, Endpoint]]:
+        caller = exchange.head.caller
+        return [(name, endpoint) for name, endpoint in self.plane.endpoints.items() if caller.may(name)]
 
     def _metrics(self, exchange: Exchange) -> None:
         body, kind = self.plane.counters.expose()
@@ -259,7 +310,7 @@ class HttpFront:
                     "state": "UNAVAILABLE" if endpoint.plan.is_held else "READY",
                     "reason": endpoint.plan.note,
                 }
-                for name, endpoint in self.plane.endpoints.items()
+                for name, endpoint in self._endpoints_of(exchange)
             ],
         )
 
@@ -291,6 +342,36 @@ def _facts(headers: dict[bytes, bytes]) -> _Facts:
         _header_length(headers.get(b"inference-header-content-length")),
         contents.is_image(_media_type(headers)),
     )
+
+
+def own_names(host: str, hosts: Iterable[str]) -> frozenset[str]:
+    """Return what may stand in `Host`, without a port: loopback names, the address listened on, and `hosts`."""
+    own = (host, *hosts, "localhost", "127.0.0.1", "::1")
+    every_interface = ("0.0.0.0", "::")  # noqa: S104 - where one listens, but nobody's name
+    return frozenset(f"[{name}]" if ":" in name else name.lower() for name in own if name not in every_interface)
+
+
+def _place(target: bytes) -> tuple[str, str, str]:
+    """Return the path of a target as `POLICIES` writes it, the endpoint and the number in it; ("", "", "") for others.
+
+    The one place where a target is read: what is allowed for a path and what answers it can't differ.
+    """
+    path = target.partition(b"?")[0].decode("latin-1")
+    if not path.startswith("/"):
+        return "", "", ""
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    match parts:
+        case ["predict", name]:
+            return "/predict/{endpoint}", name, ""
+        case ["v2", "models", name]:
+            return _MODEL, name, ""
+        case ["v2", "models", name, "infer" | "ready" as what]:
+            return f"{_MODEL}/{what}", name, ""
+        case ["v2", "models", name, "versions", number]:
+            return _VERSION, name, number
+        case ["v2", "models", name, "versions", number, "infer" | "ready" as what]:
+            return f"{_VERSION}/{what}", name, number
+    return path.rstrip("/") or "/", "", ""
 
 
 def _need(head: Head, method: str) -> None:

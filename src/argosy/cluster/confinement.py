@@ -17,6 +17,7 @@ from argosy.cluster import current
 from argosy.core.config import drop_environment, private_folder
 
 _PR_SET_NO_NEW_PRIVS = 38  # <linux/prctl.h>
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # <linux/sched.h>
 
 
 def confine(*, memory_bytes: int = 0) -> Path:
@@ -38,6 +39,16 @@ def confine(*, memory_bytes: int = 0) -> Path:
     # No setuid program it starts gets more rights than it has; an old kernel that refuses costs only this.
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return folder
+
+
+def cut_network() -> bool:
+    """Put this process where there is no network, not even this machine's own, for the rest of its life.
+
+    Call it before any thread starts. Returns whether the kernel did it: some forbid it to ordinary users, and then
+    only what the caller tells its libraries keeps them offline.
+    """
+    unshare = ctypes.CDLL(None).unshare
+    return bool(unshare(_CLONE_NEWNET) == 0 or unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
 
 
 def _private_folder() -> Path:

@@ -68,15 +68,15 @@ def onnx_bytes(
     rows = torch.cat([example, example])[: max(2, min(4, len(example)))].detach()
     module = _same_datatype(module, rows)
     said: list[str] = []
-    with _inference_mode(module), _silence():
+    with _inference_mode(module), silence():
         for exporter in (_with_torchscript, _with_dynamo) if is_draft else (_with_dynamo, _with_torchscript):
             try:
-                found = _cleaned(exporter(module, rows, input_name, output))
+                found = clean_bytes(exporter(module, rows, input_name, output))
                 _check_answers(module, rows, found, input_name, output)
             except ArgosyError as error:
                 said.append(f"{exporter.__name__.removeprefix('_with_')}: {error.message}")
             except Exception as error:  # noqa: BLE001 - exporters raise whatever the user's code and torch raise
-                said.append(f"{exporter.__name__.removeprefix('_with_')}: {_told(error)}")
+                said.append(f"{exporter.__name__.removeprefix('_with_')}: {told(error)}")
             else:
                 return found
     raise InvalidInput(
@@ -122,7 +122,7 @@ def _with_torchscript(module: "torch.nn.Module", rows: "torch.Tensor", input_nam
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _cleaned(model: Any) -> bytes:
+def clean_bytes(model: Any) -> bytes:
     """Drop what only debugs the exporter: it holds paths of this machine, and can be larger than the weights."""
     graphs = [model.graph]
     while graphs:
@@ -184,7 +184,7 @@ def _inference_mode(module: "torch.nn.Module") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep exporters from printing, warning and logging; what they raise is told by ours."""
     disabled = logging.root.manager.disable
     with (
@@ -200,7 +200,7 @@ def _silence() -> Iterator[None]:
             logging.disable(disabled)
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """The first line of what went wrong underneath: the exporters wrap it in pages about themselves, in colours."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -15,6 +15,7 @@ from argosy.core.errors import InvalidInput
 from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
+from argosy.serve.arena import LEAST_BYTES, MOST_BYTES, Arena
 from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
 from argosy.serve.control import GatewayConfig, ReplicaStatus
 from argosy.serve.values import item_size
@@ -67,6 +68,8 @@ class Replica:
         self.leaving_since = math.inf
         self.transport = transport
         self._pool = pool
+        self._arena: Arena | None = None
+        self._can_share = True
 
     def run(self, works: list[Work], now: float) -> None:
         """Send a batch: input after input, the raw bytes of all requests one behind the other."""
@@ -85,18 +88,53 @@ class Replica:
             inputs = tuple([(t.name, t.datatype, (total, *t.shape[1:])) for t in first.tensors])
             body = [work.inputs.tensors[i].data for i in range(len(inputs)) for work in works]
             due = max([work.due for work in works])
-        pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due), body)
-        if len(pieces) > 2 and sum([len(piece) for piece in pieces]) <= _JOINED_BYTES:
+        size = sum([len(piece) for piece in body])
+        if size >= LEAST_BYTES and self._can_share and self._share(size, body):
+            assert self._arena is not None
+            pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due, (*self._arena.place, size)))
+        else:
+            pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due), body)
+        if len(pieces) > 2 and size <= _JOINED_BYTES:
             # One small piece instead of many: cheaper than a vector of a hundred.
             self.transport.write(b"".join(pieces))
         else:
             self.transport.writelines(pieces)
         self._pool.observer.dispatched(self.hello.ref, works, now)
 
+    def _share(self, size: int, body: Sequence[bytes | memoryview]) -> bool:
+        """Put a batch into the memory shared with this replica; False where that can't be had."""
+        if size > MOST_BYTES:
+            return False
+        try:
+            if self._arena is None or self._arena.place.capacity < size:
+                # The former one is free: the replica has answered the batch that was in it.
+                self._drop_arena()
+                self._arena = Arena(size)
+        except OSError as error:
+            log.warning("no_shared_memory", replica=self.hello.replica, error=str(error))
+            self._can_share = False
+            return False
+        self._arena.write(body)
+        return True
+
+    def _drop_arena(self) -> None:
+        arena, self._arena = self._arena, None
+        if arena is not None:
+            arena.close()
+
     def done(self, done: wire.Done, body: memoryview) -> None:
         """Take an answer and pass it on; InvalidInput means that it is garbage and the connection must go."""
         if done.batch != self.owed:
             raise InvalidInput(f"an answer for batch {done.batch} came, but {self.owed} is owed", code="bad_frame")
+        if done.shared:
+            if self._arena is None or not 0 < done.shared <= self._arena.place.capacity:
+                raise InvalidInput("an answer is announced in memory that is not shared", code="bad_frame")
+            body = self._arena.read(done.shared)
+        if done.error[0] == wire.NO_ARENA:
+            self._can_share, self.owed = False, 0
+            self._drop_arena()
+            self.give_up(wire.NO_ARENA, done.error[1])
+            return
         batch = self.batch
         works = batch.works if batch is not None else []
         failures = {failure.index: failure for failure in done.failures} if done.failures else {}
@@ -110,7 +148,7 @@ class Replica:
         self.batch, self.owed = None, 0
         self._pool.observer.ran(self.hello.ref, done.run_s)
         if done.error[0]:
-            self.failed_runs += 1
+            self.failed_runs += done.error[0] != wire.TOO_LATE
             self.failed += len(works)
             if batch is not None:
                 batch.give_up(Trouble(*done.error, batch.id if len(works) > 1 else 0))
@@ -145,6 +183,10 @@ class Replica:
         if batch is not None:
             self.failed += len(batch.works)
             batch.give_up(Trouble(code, message, batch.id, is_replayable=True))
+
+    def let_go(self) -> None:
+        """Free what is held for it: its connection has ended."""
+        self._drop_arena()
 
     def status(self) -> ReplicaStatus:
         """Return it as the controller sees it."""
@@ -249,6 +291,7 @@ class Pool:
         if pop and self.replicas.get(replica.hello.replica) is replica:
             del self.replicas[replica.hello.replica]
         replica.state = DRAINED
+        replica.let_go()
         log.info(
             "replica_gone", replica=replica.hello.replica, in_flight=len(replica.batch.works) if replica.batch else 0
         )

@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from argosy.cluster import current
 from argosy.cluster.confinement import confine
 from argosy.cluster.machine import process_memory_bytes
@@ -21,6 +23,7 @@ from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.units import format_size
 from argosy.serve import wire
+from argosy.serve.arena import LEAST_BYTES, Place, Window, write_pieces
 from argosy.serve.calibration import calibrate
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.engine import Engine, engine_of
@@ -28,6 +31,8 @@ from argosy.serve.engine import Engine, engine_of
 log = get_logger()
 
 _BEAT_S = 0.5
+# How often a replica looks what its calibration does, and whether it was calibrated anew.
+_LOOK_S, _WATCH_S = 0.1, 2.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 # After SIGTERM the gateway says when to go; if it doesn't, the process goes by itself within launchers' 5 s of grace.
 _LEAVE_S = 4.0
@@ -38,55 +43,75 @@ def main(config: dict[str, Any]) -> None:
     settings = from_plain(config, ReplicaConfig, where="replica")
     configure_logs(settings.log_level, process="replica", replica=settings.id)
     clock = SystemClock()
-    engine = load_engine(settings)
-    max_batch, run_s = calibrate(engine.compute, engine.signature, clock)
+    version = load(settings)
     check_memory(settings)
-    hello = wire.Hello(settings.id, os.getpid(), settings.digest, settings.ref, engine.signature, max_batch, run_s)
-    log.info("replica_loaded", version=settings.ref, max_batch=max_batch, run_ms=round(run_s * 1e3, 3))
-    replica = Replica(settings, hello, engine, clock)
+    tuning = Tuning(settings, ProfileStore(Path(settings.home)), clock)
+    feed = first_feed(settings, version, tuning, clock)
+    replica = Replica(settings, hello_of(settings, version.engine.signature, feed), version.engine, clock, tuning)
+    log.info("replica_loaded", version=settings.ref, max_batch=feed.batching.max_batch, measured=tuning.is_settled)
     signal.signal(signal.SIGTERM, lambda *_: replica.leave())
     replica.serve()
 
 
-def load_engine(config: ReplicaConfig) -> Engine:
-    """Load a version whose signature and digests verify, as one function."""
-    from argosy.registry.blobs import Blobs
-    from argosy.registry.store import open_store
-    from argosy.registry.versions import VersionFiles, load_version
-    from argosy.security.keys import KeyRing
+def first_feed(config: ReplicaConfig, version: Version, tuning: Tuning, clock: Clock) -> Feed:
+    """Return how to be fed from the first request on: as stored, or measured now if that is a matter of a moment.
 
-    home = Path(config.home)
-    blobs = Blobs(open_store(config.store), home / "cache")
-    version = load_version(blobs, KeyRing.open(home), config.digest)
-    if version.manifest.format == "python":
-        # Its code runs from here on. Growth is seen from outside and answered in good order; this is for leaps.
-        confine(memory_bytes=2 * config.memory_bytes)
-    return engine_of(version.manifest, VersionFiles(blobs, version), threads=config.threads)
+    Where nobody waits for it, because another version answers meanwhile, a replica may take `calibrate_s` for a
+    calibration; otherwise it serves one row at a time until that is done beside it.
+    """
+    loaded = measurable(version)
+    stored = tuning.stored()
+    if stored is not None:
+        with contextlib.suppress(Exception):  # the first run allocates; whatever it raises, real inputs may do better
+            loaded.bench((loaded.middle,))
+        return stored
+    calibrator = Calibrator(config.digest, tuning.host, lambda _: loaded, memory_now, clock)
+    batching, profile = calibrator.quick(loaded, threads=config.threads)
+    if profile is not None:
+        return tuning.keep(profile)
+    until = clock.monotonic() + config.calibrate_s
+    while clock.monotonic() < until and not tuning.is_settled:
+        found = tuning.look()
+        if found is not None:
+            return found
+        clock.sleep(_LOOK_S)
+    return Feed(batching, None)
 
 
-def check_memory(config: ReplicaConfig) -> None:
-    """Raise InvalidInput when loading alone took more memory than a replica of this endpoint may have."""
-    taken = process_memory_bytes(os.getpid())
-    if config.memory_bytes and taken > config.memory_bytes:
-        raise InvalidInput(
-            f"'{config.ref}' takes {format_size(taken)} of memory once it is loaded, but a replica may take "
-            f"{format_size(config.memory_bytes)}",
-            hint='allow more: [endpoint] memory = "..." in argosy.toml; the default is half of the machine',
-            code="memory_bound",
-        )
+def hello_of(config: ReplicaConfig, signature: Signature, feed: Feed) -> wire.Hello:
+    """Return the first frame of a replica that is fed so."""
+    return wire.Hello(
+        config.id,
+        os.getpid(),
+        config.digest,
+        config.ref,
+        signature,
+        threads=config.threads,
+        advice=feed.advice,
+        **msgspec.structs.asdict(feed.batching),
+    )
 
 
 class Replica:
     """The conversation with the gateway."""
 
-    def __init__(self, config: ReplicaConfig, hello: wire.Hello, engine: Engine, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: ReplicaConfig,
+        hello: wire.Hello,
+        engine: Engine,
+        clock: Clock,
+        tuning: Tuning | None = None,
+    ) -> None:
         self._config = config
+        self._tuning = tuning
         self._hello = hello
         self._engine = engine
         self._clock = clock
         self._leaving = threading.Event()
         self._sending = threading.Lock()
         self._connection: socket.socket | None = None
+        self._window = Window()
 
     def leave(self) -> None:
         """Begin to end: a signal handler, so it only raises a flag that the heart sees at once."""
@@ -95,6 +120,8 @@ class Replica:
     def serve(self) -> None:
         """Answer batches until told to go."""
         threading.Thread(target=self._beat, name="heart", daemon=True).start()
+        if self._tuning is not None:
+            threading.Thread(target=self._tune, args=(self._tuning,), name="tuning", daemon=True).start()
         wait_s = _FIRST_WAIT_S
         while not self._leaving.is_set():
             connection = self._dial()
@@ -104,6 +131,7 @@ class Replica:
                     if self._converse(connection):
                         return
                 self._connection = None
+                self._window.forget()
                 log.info("gateway_lost")
             if not self._is_wanted():
                 log.info("replica_not_wanted")
@@ -115,11 +143,12 @@ class Replica:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(self._config.socket)
-            wire.send(connection, self._hello)
+            with self._sending:  # so that what the tuning learns meanwhile is in it, or follows it
+                wire.send(connection, self._hello)
+                self._connection = connection
         except OSError:
             connection.close()
             return None
-        self._connection = connection
         return connection
 
     def _converse(self, connection: socket.socket) -> bool:
@@ -133,12 +162,30 @@ class Replica:
                 return True
             if not isinstance(frame, wire.Run):
                 return False
-            done, pieces = self._run(frame, body)
+            done, pieces = self._answer(frame, body)
             try:
                 with self._sending:
                     wire.send(connection, done, pieces)
             except OSError:
                 return False
+
+    def _answer(self, order: wire.Run, body: memoryview) -> tuple[wire.Done, list[bytes | memoryview]]:
+        """Answer a batch, from and into shared memory where it came that way."""
+        if self._clock.monotonic() > order.due:
+            return wire.Done(order.batch, 0.0, error=(wire.TOO_LATE, "the replica got to it too late")), []
+        *place, size = order.shared
+        if not size:
+            return self._run(order, body)
+        try:
+            memory = self._window.view(Place(*place))
+        except OSError as error:
+            return wire.Done(order.batch, 0.0, error=(wire.NO_ARENA, f"the replica can't share memory: {error}")), []
+        done, pieces = self._run(order, memory[:size])
+        answered = sum(len(piece) for piece in pieces)
+        if not LEAST_BYTES <= answered <= len(memory) or any(_is_part_of(piece, memory) for piece in pieces):
+            return done, pieces
+        write_pieces(memory, pieces)
+        return msgspec.structs.replace(done, shared=answered), []
 
     def _run(self, order: wire.Run, body: memoryview) -> tuple[wire.Done, list[bytes | memoryview]]:
         begun = self._clock.monotonic()
@@ -168,15 +215,37 @@ class Replica:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def _tune(self, tuning: Tuning) -> None:
+        """Follow what calibration finds out, and say hello again with it. Never in the way of a heartbeat: it reads files."""
+        while not self._leaving.wait(_WATCH_S if tuning.is_settled else _LOOK_S):
+            try:
+                feed = tuning.look()
+            except Exception:
+                # The outermost loop of this thread; requests are answered without it.
+                log.exception("tuning_failed")
+                return
+            if feed is not None:
+                with self._sending:
+                    self._hello = msgspec.structs.replace(
+                        self._hello, advice=feed.advice, **msgspec.structs.asdict(feed.batching)
+                    )
+                self._tell(self._hello)
+        tuning.close()
+
     def _tell(self, message: wire.Message) -> None:
-        connection = self._connection
-        if connection is None:
-            return
         # A break shows in the main thread, which reads.
         with self._sending, contextlib.suppress(OSError):
-            wire.send(connection, message)
+            if self._connection is not None:
+                wire.send(self._connection, message)
 
     def _is_wanted(self) -> bool:
         if self._config.record and not Path(self._config.record).exists():
             return False
         return current.is_wanted()
+
+
+def _is_part_of(piece: bytes | memoryview, memory: memoryview) -> bool:
+    """Return whether an answer is made of the very bytes of the input, so that writing it there could spoil it."""
+    import numpy as np
+
+    return bool(len(piece)) and np.may_share_memory(np.frombuffer(piece, np.uint8), np.frombuffer(memory, np.uint8))

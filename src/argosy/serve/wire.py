@@ -89,6 +89,8 @@ class Run(Message, frozen=True):
     """Rows of each request, in order; (1,) for a version that can't be batched."""
     due: float = float("inf")
     """Seconds of this machine's monotonic clock after which nobody wants the answer."""
+    shared: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Where the body is instead of behind this header: the fields of `arena.Place`, and its bytes; 0 for none."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -122,6 +124,14 @@ class Done(Message, frozen=True):
     failures: tuple[Failure, ...] = ()
     error: tuple[str, str] = ("", "")
     """Code and message when the whole run failed; then there are no outputs."""
+    shared: int = 0
+    """Bytes of the body that are in the shared memory of the batch instead of behind this header."""
+
+
+TOO_LATE = "attempt_timeout"
+"""Code of a run that was not begun because its time was over."""
+NO_ARENA = "no_arena"
+"""Code of a run that failed because the replica can't reach the gateway's shared memory."""
 
 
 class Beat(Message, frozen=True):

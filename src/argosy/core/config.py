@@ -17,6 +17,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The base of every section of a file: frozen, keywords only, unknown fields refused."""
 
 
+class Secret(str):
+    """A text that stays out of what is printed: `repr` hides it, so that no error or log shows it by mistake."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'" if self else "''"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where this machine keeps things. Environment before default; `argosy config show` prints each with its source."""
 
@@ -30,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Who writes to the log (`ARGOSY_ACTOR`); default the user's name."""
     log_level: str
     """Lowest level written to the logs of processes (`ARGOSY_LOG_LEVEL`); default info."""
+    api_key: Secret = Secret()
+    """Key that clients send to a gateway: `ARGOSY_API_KEY`, or the content of the file `ARGOSY_API_KEY_FILE` names."""
     sources: dict[str, str] = {}
     """For each field, where its value came from."""
 
@@ -58,8 +69,21 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         runtime=runtime,
         actor=take("actor", "ARGOSY_ACTOR", env.get("USER") or env.get("LOGNAME") or f"uid-{os.getuid()}"),
         log_level=take("log_level", "ARGOSY_LOG_LEVEL", "info"),
+        api_key=Secret(take("api_key", "ARGOSY_API_KEY", "").strip() or _key_in_file(env, sources)),
         sources=sources,
     )
+
+
+def _key_in_file(env: Mapping[str, str], sources: dict[str, str]) -> str:
+    path = env.get("ARGOSY_API_KEY_FILE")
+    if not path:
+        return ""
+    sources["api_key"] = "ARGOSY_API_KEY_FILE"
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it holds more than letters and digits"
+        raise InvalidInput(f"ARGOSY_API_KEY_FILE names '{path}', which can't be read: {why}") from error
 
 
 def allows_plain_http(environment: Mapping[str, str] | None = None) -> bool:
@@ -82,8 +106,11 @@ def private_folder(path: Path) -> Path:
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with `changes`, for a process that is about to be started."""
-    return {**os.environ, **changes}
+    """Return this process's environment with `changes`, for a process that is about to be started.
+
+    Without the key of whoever starts it: processes of Argosy outlive the command, and ask nobody in that name.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_API_KEY")} | dict(changes)
 
 
 _HARMLESS = frozenset((

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from argosy.core import errors
-from argosy.core.config import allows_plain_http, load_settings, private_folder
+from argosy.core.config import allows_plain_http, child_environment, load_settings, private_folder
 
 KINDS = errors.ArgosyError.__subclasses__()
 
@@ -52,3 +52,37 @@ def test_a_private_folder_is_closed_to_others(tmp_path):
 @pytest.mark.parametrize(("text", "allowed"), [("true", True), ("1", True), ("", False), ("false", False)])
 def test_an_object_store_without_tls_is_used_only_when_that_is_asked_for(text, allowed):
     assert allows_plain_http({"AWS_ALLOW_HTTP": text}) is allowed
+
+
+KEY = "argosy_abcdefgh_" + "s" * 52
+
+
+@pytest.mark.capability("Z2")
+def test_the_api_key_comes_from_the_environment_or_a_file_and_is_never_printed(tmp_path):
+    named = load_settings({"ARGOSY_API_KEY": f" {KEY}\n", "HOME": "/nowhere"})
+    path = tmp_path / "key"
+    path.write_text(KEY + "\n")
+    in_file = load_settings({"ARGOSY_API_KEY_FILE": str(path), "HOME": "/nowhere"})
+    assert named.api_key == in_file.api_key == KEY
+    assert f"Bearer {named.api_key}" == f"Bearer {KEY}"
+    assert (named.sources["api_key"], in_file.sources["api_key"]) == ("ARGOSY_API_KEY", "ARGOSY_API_KEY_FILE")
+    assert "ssss" not in repr(named) + repr(in_file)
+    assert load_settings({"HOME": "/nowhere"}).api_key == ""
+
+
+def test_a_key_file_that_cannot_be_read_is_named_and_its_content_is_not(tmp_path):
+    (tmp_path / "key").write_bytes(b"argosy_\xff")
+    for name in ("nowhere", "key"):
+        with pytest.raises(errors.InvalidInput, match=f"ARGOSY_API_KEY_FILE names .*{name}") as caught:
+            load_settings({"ARGOSY_API_KEY_FILE": str(tmp_path / name), "HOME": "/nowhere"})
+        assert "argosy_" not in str(caught.value)
+
+
+def test_started_processes_do_not_inherit_the_api_key(monkeypatch):
+    monkeypatch.setenv("ARGOSY_API_KEY", KEY)
+    monkeypatch.setenv("ARGOSY_API_KEY_FILE", "/nowhere")
+    monkeypatch.setenv("ARGOSY_HOME", "/somewhere")
+    found = child_environment({"OMP_NUM_THREADS": "1"})
+    assert KEY not in found.values()
+    assert "ARGOSY_API_KEY_FILE" not in found
+    assert (found["ARGOSY_HOME"], found["OMP_NUM_THREADS"]) == ("/somewhere", "1")

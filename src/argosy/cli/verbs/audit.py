@@ -6,6 +6,7 @@ from argosy.cli.output import Output
 from argosy.cli.verbs.models import when
 from argosy.cli.workspace import Workspace
 from argosy.core.clock import SystemClock
+from argosy.core.config import Secret
 from argosy.registry.registry import open_registry
 from argosy.security.keys import parse_public, public_text
 
@@ -55,6 +56,7 @@ def config(*, as_json: bool) -> None:
     """Show the settings and their sources."""
     output = Output(as_json=as_json)
     settings = Workspace().settings
-    found = {name: str(getattr(settings, name)) for name in settings.sources}
+    values = {name: getattr(settings, name) for name in settings.sources}
+    found = {name: repr(value) if isinstance(value, Secret) else str(value) for name, value in values.items()}
     output.table(("setting", "value", "from"), [(n, v, settings.sources[n]) for n, v in found.items()])
     output.result({n: {"value": v, "source": settings.sources[n]} for n, v in found.items()})

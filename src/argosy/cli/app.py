@@ -115,9 +115,21 @@ def evaluate(file: File = Path(), changes: Set = None, as_json: AsJson = False) 
 @app.command()
 def deploy(
     what: Annotated[
-        str, typer.Argument(help="A version (digits:3), a name, or an ONNX file; default: the project's newest.")
+        str,
+        typer.Argument(
+            help="A version (digits:3), a name, an ONNX file or a Python file (model.py:Class); default: the project's "
+            "newest."
+        ),
     ] = "",
     name: Annotated[str, typer.Option(help="Name of the endpoint; default: the model's.")] = "",
+    extra: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="A file or folder that the Python file needs beside it; repeatable."),
+    ] = None,
+    requires: Annotated[
+        list[str] | None,
+        typer.Option("--requires", help="A package the Python file needs, as for pip: 'nltk>=3.9'; repeatable."),
+    ] = None,
     file: File = Path(),
     changes: Set = None,
     replicas: Annotated[int, typer.Option(help="Replicas, 0: as [endpoint] says.")] = 0,
@@ -140,6 +152,8 @@ def deploy(
         port=port,
         now=now,
         detach=detach,
+        extra=extra,
+        requires=requires,
         as_json=as_json,
     )
 

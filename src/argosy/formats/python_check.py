@@ -20,18 +20,11 @@ from argosy.core.files import write_atomic
 from argosy.formats.inspect import TOLERANCE, generate
 from argosy.formats.inspection import Inspection
 from argosy.formats.parity import check_parity
-from argosy.formats.python_runner import SPEC_FILE, ModelFailed, PythonRunner, PythonSpec, check_requires, hint_for
+from argosy.formats.python_runner import ModelFailed, PythonRunner, hint_for
+from argosy.formats.python_spec import SPEC_FILE, Entry, LocalFile, PythonCheck, PythonSpec, check_requires
 from argosy.formats.python_values import Arrays
 
 _SAMPLES = 4
-
-
-class LocalFile(Config, frozen=True):
-    """A file that may become part of a version."""
-
-    path: str
-    digest: str
-    size_bytes: int
 
 
 class CheckConfig(Config, frozen=True):
@@ -46,13 +39,6 @@ class CheckConfig(Config, frozen=True):
     seed: int = 0
     memory_bytes: int = 0
     """Most memory the process may take; 0: no limit."""
-
-
-class PythonCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found out about a model of one's own."""
-
-    inspection: Inspection
-    spec: PythonSpec
 
 
 def main(config: dict[str, Any]) -> None:
@@ -74,6 +60,7 @@ def main(config: dict[str, Any]) -> None:
     except Unavailable as error:
         raise InvalidInput(error.message, hint=error.hint, code=error.code) from error
     found = check(runner, seed=asked.seed, files=files)
+    spec = msgspec.structs.replace(spec, entry=f"{Entry.parse(asked.entry).file}:{runner.kind}")
     write_atomic(Path(asked.result), canonical(PythonCheck(inspection=found, spec=spec)))
 
 

@@ -11,21 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import msgspec
-
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.digest import canonical
-from argosy.core.errors import InvalidInput, PluginError, Refused, Unavailable
+from argosy.core.errors import InvalidInput, Refused, Unavailable
 from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
 from argosy.formats.python_model import Files, Model
 from argosy.formats.python_signature import Form, read_form
-from argosy.formats.python_source import Entry, Sources, import_model
+from argosy.formats.python_source import Sources, import_model
+from argosy.formats.python_spec import SPEC_FILE, Entry, PythonSpec, check_requires, read_spec
 from argosy.formats.python_values import Arrays, check_inputs, example_inputs, output_array, wrong_result
-from argosy.registry.versions import MAIN_FILES
-
-SPEC_FILE = MAIN_FILES["python"]
-"""The file of a version that says which of its classes is the model."""
 
 log = get_logger()
 
@@ -33,28 +27,13 @@ _LOG_EVERY_S = 1.0
 _MAX_REFUSAL = 500
 
 
-class PythonSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `python-model.json` says."""
-
-    entry: str
-    """The file and the class: `sentiment.py:Sentiment`."""
-    requires: tuple[str, ...] = ()
-    """Packages that must be installed, as in `pip install`."""
-    python: str = ""
-    """The Python it was checked with."""
-    packages: dict[str, str] = {}
-    """The version of each required package it was checked with."""
-
-    def encode(self) -> bytes:
-        """Return the bytes of the file."""
-        return canonical(self)
-
-
 class PythonRunner:
     """A model of one's own, loaded. One per process: its modules stand under their own names."""
 
     def __init__(self, model: Model, form: Form, sources: Sources, folder: Any, clock: Clock) -> None:
         self._model = model
+        self.kind = type(model).__name__
+        """The name of its class."""
         self._folder = folder  # ends, and is emptied, together with this
         self._predict: Any = model.predict  # type: ignore[attr-defined] # `read_form` has found it
         self._form = form
@@ -141,7 +120,7 @@ class PythonRunner:
             raise self._failed(error, "predict asks for more memory than this process may take") from error
         except BaseException as error:
             # sys.exit too: one request must not end the process that answers the others.
-            raise self._failed(error, f"predict of '{type(self._model).__name__}' failed") from error
+            raise self._failed(error, f"predict of '{self.kind}' failed") from error
 
     def _failed(self, error: BaseException, message: str) -> "ModelFailed":
         now = self._clock.monotonic()
@@ -157,7 +136,7 @@ class PythonRunner:
         try:
             return self._form.fields_of(result)
         except TypeError as error:
-            raise wrong_result(f"predict of '{type(self._model).__name__}': {error}") from None
+            raise wrong_result(f"predict of '{self.kind}': {error}") from None
 
     def _results(self, result: object, rows: int) -> Arrays:
         found = self._fields(result)
@@ -168,55 +147,6 @@ class ModelFailed(InvalidInput):
     """The code of a custom model raised something other than `argosy.Refused`."""
 
     code = "model_code_failed"
-
-
-def read_spec(files: Mapping[str, bytes]) -> PythonSpec:
-    """Read what the files of a version say about its model; InvalidInput."""
-    try:
-        return msgspec.json.decode(files[SPEC_FILE], type=PythonSpec)
-    except (KeyError, msgspec.DecodeError) as error:
-        raise InvalidInput(
-            f"the version's '{SPEC_FILE}' is missing or not understood: {error}",
-            hint="it may have been made by a newer Argosy: pip install -U argosy",
-            code="model_class_wrong",
-        ) from error
-
-
-def check_requires(requires: tuple[str, ...] | list[str]) -> dict[str, str]:
-    """Return the installed version of each required package; PluginError (`missing_package`) names what is missing."""
-    if not requires:
-        return {}
-    from importlib import metadata
-
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    found = {}
-    for text in requires:
-        try:
-            wanted = Requirement(text)
-        except InvalidRequirement as error:
-            raise InvalidInput(
-                f"{text[:100]!r} does not name a package: {str(error).partition(chr(10))[0]}",
-                hint="write it as for pip: --requires 'scikit-learn>=1.5'",
-            ) from error
-        if wanted.url:
-            raise InvalidInput(f"{text[:100]!r} names an address; only packages by name and version can be checked")
-        if wanted.marker is not None and not wanted.marker.evaluate():
-            continue
-        try:
-            installed = metadata.version(wanted.name)
-        except metadata.PackageNotFoundError:
-            installed = ""
-        if not installed or not wanted.specifier.contains(installed, prereleases=True):
-            has = f"{installed} is installed" if installed else "it is not installed"
-            raise PluginError(
-                f"the model needs the package '{text}', but {has}",
-                hint=f"install it into the environment of Argosy on this machine: pip install '{text}'",
-                code="missing_package",
-                package=wanted.name,
-            )
-        found[wanted.name] = installed
-    return found
 
 
 def hint_for(error: BaseException, files: Mapping[str, bytes]) -> str:

@@ -16,43 +16,9 @@ from typing import NamedTuple
 
 from argosy.core.errors import ArgosyError, InvalidInput, PluginError
 from argosy.formats.python_model import Model, RowModel
+from argosy.formats.python_spec import Entry, check_module_name
 
 _MAX_SHOWN = 300
-
-
-class Entry(NamedTuple):
-    """Which class of which file is the model; an empty `kind` is the only one there is."""
-
-    file: str
-    kind: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "Entry":
-        """Read `sentiment.py` or `sentiment.py:Sentiment`; InvalidInput."""
-        file, _, kind = text.partition(":")
-        module = PurePosixPath(file)
-        if module.suffix != ".py" or not module.stem.isidentifier() or "/" in file:
-            raise InvalidInput(
-                f"{text[:100]!r} is no file of a model: it must be called like a Python module",
-                hint="give it a name such as sentiment.py",
-                code="model_class_wrong",
-            )
-        if kind and not kind.isidentifier():
-            raise InvalidInput(f"{kind[:100]!r} is no name of a class", hint="write sentiment.py:Sentiment")
-        return cls(file, kind)
-
-
-def check_module_name(name: str) -> None:
-    """Raise InvalidInput for a file whose import would take the place of a module of Python or Argosy."""
-    path = PurePosixPath(name)
-    top = path.parts[0] if len(path.parts) > 1 else path.stem
-    if path.suffix == ".py" and (top in sys.stdlib_module_names or top == "argosy"):
-        owner = "Argosy" if top == "argosy" else "Python"
-        raise InvalidInput(
-            f"'{name}' would take the place of {owner}'s own module '{top}'",
-            hint="give it another name",
-            code="model_file_name",
-        )
 
 
 class Sources(importlib.abc.MetaPathFinder):

@@ -43,6 +43,11 @@ def explain_row(registry: Registry, version: Version, body: bytes, config: Expla
     than one row, NotFound when the rows the version was trained on are not in this registry.
     """
     loaded = registry.versions.load(version.digest)
+    if loaded.manifest.format == "python":
+        raise InvalidInput(
+            f"{version} is code of your own, which is not run outside of replicas, so it can't be explained",
+            hint="explain a version that `argosy run` made, or any function from Python: argosy.explain.explainer",
+        )
     engine = engine_of(loaded.manifest, registry.versions.files(loaded))
     inputs = _inputs(body, engine)
     spec = next((spec for spec in engine.signature.inputs if spec.datatype != "BYTES"), None)

@@ -8,6 +8,7 @@ import msgspec
 from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, Project, load_project
+from argosy.cli.verbs.import_python import import_python
 from argosy.cli.verbs.imports import import_onnx
 from argosy.cli.verbs.watch import find
 from argosy.cli.workspace import Workspace
@@ -41,13 +42,23 @@ def deploy(
     port: int,
     now: bool,
     detach: bool,
+    extra: list[Path] | None,
+    requires: list[str] | None,
     as_json: bool,
 ) -> None:
     """Serve a version, follow it until it is decided, and end with a URL and an undo."""
     output = Output(as_json=as_json)
     workspace = Workspace()
     project = _project(file, changes)
-    version = _version(output, workspace, project, what, name)
+    if what.partition(":")[0].endswith(".py"):
+        version = import_python(output, workspace, what, name, extra=extra or (), requires=requires or ())
+    elif extra or requires:
+        raise InvalidInput(
+            f"--with and --requires are for Python files, and '{what}' is none",
+            hint="argosy deploy model.py --with vocabulary.txt",
+        )
+    else:
+        version = _version(output, workspace, project, what, name)
     endpoint = name or version.name
     # A file's rules are for the endpoint it is about: deploying something else from its folder must not use them.
     rules = project if project is not None and project.project.name == endpoint else None

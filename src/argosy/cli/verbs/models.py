@@ -11,6 +11,7 @@ from argosy.cli.workspace import Workspace
 from argosy.core.errors import NotFound
 from argosy.core.files import write_atomic
 from argosy.core.units import format_size
+from argosy.formats.python_spec import read_spec
 from argosy.operate.view import describe
 from argosy.registry.log import Entry
 from argosy.registry.versions import Evaluation, Version
@@ -76,6 +77,10 @@ def show(reference: str, *, as_json: bool) -> None:
         output.line(f"  input       {spec.name} {spec.datatype} {list(spec.shape)}{columns}")
     for spec in manifest.signature.outputs:
         output.line(f"  output      {spec.name} {spec.datatype} {list(spec.shape)}")
+    if manifest.format == "python":
+        code = read_spec(versions.files(version))
+        needs = f", needs {', '.join(code.requires)}" if code.requires else ""
+        output.line(f"  code        {code.entry}{needs}; tried with Python {code.python}")
     for gate in manifest.evaluation.gates:
         mark = "passed" if gate.passed else f"MISSED by {gate.missed_by:.3g}"
         output.line(f"  gate        {gate.name} {gate.value:.4g} {gate.bound}  {mark}")
@@ -90,7 +95,9 @@ def report(reference: str, save: Path | None, *, as_json: bool) -> None:
     output = Output(as_json=as_json)
     versions = Workspace().registry.versions
     version = versions.get(reference)
-    found = [name for name in version.manifest.files if name.endswith((".json", ".png"))]
+    # Files of a model of one's own are no reports, whatever they are called.
+    files = version.manifest.files if version.manifest.format != "python" else ()
+    found = [name for name in files if name.endswith((".json", ".png"))]
     if save is not None:
         for name in found:
             write_atomic(save / name, versions.open_file(version, name))

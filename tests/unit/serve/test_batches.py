@@ -1,4 +1,9 @@
+import math
+
+import hypothesis
+import msgspec
 import pytest
+from hypothesis import strategies as st
 
 from argosy.core.errors import Unavailable
 from argosy.serve.batcher import OVER, VersionQueue, Work
@@ -10,9 +15,11 @@ from plane import SIGNATURE
 class Hand:
     """A replica that keeps the batches it is handed."""
 
-    def __init__(self, max_batch=4, padding=1.0):
+    def __init__(self, max_batch=4, padding=1.0, max_bytes=0, spare=0.0):
         self.max_batch = max_batch
         self.padding = padding
+        self.max_bytes = max_bytes
+        self.spare = spare
         self.batches = []
 
     def run(self, works, now):
@@ -167,3 +174,156 @@ def test_everything_can_be_taken_out_in_order():
     assert [w.name for w in taken] == ["a", "c"]
     assert all(w.state == WAITING for w in taken)
     assert q.requests == 0
+
+
+# Shares, limits, deadlines, lengths ----------------------------------------------------------------------------------
+
+
+class Timely(Note):
+    """A request that notes when it is told that its time is over."""
+
+    __slots__ = ("expired", "queue")
+
+    def __init__(self, name, *, due=math.inf, key="", weight=1.0, length=0, **changes):
+        super().__init__(name, **changes)
+        self.inputs = msgspec.structs.replace(self.inputs, length=length)
+        self.due = self.deadline = due
+        self.key, self.weight = key, weight
+        self.expired = []
+
+    def expire(self, now):
+        self.expired.append(now)
+        self.queue.withdraw(self)
+
+
+def ask(target, now, *works):
+    for work in works:
+        work.queue = target
+        target.submit(work, now)
+    return works
+
+
+def test_callers_are_served_in_turn_however_much_one_of_them_asks():
+    q, hand = queue(), Hand(max_batch=1)
+    ask(q, 0.0, *(Timely(f"a{i}", key="a") for i in range(6)), *(Timely(f"b{i}", key="b") for i in range(2)))
+    for _ in range(8):
+        dispatch(q, hand)
+    order = [batch[0] for batch in names(hand)]
+    assert set(order[:4]) == {"a0", "a1", "b0", "b1"}
+    assert order[4:] == ["a2", "a3", "a4", "a5"]
+
+
+def test_a_caller_of_twice_the_weight_is_served_twice_as_often():
+    q, hand = queue(), Hand(max_batch=1)
+    ask(q, 0.0, *(Timely(f"a{i}", key="a", weight=2.0) for i in range(20)))
+    ask(q, 0.0, *(Timely(f"b{i}", key="b") for i in range(20)))
+    for _ in range(15):
+        dispatch(q, hand)
+    order = [batch[0][0] for batch in names(hand)]
+    assert (order.count("a"), order.count("b")) == (10, 5)
+
+
+def test_a_caller_that_was_away_comes_back_without_credit():
+    q, hand = queue(), Hand(max_batch=1)
+    ask(q, 0.0, *(Timely(f"a{i}", key="a") for i in range(30)))
+    for _ in range(10):
+        dispatch(q, hand)
+    ask(q, 0.0, *(Timely(f"b{i}", key="b") for i in range(30)))
+    for _ in range(10):
+        dispatch(q, hand)
+    order = [batch[0][0] for batch in names(hand)][10:]
+    assert 4 <= order.count("b") <= 6
+
+
+def test_callers_of_one_version_share_a_run():
+    q, hand = queue(), Hand(max_batch=4)
+    ask(q, 0.0, *(Timely(f"a{i}", key="a") for i in range(2)), *(Timely(f"b{i}", key="b") for i in range(2)))
+    dispatch(q, hand)
+    assert sorted(names(hand)[0]) == ["a0", "a1", "b0", "b1"]
+
+
+def test_a_flood_of_one_caller_leaves_places_for_another():
+    q = queue(max_requests=10)
+    ask(q, 0.0, *(Timely(f"a{i}", key="a") for i in range(10)))
+    with pytest.raises(Unavailable) as caught:
+        ask(q, 0.0, Timely("a10", key="a"))
+    assert caught.value.code == "queue_full"
+    ask(q, 0.0, *(Timely(f"b{i}", key="b") for i in range(5)))
+    with pytest.raises(Unavailable):
+        ask(q, 0.0, Timely("b5", key="b"))
+    with pytest.raises(Unavailable):
+        ask(q, 0.0, Timely("a10", key="a"))
+
+
+def test_as_many_may_wait_as_are_answered_soon():
+    q = queue(max_requests=5000, wait_s=0.5, max_bytes=1 << 30)
+    assert q.limit == 5000
+    for _ in range(60):
+        q.ran(4, 0.004)  # a millisecond each
+    assert q.limit == pytest.approx(500, abs=2)
+    for _ in range(60):
+        q.ran(1, 0.1)
+    assert q.limit == 64
+    for _ in range(60):
+        q.ran(128, 0.001)
+    assert q.limit == 5000
+
+
+def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
+    q = queue()
+    for _ in range(60):
+        q.ran(1, 0.1)
+    ask(q, 0.0, *(Timely(str(i), due=100.0) for i in range(20)))
+    with pytest.raises(Unavailable) as caught:
+        ask(q, 0.0, Timely("late", due=1.0))
+    assert caught.value.code == "too_late"
+    assert caught.value.context["retry_after_s"] == pytest.approx(2.0, rel=0.05)
+    ask(q, 0.0, Timely("in time", due=3.0))
+
+
+def test_nothing_is_run_for_a_request_whose_time_is_over():
+    q, hand = queue(), Hand(max_batch=4)
+    late, fine = ask(q, 0.0, Timely("late", due=1.0), Timely("fine", due=9.0))
+    q.idle.append(hand)
+    q.dispatch(2.0)
+    assert names(hand) == [["fine"]]
+    assert late.expired == [2.0]
+    assert not fine.expired
+    assert q.requests == q.size_bytes == 0
+
+
+def test_texts_share_a_run_only_as_far_as_padding_pays():
+    q, hand = queue(), Hand(max_batch=8, padding=1.25)
+    ask(q, 0.0, *(Timely(f"{length}", length=length) for length in (100, 10, 90, 12, 95, 11)))
+    for _ in range(4):
+        dispatch(q, hand)
+    assert names(hand) == [["100", "90", "95"], ["10", "12", "11"]]
+
+
+def test_the_oldest_text_is_always_in_the_next_run():
+    q, hand = queue(), Hand(max_batch=8, padding=1.0)
+    ask(q, 0.0, Timely("odd", length=7), *(Timely(f"a{i}", length=50) for i in range(6)))
+    dispatch(q, hand)
+    assert names(hand) == [["odd"]]
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(1, 200), st.integers(1, 4)), min_size=1, max_size=40),
+    st.floats(1.0, 3.0),
+    st.integers(1, 16),
+)
+def test_no_batch_is_padded_beyond_the_budget_and_none_starves(texts, budget, most):
+    q, hand = queue(), Hand(max_batch=most, padding=budget)
+    works = ask(q, 0.0, *(Timely(str(i), rows=rows, length=length) for i, (length, rows) in enumerate(texts)))
+    for _ in works:
+        dispatch(q, hand)
+    assert sorted(name for batch in names(hand) for name in batch) == sorted(w.name for w in works)
+    oldest = 0
+    for batch in hand.batches:
+        inputs = [work.inputs for work in batch]
+        padded = max(i.length for i in inputs) * sum(i.rows for i in inputs)
+        assert len(batch) == 1 or padded <= budget * sum(i.length * i.rows for i in inputs) + 1e-6
+        assert len(batch) == 1 or sum(i.rows for i in inputs) <= most
+        assert min(int(w.name) for w in batch) == oldest
+        done = {int(w.name) for b in hand.batches[: hand.batches.index(batch) + 1] for w in b}
+        oldest = next((i for i in range(len(works)) if i not in done), -1)

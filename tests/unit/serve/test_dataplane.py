@@ -612,3 +612,87 @@ def test_stable_that_is_not_back_in_time_after_a_restart_is_taken_for_gone(world
     world.advance(3.2, backup)
     backup.answer()
     assert call.ref == "m:2"
+
+
+def hedged(world, hedge_s=0.1):
+    world.route("1", hedge_s=hedge_s)
+    return world.replica("1"), world.replica("1")
+
+
+def test_a_slow_request_is_given_to_an_idle_replica_and_the_first_answer_counts(world):
+    slow, quick = hedged(world)
+    call = world.send()
+    world.advance(0.3, slow, quick)
+    assert slow.run
+    assert quick.run
+    quick.answer(5.0)
+    assert values(call) == [5.0]
+    slow.answer(7.0)
+    assert values(call) == [5.0]
+    assert len(world.calls) == 1
+    assert world.plane.counters.get("argosy_hedges_total", "m", "won") == 1
+
+
+def test_a_hedge_that_loses_changes_nothing(world):
+    slow, quick = hedged(world)
+    call = world.send()
+    world.advance(0.3, slow, quick)
+    slow.answer(7.0)
+    quick.answer(5.0)
+    assert values(call) == [7.0]
+    assert len(world.calls) == 1
+    assert world.plane.counters.get("argosy_hedges_total", "m", "lost") == 1
+
+
+def test_a_quick_request_is_not_hedged(world):
+    first, second = hedged(world)
+    call = world.send()
+    first.answer(7.0)
+    world.advance(0.3, first, second)
+    assert values(call) == [7.0]
+    assert second.run is None
+
+
+def test_no_request_is_hedged_while_others_wait_or_no_replica_is_idle(world):
+    world.route("1", hedge_s=0.1)
+    only = world.replica("1", max_batch=1)
+    world.send()
+    waiting = world.send()
+    world.advance(0.3, only)
+    assert waiting.hedge is None
+    only.answer(1.0)
+    world.turn()
+    only.answer(2.0)
+    assert [values(call) for call in world.calls] == [[1.0], [2.0]]
+
+
+def test_a_cancelled_request_takes_its_hedge_along(world):
+    slow, quick = hedged(world)
+    call = world.send()
+    world.advance(0.3, slow, quick)
+    call.cancel()
+    quick.answer(5.0)
+    slow.answer(7.0)
+    assert world.calls == []
+    assert values(_sent(world, slow, quick)) == [9.0]
+
+
+def _sent(world, *replicas):
+    call = world.send((9.0, 0.0))
+    next(replica for replica in replicas if replica.run).answer()
+    return call
+
+
+def test_a_request_that_waited_too_long_is_not_run(world):
+    world.route("1")
+    only = world.replica("1", max_batch=1)
+    world.send(timeout_s=9.0)
+    late = world.send(timeout_s=0.5)
+    world.clock.advance(0.6)  # no tick in between: the queue itself must see it
+    only.beat()
+    only.answer(1.0)
+    world.turn()
+    assert late.error is not None
+    assert late.error.code == "deadline_exceeded"
+    assert only.run is None
+    assert world.plane.counters.get("argosy_expired_total", "m", "queue") == 1

@@ -1,11 +1,8 @@
 import numpy as np
-import pytest
 
-from argosy.core.clock import FakeClock
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.serve import wire
-from argosy.serve.calibration import MAX_BATCH, calibrate, samples
 from argosy.serve.engine import Engine
 
 SIGNATURE = Signature(
@@ -115,57 +112,3 @@ def test_an_output_the_version_lacks_is_its_failure():
 def test_finishing_steps_come_last():
     engine = Engine(SIGNATURE, None, model, lambda found, _: {"y": found["y"] * 2, "t": found["t"]})
     assert run([(4, 0)], engine=engine) == [([0.5], text(b"<4>"))]
-
-
-# Calibration ----------------------------------------------------------------------------------------------------------
-
-
-def measured(cost, signature=SIGNATURE):
-    """Calibrate a model whose run of n rows takes cost(n) seconds."""
-    clock = FakeClock()
-    return (*calibrate(lambda i: clock.advance(cost(len(i["x"]))), signature, clock), clock.monotonic())
-
-
-@pytest.mark.parametrize(
-    ("cost", "batch"),
-    [
-        (lambda n: 1e-5 + n * 1e-6, MAX_BATCH),  # a small model: calls cost more than rows
-        (lambda n: n * 1e-3, 1),  # rows cost the same alone
-        (lambda n: 1e-4 + n * 1e-4, 16),  # worth it until a row costs 6 % more than the limit
-        (lambda n: 0.06 + n * 0.001, 1),  # two runs use up the time
-        (lambda n: 1.0, 1),  # so slow that nothing is tried
-    ],
-)
-def test_a_batch_is_as_large_as_it_brings_a_gain(cost, batch):
-    found, run_s, _ = measured(cost)
-    assert found == batch
-    assert run_s == pytest.approx(cost(batch))
-
-
-def test_calibration_takes_its_time_and_no_more():
-    assert measured(lambda n: 1e-3 + n * 1e-4)[2] < 0.25
-
-
-def test_a_model_that_does_not_take_made_up_inputs_is_served_one_by_one():
-    def fail(_):
-        raise RuntimeError("no")
-
-    assert calibrate(fail, SIGNATURE, FakeClock()) == (1, 0.0)
-
-
-def test_a_version_that_cannot_be_batched_is_not_tried_in_batches():
-    fixed = Signature(inputs=(TensorSpec(name="x", datatype="FP32", shape=(2, 2)),), outputs=())
-    assert measured(lambda n: 1e-3 + n * 0, fixed)[0] == 1
-
-
-def test_made_up_inputs_fit_the_signature():
-    signature = Signature(
-        inputs=(
-            TensorSpec(name="a", datatype="FP16", shape=(-1, 3, -1)),
-            TensorSpec(name="b", datatype="BYTES", shape=(-1,)),
-        ),
-        outputs=(),
-    )
-    found = samples(signature, 5)
-    assert (found["a"].dtype.name, found["a"].shape) == ("float16", (5, 3, 8))
-    assert found["b"].tolist() == [b""] * 5

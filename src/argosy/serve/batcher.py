@@ -104,7 +104,10 @@ class Runs(Protocol):
     """What the queue needs of a replica."""
 
     max_batch: int
+    max_bytes: int
     padding: float
+    spare: float
+    """How it wants to be fed: see `wire.Hello`."""
 
     def run(self, works: list[Work], now: float) -> None:
         """Start on a batch; the replica is idle, and no longer."""
@@ -114,11 +117,15 @@ class Runs(Protocol):
 class _Forming:
     """A batch that is being put together, and what may still join it."""
 
-    __slots__ = ("key", "longest", "max_rows", "now", "padding", "rows", "size_bytes", "total", "works")
+    __slots__ = (
+        "key", "longest", "max_bytes", "max_rows", "now", "padding", "rows", "size_bytes", "spare", "total", "works"
+    )  # fmt: skip
 
     def __init__(self, replica: Runs, now: float) -> None:
         self.max_rows = replica.max_batch
+        self.max_bytes = replica.max_bytes or _MAX_BATCH_BYTES
         self.padding = replica.padding
+        self.spare = replica.spare
         self.now = now
         self.works: list[Work] = []
         self.key: tuple[tuple[int, ...], ...] | None = None
@@ -140,11 +147,14 @@ class _Forming:
         ):
             return False
         if not inputs.length:
-            return True
+            return self.size_bytes + inputs.size_bytes <= self.max_bytes
         # Every text is padded to the longest; that may cost so much and no more.
         longest = max(self.longest, inputs.length)
         padded = longest * (self.rows + inputs.rows)
-        return padded <= self.padding * (self.total + inputs.length * inputs.rows)
+        total = self.total + inputs.length * inputs.rows
+        return padded <= self.max_bytes and (
+            padded <= self.padding * total or padded - total <= self.spare * len(self.works)
+        )
 
     def add(self, work: Work) -> None:
         """Take a request that fits."""

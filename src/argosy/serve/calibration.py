@@ -1,69 +1,377 @@
-"""A short measurement at load time: how many rows are worth running together, for this model on this machine."""
+"""How a replica wants to be fed: a short measurement of batches, and the rules that follow from it.
+
+The promise is that no batch runs slower than its rows would one by one. So a size is allowed only if it, and every size
+below it, was measured or bounded: a run of more rows takes no less time, so what a run of n rows takes bounds all
+smaller ones. Sizes are compared inside the same round of an interleaved measurement, by the median and by the fastest,
+and in CPU time where the version computes all the time: then other processes can disturb a run, but hardly its figure.
+"""
 
 import math
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from argosy.core.clock import Clock
-from argosy.core.tensors import DATATYPES, Signature
-from argosy.serve.engine import Arrays
+from argosy.serve.profile import Batching, Point
 
 MAX_BATCH = 128
-# Doubling a batch must bring rows at least so much cheaper; less is noise, and larger batches only delay.
-_WORTH = 0.95
-# A run longer than this holds up whoever comes next more than it saves.
-_MAX_RUN_S = 0.1
-_FREE_SIZE = 8
+HOP_S = 1e-4
+"""CPU seconds that a batch costs gateway and replica beyond what its rows do: two frames over the socket, and waking up
+both. Measured on one 2-core machine: 0.08 to 0.15 ms."""
+MAX_RUN_S = 0.1
+"""A longer run of several rows holds up whoever comes next, for however little it saves."""
+_WORTH = 0.97
+"""A batch must bring rows at least so much cheaper; less is noise."""
+_NEAR_BEST = 1.05
+"""Of the sizes that are as good as the best up to noise, the smallest is taken: it delays the fewest."""
+_ROUNDS = 3
+_MOST_ROUNDS = 9
+_COMPUTES = 0.8
+_SPARE_PART = 0.5
+"""The part of a saved run that may be spent on padding; the rest is the gain."""
+_FREE_PADDING = 1e6
+# Parts of the budget: for finding out which sizes are worth measuring, and for measuring them often.
+_EXPLORING, _REPEATING = 0.4, 0.75
+
+Case = tuple[int, ...]
+"""A batch: the length of each row in bytes, 0 where all rows are alike."""
 
 
-def calibrate(
-    compute: Callable[[Arrays], Any], signature: Signature, clock: Clock, *, budget_s: float = 0.2
-) -> tuple[int, float]:
-    """Return the most rows worth running together, and the seconds a run of them takes. Takes `budget_s` at most, or
-    two runs if they are slower. 1 for a version that can't be batched or doesn't take made-up inputs.
+class Cost(NamedTuple):
+    """What one run took."""
+
+    wall_s: float
+    cpu_s: float
+    """Of the thread that ran it."""
+
+
+Bench = Callable[[Case], Cost]
+"""Runs a batch once, and may raise whatever a version raises on made-up inputs."""
+
+
+class Found(NamedTuple):
+    """What a measurement of batches ended with."""
+
+    batching: Batching
+    points: tuple[Point, ...]
+    is_complete: bool
+    """Whether everything was measured that had to be; otherwise the budget was used up, and the rest is left out."""
+    error: str = ""
+    """What the version said about made-up inputs, when it takes none."""
+
+
+class Meter:
+    """Runs batches in rounds, and says what they take."""
+
+    def __init__(self, bench: Bench, clock: Clock, *, budget_s: float, wall_s: float, in_wall: bool = False) -> None:
+        self._bench = bench
+        self._clock = clock
+        self._budget_s = budget_s
+        self._until = clock.monotonic() + wall_s
+        self._in_wall = in_wall
+        self._spent_s = 0.0
+        self._computes = False
+        self._first: dict[Case, Cost] = {}
+        self._costs: dict[Case, dict[int, Cost]] = {}
+        self._round = 0
+
+    def warm(self, case: Case) -> None:
+        """Run a batch for the first time: it allocates, so its time counts only if there is no other."""
+        self._first[case] = self._run(case)
+
+    def round(self, cases: Iterable[Case]) -> bool:
+        """Run each batch once more, one after the other, as far as the budget goes; return whether any was run."""
+        self._round += 1
+        has_run = False
+        for case in cases:
+            if self.is_over(self.seconds(case) if case in self._costs else 0.0):
+                break
+            self._costs.setdefault(case, {})[self._round] = self._run(case)
+            has_run = True
+        return has_run
+
+    def is_over(self, next_s: float = 0.0, *, part: float = 1.0) -> bool:
+        """Return whether a run of `next_s` more seconds is beyond this part of the budget, or it is too late."""
+        return self._spent_s + next_s > part * self._budget_s or self._clock.monotonic() > self._until
+
+    def rounds(self, case: Case) -> int:
+        """Return how often a batch was run, its first time apart."""
+        return len(self._costs.get(case, ()))
+
+    def knows(self, case: Case) -> bool:
+        """Return whether a batch was run in as many rounds as a decision needs."""
+        return self.rounds(case) >= _ROUNDS
+
+    def seconds(self, case: Case) -> float:
+        """Return what a run of this batch takes on a machine of its own: the fastest seen."""
+        found = self._costs.get(case)
+        return min(map(self._of, found.values())) if found else self._of(self._first[case])
+
+    def ratio(self, case: Case) -> float:
+        """Return how a run compares with its rows one by one (1: alike), by the less favourable of two estimates."""
+        single, rows = case[:1], len(case)
+        alone = self._costs[single]
+        paired = [
+            (self._of(cost) + HOP_S) / (rows * (self._of(alone[number]) + HOP_S))
+            for number, cost in self._costs[case].items()
+            if number in alone
+        ]
+        fastest = (self.seconds(case) + HOP_S) / (rows * (self.seconds(single) + HOP_S))
+        return max(statistics.median(paired), fastest) if paired else math.inf
+
+    def points(self) -> tuple[Point, ...]:
+        """Return what was measured of equal rows."""
+        cases = sorted((case[0], len(case), case) for case in self._costs if len(set(case)) == 1)
+        return tuple(Point(rows=n, length_bytes=size, seconds=self.seconds(case)) for size, n, case in cases)
+
+    def _run(self, case: Case) -> Cost:
+        cost = self._bench(case)
+        # One undisturbed run shows that it computes all the time; otherwise it waits, for threads or another service.
+        self._computes = self._computes or cost.cpu_s >= _COMPUTES * cost.wall_s
+        self._spent_s += self._of(cost)
+        return cost
+
+    def _of(self, cost: Cost) -> float:
+        return cost.cpu_s if self._computes and not self._in_wall else cost.wall_s
+
+
+def measure_batching(
+    bench: Bench,
+    lengths: Sequence[int],
+    clock: Clock,
+    *,
+    is_batched: bool,
+    takes_texts: bool,
+    budget_s: float,
+    wall_s: float,
+    in_wall: bool = False,
+) -> Found:
+    """Measure batches of rows of these lengths, and return how the version wants to be fed.
+
+    `budget_s` is CPU time, or wall time with `in_wall`, which several threads need; after `wall_s` it ends anyway. The
+    very first run is made however long it takes. Nothing is raised: a version that takes no made-up inputs is fed one
+    by one.
     """
-    begun = clock.monotonic()
-    best, best_s = 1, 0.0
-    rows = 1
-    try:
-        compute(samples(signature, 1))  # the first run allocates; its time says nothing
-        while rows <= MAX_BATCH:
-            run_s = _fastest(compute, samples(signature, rows), clock, until=begun + budget_s)
-            if best_s and (run_s / rows > _WORTH * best_s / best or run_s > _MAX_RUN_S):
-                break
-            best, best_s = rows, run_s
-            if not signature.is_batched or clock.monotonic() - begun + 2 * run_s > budget_s:
-                break
-            rows *= 2
-    except Exception:  # noqa: BLE001 - a model may raise anything on zeros; real requests will tell
-        return best, best_s
-    return best, best_s
-
-
-def _fastest(compute: Callable[[Arrays], Any], inputs: Arrays, clock: Clock, *, until: float) -> float:
-    fastest = math.inf
-    for _ in range(3):
-        begun = clock.monotonic()
-        compute(inputs)
-        ended = clock.monotonic()
-        fastest = min(fastest, ended - begun)
-        if ended + fastest > until:
+    meter = Meter(bench, clock, budget_s=budget_s, wall_s=wall_s, in_wall=in_wall)
+    usable: list[int] = []
+    error = ""
+    for length in lengths:
+        if usable and meter.is_over(part=_EXPLORING):
             break
-    return fastest
+        try:
+            meter.warm((length,))
+            usable.append(length)
+        except Exception as raised:  # noqa: BLE001 - a version may raise anything on made-up inputs
+            error = error or _said(raised)
+    if not usable:
+        return Found(Batching(), (), is_complete=True, error=error)
+    try:
+        return _measured(meter, usable, is_batched=is_batched, takes_texts=takes_texts)
+    except Exception as raised:  # noqa: BLE001 - as above, on several rows
+        row_s = meter.seconds((usable[len(usable) // 2],))
+        return Found(Batching(run_s=row_s, row_s=row_s), meter.points(), is_complete=True, error=_said(raised))
 
 
-def samples(signature: Signature, rows: int) -> Arrays:
-    """Return made-up inputs: zeros and empty texts, free dimensions at 8."""
-    found: Arrays = {}
-    for spec in signature.inputs:
-        shape = tuple(
-            (rows if axis == 0 and signature.is_batched else _FREE_SIZE if axis else 1) if size == -1 else size
-            for axis, size in enumerate(spec.shape)
-        )
-        if spec.datatype == "BYTES":
-            found[spec.name] = np.full(shape, b"", dtype=object)
-        else:
-            found[spec.name] = np.zeros(shape, dtype=DATATYPES[spec.datatype][0])
+def _measured(meter: Meter, lengths: list[int], *, is_batched: bool, takes_texts: bool) -> Found:
+    singles: list[Case] = [(length,) for length in lengths]
+    meter.round(singles)
+    cases = _explored(meter, lengths) if is_batched else []
+    everything = [*singles, *cases]
+    for _ in range(_MOST_ROUNDS):
+        is_enough = all(meter.knows(case) for case in everything)
+        if meter.is_over(part=_REPEATING if is_enough else 1.0) or not meter.round(everything):
+            break
+    known = [length for length in lengths if meter.knows((length,))]
+    if not known:
+        # So slow that not even one row could be run three times: nothing speaks for batches of it.
+        row_s = max(meter.seconds(case) for case in singles)
+        return Found(Batching(run_s=row_s, row_s=row_s), meter.points(), is_complete=True)
+    rules = _Rules(meter, known, cases)
+    batching = rules.decide(takes_texts=takes_texts)
+    return Found(batching, meter.points(), is_complete=not rules.is_short)
+
+
+def _explored(meter: Meter, lengths: Sequence[int]) -> list[Case]:
+    """Double the rows at each length for as long as that may bring something; return the batches worth measuring."""
+    found: list[Case] = []
+    for length in lengths:
+        best_s, vain = meter.seconds((length,)) + HOP_S, 0
+        rows = 2
+        while rows <= MAX_BATCH and vain < 2:
+            case = (length,) * rows
+            expected_s = rows * best_s
+            if expected_s > MAX_RUN_S or meter.is_over(2 * expected_s, part=_EXPLORING):
+                break
+            meter.warm(case)
+            meter.round([case])
+            row_s = (meter.seconds(case) + HOP_S) / rows
+            vain = 0 if row_s < _WORTH * best_s else vain + 1
+            best_s = min(best_s, row_s)
+            found.append(case)
+            rows *= 2
     return found
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+
+
+class _Rules:
+    """From measured batches to bounds that keep the promise."""
+
+    def __init__(self, meter: Meter, lengths: list[int], cases: list[Case]) -> None:
+        self._meter = meter
+        self._lengths = lengths
+        self._rows = {
+            length: [1, *sorted(len(case) for case in cases if case[0] == length and meter.knows(case))]
+            for length in lengths
+        }
+        self.is_short = False
+        """Whether something was left out for want of time."""
+
+    def decide(self, *, takes_texts: bool) -> Batching:
+        """Return the bounds."""
+        useful = {length: self._useful(length) for length in self._lengths}
+        max_batch = max(useful.values())
+        max_bytes = 0
+        if max_batch > 1:
+            safe = {length: self._safe(length, max_batch) for length in self._lengths}
+            short = [rows * length for length, rows in safe.items() if rows < max_batch]
+            max_bytes = min(short, default=0)
+            if not any(self._lengths):
+                max_batch, max_bytes = min(max_batch, *safe.values()), 0
+        middle = self._lengths[len(self._lengths) // 2]
+        bounded = Batching(
+            max_batch=max_batch,
+            run_s=max(self._longest(length, max_batch, max_bytes) for length in self._lengths),
+            row_s=self._meter.seconds((middle,)),
+            max_bytes=max_bytes,
+        )
+        return self._with_padding(bounded) if takes_texts and max_batch > 1 else bounded
+
+    def _useful(self, length: int) -> int:
+        """Return the smallest size that is as cheap per row as any, if that is a gain and all below it do no harm."""
+        rows = self._rows[length]
+        while len(rows) > 1:
+            costs = {n: (self._meter.seconds((length,) * n) + HOP_S) / n for n in rows}
+            best = min(costs.values())
+            chosen = min(n for n, cost in costs.items() if cost <= _NEAR_BEST * best)
+            if chosen == 1 or self._meter.ratio((length,) * chosen) > _WORTH:
+                return 1
+            safe = self._safe(length, chosen)
+            if safe >= chosen:
+                return chosen
+            rows = [n for n in rows if n <= safe]
+        return 1
+
+    def _safe(self, length: int, most: int) -> int:
+        """Return up to which size, `most` at most, no batch of this length is slower than its rows one by one."""
+        known = set(self._rows[length])
+        low, upper = 1, most
+        while low < upper:
+            high = min((n for n in known if low < n <= upper), default=0)
+            if not high:
+                break
+            # Sizes from here up to `high` take no more than a run of `high` rows does.
+            covered = math.ceil(self._meter.ratio((length,) * high) * high - 1e-9)
+            if covered <= low + 1:
+                low = high
+                continue
+            if covered > high:
+                upper = high - 1
+                wanted = (low + upper + 1) // 2
+            else:
+                wanted = covered - 1
+            if wanted <= low or not self._measure(length, wanted):
+                break
+            known.add(wanted)
+        return low
+
+    def _measure(self, length: int, rows: int) -> bool:
+        """Measure a size that was left out between two; return whether there was time."""
+        case, single = (length,) * rows, (length,)
+        if not self._meter.knows(case):
+            if self._meter.is_over(_ROUNDS * self._meter.seconds(single) * (rows + 1)):
+                self.is_short = True
+                return False
+            self._meter.warm(case)
+            for _ in range(_ROUNDS):
+                self._meter.round([single, case])
+            if not self._meter.knows(case):
+                self.is_short = True
+                return False
+        return True
+
+    def _longest(self, length: int, max_batch: int, max_bytes: int) -> float:
+        bound = min(max_batch, max(1, max_bytes // length)) if max_bytes and length else max_batch
+        rows = max(n for n in self._rows[length] if n <= bound)
+        return self._meter.seconds((length,) * rows) * bound / rows
+
+    def _with_padding(self, batching: Batching) -> Batching:
+        """Add how much padding may cost, after trying a batch that uses it up."""
+        spare = _SPARE_PART * self._saved(batching)
+        for _ in range(3):
+            if spare <= 0 or spare >= _FREE_PADDING or self._pays(batching, spare):
+                break
+            spare /= 2
+        else:
+            spare = 0.0
+        return Batching(
+            max_batch=batching.max_batch,
+            run_s=batching.run_s,
+            row_s=batching.row_s,
+            max_bytes=batching.max_bytes,
+            spare=spare,
+            padding=min((_ratio(n, length, spare) for n, length in self._allowed(batching)), default=1.0),
+        )
+
+    def _allowed(self, batching: Batching) -> list[tuple[int, int]]:
+        """Return the measured sizes of more than one row inside the bounds, with their length."""
+        return [
+            (n, length)
+            for length in self._lengths
+            for n in self._rows[length]
+            if 1 < n <= batching.max_batch and (not batching.max_bytes or n * length <= batching.max_bytes)
+        ]
+
+    def _saved(self, batching: Batching) -> float:
+        """Return what saving one run is worth in bytes of padding: the least over all sizes."""
+        saved = []
+        for n, length in self._allowed(batching):
+            gain_s = n * self._meter.seconds((length,)) - self._meter.seconds((length,) * n) + (n - 1) * HOP_S
+            slope = self._slope(length)
+            saved.append(gain_s / slope / (n - 1) if slope > 0 else _FREE_PADDING / _SPARE_PART)
+        return min([*saved, _FREE_PADDING / _SPARE_PART]) if saved else 0.0
+
+    def _slope(self, length: int) -> float:
+        """Return the seconds that a byte more costs a row near this length, by the steepest neighbour."""
+        others = [other for other in self._lengths if other < length] or self._lengths[1:2]
+        here = self._meter.seconds((length,))
+        return max((here - self._meter.seconds((other,))) / (length - other) for other in others) if others else 0.0
+
+    def _pays(self, batching: Batching, spare: float) -> bool:
+        """Try a batch in which all rows but one are padded by `spare`; return whether its rows alone take longer."""
+        allowed = self._allowed(batching)
+        # Several rows of some length: where padding costs most.
+        rows, length = max(allowed, key=lambda pair: (min(pair[0], 4), pair[1]))
+        rows = min(rows, 4)
+        shorter = max(1, round(length - spare))
+        mixed: Case = (length, *[shorter] * (rows - 1))
+        cases: list[Case] = [(length,), (shorter,), mixed]
+        if self._meter.is_over(_ROUNDS * (2 * rows + 1) * self._meter.seconds((length,))):
+            self.is_short = True
+            return False
+        for case in cases:
+            self._meter.warm(case)
+        for _ in range(_ROUNDS):
+            self._meter.round(cases)
+        if not all(self._meter.knows(case) for case in cases):
+            return False
+        alone = self._meter.seconds((length,)) + (rows - 1) * self._meter.seconds((shorter,)) + rows * HOP_S
+        return self._meter.seconds(mixed) + HOP_S <= alone
+
+
+def _ratio(rows: int, length: int, spare: float) -> float:
+    """Return the padded over the real length of rows that use `spare` up."""
+    real = rows * length - (rows - 1) * spare
+    return min(1e6, rows * length / real) if real > 0 else 1e6

@@ -77,6 +77,9 @@ class ReplicaConfig(Config, frozen=True):
     """Threads that compute."""
     memory_bytes: int = 0
     """Memory of its own that it may take; when loading alone takes more, it ends with that error. 0: no bound."""
+    calibrate_s: float = 0.0
+    """Seconds it may take for its calibration before it says hello, for one that nobody waits for. 0: it serves at once
+    and is calibrated beside that."""
     record: str = ""
     """A file of the launcher; when it is gone while the gateway is too, nobody wants this replica and it ends."""
     log_level: str = "info"
@@ -127,6 +130,10 @@ class ReplicaStatus(Config, frozen=True):
     failed: int
     max_batch: int
     run_s: float
+    threads: int = 0
+    """Threads it computes with; 0: it did not say."""
+    advice: wire.Advice | None = None
+    """What its calibration recommends; None while that is not known."""
 
 
 class EndpointStatus(Config, frozen=True):

@@ -67,9 +67,11 @@ class Link(asyncio.Protocol):
             self._pool.finished(replica)
         elif isinstance(frame, wire.Beat) and replica is not None:
             self._pool.heard(replica)
+        elif isinstance(frame, wire.Hello) and replica is not None:
+            replica.greeted(frame)
         elif isinstance(frame, wire.Leaving) and replica is not None:
             self._pool.leaving(replica)
-        elif isinstance(frame, wire.Hello) and replica is None and self._transport is not None:
+        elif isinstance(frame, wire.Hello) and self._transport is not None:
             self._replica = Replica(frame, self._transport, self._pool)
             self._pool.joined(self._replica)
         elif isinstance(frame, wire.Ask) and self._transport is not None:

@@ -53,9 +53,7 @@ class Replica:
     """One connected replica."""
 
     def __init__(self, hello: wire.Hello, transport: asyncio.WriteTransport, pool: "Pool") -> None:
-        self.hello = hello
-        self.max_batch = hello.max_batch
-        self.padding = hello.padding
+        self._listen(hello)
         self.state = READY
         self.batch: Batch | None = None
         self.owed = 0
@@ -70,6 +68,22 @@ class Replica:
         self._pool = pool
         self._arena: Arena | None = None
         self._can_share = True
+
+    def _listen(self, hello: wire.Hello) -> None:
+        self.hello = hello
+        self.max_batch = hello.max_batch
+        self.max_bytes = hello.max_bytes
+        self.padding = hello.padding
+        self.spare = hello.spare
+
+    def greeted(self, hello: wire.Hello) -> None:
+        """Take its newer word on how to feed it; InvalidInput if it says that it is another replica or version."""
+        if (hello.replica, hello.digest) != (self.hello.replica, self.hello.digest):
+            raise InvalidInput(
+                f"replica '{self.hello.replica}' calls itself '{hello.replica}' all at once", code="bad_frame"
+            )
+        self._listen(hello)
+        log.info("replica_calibrated", replica=hello.replica, batch=hello.max_batch, threads=hello.threads)
 
     def run(self, works: list[Work], now: float) -> None:
         """Send a batch: input after input, the raw bytes of all requests one behind the other."""
@@ -201,6 +215,8 @@ class Replica:
             failed=self.failed,
             max_batch=self.max_batch,
             run_s=self.hello.run_s,
+            threads=self.hello.threads,
+            advice=self.hello.advice,
         )
 
 

@@ -15,18 +15,20 @@ from typing import Any
 import msgspec
 
 from argosy.cluster import current
-from argosy.cluster.confinement import confine
-from argosy.cluster.machine import process_memory_bytes
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import from_plain
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.logs import configure_logs, get_logger
-from argosy.core.units import format_size
+from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.arena import LEAST_BYTES, Place, Window, write_pieces
-from argosy.serve.calibration import calibrate
+from argosy.serve.calibrating import measurable, memory_now
+from argosy.serve.calibrator import Calibrator
 from argosy.serve.control import ReplicaConfig
-from argosy.serve.engine import Engine, engine_of
+from argosy.serve.engine import Engine
+from argosy.serve.loading import Version, check_memory, load
+from argosy.serve.profile_store import ProfileStore
+from argosy.serve.tuning import Feed, Tuning
 
 log = get_logger()
 
@@ -216,7 +218,7 @@ class Replica:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _tune(self, tuning: Tuning) -> None:
-        """Follow what calibration finds out, and say hello again with it. Never in the way of a heartbeat: it reads files."""
+        """Follow what calibration finds out, and say hello again with it. It reads files: nothing for the heart."""
         while not self._leaving.wait(_WATCH_S if tuning.is_settled else _LOOK_S):
             try:
                 feed = tuning.look()

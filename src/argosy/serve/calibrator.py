@@ -1,0 +1,255 @@
+"""Makes a version's profile: batches with one thread, then ways to use all cores, then the choice and its reasons."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from argosy.core.clock import Clock
+from argosy.core.units import format_time
+from argosy.serve.bench import together
+from argosy.serve.calibration import Bench, Case, Cost, Found, measure_batching
+from argosy.serve.profile import Batching, Host, Profile, Shape
+from argosy.serve.scaling import Choice, choose, replicas_that_fit, shapes_to_try, tiny_choice
+
+BUDGET_S = 1.5
+"""For batches; texts, which are measured at several lengths, get twice that."""
+QUICK_S = 0.2
+"""For what is measured before a replica's first answer, of versions so quick that it suffices."""
+_SHAPES_S = 1.0
+"""For all ways to use the cores together, loading apart."""
+_ROUNDS = 3
+_COMPUTES = 0.8
+"""The part of its time for which an undisturbed run computes, unless it waits for something."""
+
+
+class Loaded(NamedTuple):
+    """A version that was loaded to be measured."""
+
+    bench: Bench
+    lengths: tuple[int, ...]
+    is_batched: bool = True
+    takes_texts: bool = False
+    is_shared: bool = True
+    """Whether several threads may run it at once as if each had a process of its own."""
+
+    @property
+    def middle(self) -> int:
+        """The length that stands for all when ways to use the cores are compared."""
+        return self.lengths[len(self.lengths) // 2]
+
+
+class Memory(NamedTuple):
+    """Bytes that this process has of its own, and that are free, when it has loaded the version once."""
+
+    own: int
+    free: int
+
+
+class Calibrator:
+    """Measures one version on this machine. `load(threads)` loads it once more."""
+
+    def __init__(
+        self, version: str, host: Host, load: Callable[[int], Loaded], memory: Callable[[], Memory], clock: Clock
+    ) -> None:
+        self._version = version
+        self._host = host
+        self._load = load
+        self._memory = memory
+        self._clock = clock
+        self._begun = clock.monotonic()
+
+    def quick(self, loaded: Loaded, *, threads: int = 1, budget_s: float = QUICK_S) -> tuple[Batching, Profile | None]:
+        """Return how to feed a version just loaded; and its profile, if nothing else is to be found.
+
+        That is so for versions of which one replica keeps up with the gateway. Others get one row at a time until
+        `full` was there.
+        """
+        try:
+            # The first run allocates. Of a slow version it must do: an answer may be waited for.
+            cost = loaded.bench((loaded.middle,))
+            if cost.wall_s < budget_s / 4:
+                cost = loaded.bench((loaded.middle,))
+        except Exception:  # noqa: BLE001 - a version may raise anything on made-up inputs; real ones will tell
+            return Batching(), None
+        alone = Batching(run_s=cost.wall_s, row_s=cost.wall_s)
+        # Where batches bring nothing, measuring them takes some 700 times a row.
+        if cost.wall_s > budget_s / 200:
+            return alone, None
+        found = self._batches(loaded, budget_s, wall_s=budget_s, in_wall=threads > 1)
+        if not found.is_complete or found.error:
+            return alone, None
+        memory = self._memory()
+        choice = tiny_choice(_best_row_s(found, loaded), self._host.cores, replicas_that_fit(*memory))
+        if choice is None:
+            return found.batching, None
+        # With how many threads such short runs are measured makes no difference.
+        return found.batching, self._profile({1: found.batching, threads: found.batching}, found, choice, memory)
+
+    def full(self, *, threads: int = 1, wall_s: float = 60.0) -> Profile:
+        """Measure everything, batches for replicas with `threads` threads included; takes some `wall_s` at most."""
+        until = self._clock.monotonic() + wall_s
+        loaded = self._load(1)
+        found = self._batches(loaded, BUDGET_S * (2 if loaded.takes_texts else 1), wall_s=wall_s / 2)
+        memory = self._memory()
+        most = replicas_that_fit(*memory)
+        shapes = _Shapes(loaded, found, self._load, self._host.cores)
+        choice: Choice | None
+        if found.error and not found.points:
+            choice = Choice(
+                1, 1, 1, most, (f"the version takes no made-up inputs, so nothing was measured ({found.error})",)
+            )
+        else:
+            choice = tiny_choice(_best_row_s(found, loaded), self._host.cores, most)
+        if choice is None:
+            shapes.measure(self._clock, memory, until)
+            choice = choose(shapes.single, shapes.others, cores=self._host.cores, memory=memory)
+        batchings = {1: found.batching}
+        for needed in sorted({choice.threads, threads} - {1}):
+            other = self._load(needed)
+            left_s = max(BUDGET_S, until - self._clock.monotonic())
+            batchings[needed] = self._batches(other, BUDGET_S, wall_s=left_s, in_wall=True).batching
+        return self._profile(batchings, found, choice, memory, shapes)
+
+    def _batches(self, loaded: Loaded, budget_s: float, *, wall_s: float, in_wall: bool = False) -> Found:
+        return measure_batching(
+            loaded.bench,
+            loaded.lengths,
+            self._clock,
+            is_batched=loaded.is_batched,
+            takes_texts=loaded.takes_texts,
+            budget_s=budget_s,
+            wall_s=wall_s,
+            in_wall=in_wall,
+        )
+
+    def _profile(
+        self,
+        batchings: dict[int, Batching],
+        found: Found,
+        choice: Choice,
+        memory: Memory,
+        shapes: "_Shapes | None" = None,
+    ) -> Profile:
+        reasons = [*choice.reasons, *batch_reasons(batchings[choice.threads])]
+        is_quiet = shapes is None or shapes.is_quiet
+        if not is_quiet:
+            reasons.append(
+                "the machine was busy meanwhile, so CPU time was compared; threads may look worse than they are"
+            )
+        if not found.is_complete:
+            reasons.append("there was no time to measure everything; what was not measured is not used")
+        return Profile(
+            version=self._version,
+            host=self._host,
+            measured=self._clock.now(),
+            took_s=round(self._clock.monotonic() - self._begun, 3),
+            batching=batchings,
+            replicas=choice.replicas,
+            threads=choice.threads,
+            alone=choice.alone,
+            most=choice.most,
+            memory_bytes=memory.own,
+            is_quiet=is_quiet,
+            points=found.points,
+            shapes=tuple(shapes.all) if shapes else (),
+            reasons=tuple(reasons),
+        )
+
+
+class _Shapes:
+    """Ways to use the cores, measured in turns so that a busy moment meets all of them."""
+
+    def __init__(self, loaded: Loaded, found: Found, load: Callable[[int], Loaded], cores: int) -> None:
+        self._loaded = loaded
+        self._load = load
+        self._cores = cores
+        self._rows = _allowed_rows(found.batching, loaded.middle)
+        self._case: Case = (loaded.middle,) * self._rows
+        self.is_quiet = True
+        self.single = Shape(replicas=1, threads=1, rows_s=0.0, row_s=found.batching.row_s)
+        self.others: list[Shape] = []
+        self.notes: list[str] = []
+
+    @property
+    def all(self) -> list[Shape]:
+        """What was measured."""
+        return [self.single, *self.others] if self.single.rows_s else []
+
+    def measure(self, clock: Clock, memory: Memory, until: float) -> None:
+        """Measure one replica with one thread, and all ways for whose copies of the model there is memory."""
+        alone = [cost for (cost,) in zip(*together([self._loaded.bench], self._case, 2), strict=True)]
+        run_s = max(_fastest(alone), 1e-6)
+        ways = {
+            (replicas, threads): benches
+            for replicas, threads in shapes_to_try(self._cores)
+            if (benches := self._benches(replicas, threads, memory)) is not None
+        }
+        runs = int(min(50, max(1, _SHAPES_S / _ROUNDS / run_s / (1 + len(ways)))))
+        costs: dict[tuple[int, int], list[Cost]] = {(1, 1): alone, **{way: [] for way in ways}}
+        for _ in range(_ROUNDS):
+            for way, benches in {(1, 1): [self._loaded.bench], **ways}.items():
+                for of_bench in together(benches, self._case, runs):
+                    costs[way] += of_bench
+            if clock.monotonic() > until:
+                break
+        self._judge(costs, {way: benches[0] for way, benches in ways.items()})
+
+    def _benches(self, replicas: int, threads: int, memory: Memory) -> list[Bench] | None:
+        if threads == 1:
+            # Other versions hold the interpreter while they run; as processes they will not be in each other's way.
+            return [self._loaded.bench] * replicas if self._loaded.is_shared else None
+        if not self._loaded.is_shared or replicas * memory.own > memory.free / 2:
+            return None
+        return [self._load(threads).bench for _ in range(replicas)]
+
+    def _judge(self, costs: dict[tuple[int, int], list[Cost]], benches: dict[tuple[int, int], Bench]) -> None:
+        computes = any(cost.cpu_s >= _COMPUTES * cost.wall_s for cost in costs[1, 1])
+        alone_s = _fastest(costs[1, 1], in_cpu=computes)
+        self.single = Shape(replicas=1, threads=1, rows_s=self._rows / alone_s, row_s=self.single.row_s or alone_s)
+        for (replicas, threads), found in costs.items():
+            if (replicas, threads) == (1, 1):
+                continue
+            # Threads of one run wait for each other, which only the clock on the wall sees.
+            in_cpu = computes and threads == 1
+            run_s = _fastest(found, in_cpu=in_cpu)
+            if in_cpu:
+                self.is_quiet = statistics.median(cost.cpu_s / cost.wall_s for cost in found) >= _COMPUTES
+                row_s = self.single.row_s * run_s / alone_s
+            else:
+                row_s = min(benches[replicas, threads]((self._loaded.middle,)).wall_s for _ in range(_ROUNDS))
+            rows_s = max(self._rows / run_s, 1 / row_s) if threads > 1 else self._rows / run_s
+            self.others.append(Shape(replicas=replicas, threads=threads, rows_s=replicas * rows_s, row_s=row_s))
+        if not self._loaded.is_shared and self._cores > 1:
+            rows_s = self._cores * self.single.rows_s
+            self.others.append(Shape(replicas=self._cores, threads=1, rows_s=rows_s, row_s=self.single.row_s))
+
+
+def batch_reasons(batching: Batching) -> list[str]:
+    """Return in plain words how a replica is fed."""
+    if batching.max_batch == 1:
+        return ["rows run one by one: together they would not be cheaper"]
+    run = format_time(batching.run_s)
+    alone = format_time(batching.row_s)
+    found = [f"up to {batching.max_batch} rows run together, in {run} at most; a row alone takes {alone}"]
+    if batching.max_bytes:
+        found.append(f"but no more than {batching.max_bytes} bytes, rows times the longest: beyond, batches are slower")
+    if batching.spare:
+        found.append(f"texts may be padded by some {batching.spare:.0f} bytes to share a run; more would not pay")
+    return found
+
+
+def _allowed_rows(batching: Batching, length: int) -> int:
+    """Return how many rows of this length may share a run."""
+    bound = batching.max_bytes // length if batching.max_bytes and length else batching.max_batch
+    return max(1, min(batching.max_batch, bound))
+
+
+def _best_row_s(found: Found, loaded: Loaded) -> float:
+    """Return what a row takes at best, at the middle length."""
+    rows = _allowed_rows(found.batching, loaded.middle)
+    points = [p for p in found.points if p.length_bytes == loaded.middle and p.rows <= rows]
+    return min((p.seconds / p.rows for p in points), default=found.batching.row_s)
+
+
+def _fastest(costs: Sequence[Cost], *, in_cpu: bool = False) -> float:
+    return max(1e-9, min(cost.cpu_s if in_cpu else cost.wall_s for cost in costs))

@@ -145,6 +145,15 @@ FLAGS = {
     "--detach",
     "--once",
     "--last",
+    "--host",
+    "--grpc-port",
+    "--tls",
+    "--tls-cert",
+    "--tls-key",
+    "--allow-host",
+    "--endpoint",
+    "--weight",
+    "--expires",
 }
 
 
@@ -159,7 +168,7 @@ def test_every_kind_of_log_entry_is_explained():
         kind
         for _, text in sources()
         for kind in re.findall(
-            r'"((?:log|key|run|stage|version|alias|endpoint|gateway|rollout|controller)\.[a-z]+(?:ed|bound))"', text
+            r'"((?:log|key|run|stage|version|alias|endpoint|gateway|rollout|controller|access)\.[a-z]+(?:ed|bound))"', text
         )
     }
     assert "version.published" in kinds

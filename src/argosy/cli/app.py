@@ -26,11 +26,15 @@ audit = typer.Typer(help="The tamper-evident log: verify it, read it.", no_args_
 keys = typer.Typer(help="Signing keys of this machine and keys it trusts.", no_args_is_help=True, rich_markup_mode=None)
 config = typer.Typer(help="Settings and where each came from.", no_args_is_help=True, rich_markup_mode=None)
 endpoints = typer.Typer(help="Served names.", no_args_is_help=True, rich_markup_mode=None)
+gateway = typer.Typer(help="Where callers reach it, TLS, and names.", no_args_is_help=True, rich_markup_mode=None)
+access = typer.Typer(help="Keys for callers: grant, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.add_typer(endpoints, name="endpoints")
+app.add_typer(gateway, name="gateway")
+app.add_typer(access, name="access")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
 File = Annotated[Path, typer.Option("--file", "-f", help="The project file, or the folder it is in.")]
@@ -354,6 +358,88 @@ def endpoints_remove(
     from argosy.cli.verbs import deploy as verb
 
     verb.remove(name, as_json=as_json)
+
+
+@gateway.command("show")
+def gateway_show(as_json: AsJson = False) -> None:
+    """Show where the gateway listens, its certificate, its names, and whether keys are needed."""
+    from argosy.cli.verbs import gateway as verb
+
+    verb.show(as_json=as_json)
+
+
+@gateway.command("set")
+def gateway_set(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; off loopback it needs TLS and keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of HTTP, 0: any free one.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option("--grpc-port", help="Port of gRPC, 0: any free one, -1: off.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate with its chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
+    tls: Annotated[str, typer.Option(help="'off', or 'self-signed' for a certificate to try things with.")] = "",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="A name callers use; repeatable, replaces those before; 'none': no name."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how callers reach the gateway; what is not given stays as it is."""
+    from argosy.cli.verbs import gateway as verb
+
+    verb.change(
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls=tls,
+        allow_host=allow_host,
+        as_json=as_json,
+    )
+
+
+@access.command("grant")
+def access_grant(
+    name: Annotated[str, typer.Argument(help="Who gets the key.")],
+    endpoints: Annotated[
+        list[str] | None, typer.Option("--endpoint", help="What it is for; repeatable; default: every endpoint.")
+    ] = None,
+    weight: Annotated[float, typer.Option(help="Share of a busy endpoint, against others' 1.")] = 1.0,
+    expires: Annotated[str, typer.Option(help="For how long, such as 30d; default: until it is revoked.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Grant a key and show it, this once. From the first one on nobody uses the gateway without a key."""
+    from argosy.cli.verbs import access as verb
+
+    verb.grant(name, endpoints=endpoints, weight=weight, expires=expires, as_json=as_json)
+
+
+@access.command("list")
+def access_list(as_json: AsJson = False) -> None:
+    """List who holds a key, and for what."""
+    from argosy.cli.verbs import access as verb
+
+    verb.list_keys(as_json=as_json)
+
+
+@access.command("revoke")
+def access_revoke(
+    name: Annotated[str, typer.Argument(help="Whose key.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a key back, within a second. Who holds another keeps it."""
+    from argosy.cli.verbs import access as verb
+
+    verb.revoke(name, as_json=as_json)
+
+
+@access.command("off")
+def access_off(as_json: AsJson = False) -> None:
+    """Revoke all keys and need none any more; only where nobody else can reach the gateway."""
+    from argosy.cli.verbs import access as verb
+
+    verb.off(as_json=as_json)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ class GatewayProcess:
         One that was started with other settings is stopped first, after the answers it owes.
         """
         now = self._clock.monotonic()
-        if self.status is not None and not _fits(self.status, desired):
+        if self.status is not None and not fits(self.status, desired):
             self._launcher.stop(NAME, 5.0)
             self.status = None
         if self.status is not None or now < self._next_start:
@@ -189,7 +189,7 @@ class GatewayProcess:
         self._confirmed = self._possible = self.status = None
 
 
-def _fits(status: GatewayStatus, desired: Desired) -> bool:
+def fits(status: GatewayStatus, desired: Desired) -> bool:
     """Return whether a gateway was started with the settings that are wanted now."""
     wanted = desired.gateway.plain() | {"port": desired.bound_port or desired.port}
     asked = status.asked | {"port": status.port} if wanted["port"] else status.asked

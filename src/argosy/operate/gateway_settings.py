@@ -7,7 +7,7 @@ import msgspec
 
 from argosy.core.config import Config
 from argosy.core.errors import InvalidInput
-from argosy.serve.access import check_exposure, is_loopback
+from argosy.serve.access import check_exposure, is_loopback, own_names, url_of
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
@@ -45,9 +45,7 @@ class GatewaySettings(Config, frozen=True):
     @property
     def names(self) -> tuple[str, ...]:
         """What callers use as its name; its certificate must hold each of them."""
-        if self.hosts:
-            return self.hosts
-        return () if self.host in ("0.0.0.0", "::") else (self.host,)  # noqa: S104 - no name, but every interface
+        return self.hosts or own_names(self.host)
 
     def check(self, *, is_guarded: bool) -> None:
         """Raise InvalidInput when a value is impossible, or would open the gateway to others unguarded."""
@@ -66,6 +64,12 @@ class GatewaySettings(Config, frozen=True):
             )
         for name in self.hosts:
             check_host(name)
+        if not self.names:
+            raise InvalidInput(
+                f"the gateway was asked to listen on {self.host}, which is every interface and nobody's name, so every "
+                "request from outside would be refused",
+                hint="say how callers call it: --allow-host models.example",
+            )
         check_exposure(self.host, has_tls=self.has_tls, is_guarded=is_guarded)
 
     def updated(self, found: dict[str, Any]) -> "GatewaySettings":
@@ -82,8 +86,7 @@ class GatewaySettings(Config, frozen=True):
 
     def url(self, port: int) -> str:
         """Return the address that callers use."""
-        name = (self.names or ("127.0.0.1",))[0]
-        return f"{'https' if self.has_tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
+        return url_of(self.host, self.hosts, port, has_tls=self.has_tls)
 
 
 def check_host(name: str) -> None:

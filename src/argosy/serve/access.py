@@ -8,7 +8,7 @@ needed, also when the last one has been revoked or has expired, until access con
 import hmac
 import ipaddress
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,13 +37,20 @@ POLICIES: Mapping[str, Policy] = {
     "/metrics": "key",
     "/v2": "key",
     "/v2/repository/index": "key",
+    "/v2/models/stats": "key",
+    "/openapi.json": "key",
+    "/docs": "open",  # the page holds nothing; it asks for a key and reads /openapi.json with it
     "/predict/{endpoint}": "endpoint",
     "/v2/models/{endpoint}": "endpoint",
     "/v2/models/{endpoint}/ready": "endpoint",
     "/v2/models/{endpoint}/infer": "endpoint",
+    "/v2/models/{endpoint}/config": "endpoint",
+    "/v2/models/{endpoint}/stats": "endpoint",
     "/v2/models/{endpoint}/versions/{number}": "endpoint",
     "/v2/models/{endpoint}/versions/{number}/ready": "endpoint",
     "/v2/models/{endpoint}/versions/{number}/infer": "endpoint",
+    "/v2/models/{endpoint}/versions/{number}/config": "endpoint",
+    "/v2/models/{endpoint}/versions/{number}/stats": "endpoint",
 }
 """The policy of every path of the gateway. A gateway with a path that is not here does not start."""
 
@@ -206,6 +213,17 @@ def is_loopback(host: str) -> bool:
             hint="use 127.0.0.1, or the address of a network interface",
         ) from error
     return address.is_loopback
+
+
+def own_names(host: str) -> tuple[str, ...]:
+    """Return the name that an address to listen on is for callers: itself, and none where it is every interface."""
+    return () if host in ("0.0.0.0", "::") else (host,)  # noqa: S104 - compared, not bound
+
+
+def url_of(host: str, hosts: Sequence[str], port: int, *, has_tls: bool) -> str:
+    """Return the address by which callers reach a gateway."""
+    name = (*hosts, *own_names(host), "127.0.0.1")[0]
+    return f"{'https' if has_tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 class AccessFile:

@@ -21,7 +21,7 @@ from argosy.core.files import FileLock, write_atomic
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
-from argosy.serve.access import Access, AccessFile, AccessRules, check_exposure
+from argosy.serve.access import Access, AccessFile, AccessRules, check_exposure, url_of
 from argosy.serve.connection import Connection
 from argosy.serve.control import LISTENING, EndpointRoute, GatewayConfig, GatewayStatus
 from argosy.serve.dataplane import DataPlane
@@ -384,7 +384,9 @@ async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket, r
     gateway.tick()
     gateway.sweep()
     _keep_forever()
-    log.info("gateway_listens", host=config.host, port=port)
+    url = url_of(config.host, config.hosts, port, has_tls=bool(config.tls_cert))
+    _write_url(config, url)
+    log.info("gateway_listens", host=config.host, port=port, url=url)
     opening = loop.create_task(_open_grpc(gateway, reserved, stop)) if reserved is not None else None
     await stop.wait()
     log.info("gateway_stops")
@@ -396,6 +398,14 @@ async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket, r
     if opening is not None:
         with contextlib.suppress(asyncio.CancelledError):
             await opening
+
+
+def _write_url(config: GatewayConfig, url: str) -> None:
+    """Tell clients on this machine where the gateway is (client/settings.py reads it)."""
+    try:
+        write_atomic(Path(config.socket).with_name("gateway.url"), f"{url}\n".encode())
+    except (OSError, ArgosyError) as error:
+        log.warning("url_not_written", error=str(error))
 
 
 async def _open_grpc(gateway: Gateway, reserved: socket.socket, stop: asyncio.Event) -> None:

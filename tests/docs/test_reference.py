@@ -141,6 +141,7 @@ FLAGS = {
     "--until",
     "--replicas",
     "--port",
+    "--prepare",
     "--now",
     "--detach",
     "--once",

@@ -40,6 +40,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document in
 File = Annotated[Path, typer.Option("--file", "-f", help="The project file, or the folder it is in.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, wins over the file; repeatable.")]
 
+With = Annotated[
+    list[Path] | None,
+    typer.Option("--with", help="A file or folder that the Python file needs beside it; repeatable."),
+]
+Requires = Annotated[
+    list[str] | None,
+    typer.Option("--requires", help="A package the Python file needs, as for pip: 'nltk>=3.9'; repeatable."),
+]
+Prepare = Annotated[
+    Path | None,
+    typer.Option("--prepare", help="A TOML file that says how images or texts become the ONNX file's input."),
+]
+
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
@@ -121,19 +134,14 @@ def deploy(
     what: Annotated[
         str,
         typer.Argument(
-            help="A version (digits:3), a name, an ONNX file or a Python file (model.py:Class); default: the project's "
-            "newest."
+            help="A version (digits:3), a name, an ONNX file, a Hugging Face folder, or a Python file "
+            "(model.py:Class); default: the project's newest."
         ),
     ] = "",
     name: Annotated[str, typer.Option(help="Name of the endpoint; default: the model's.")] = "",
-    extra: Annotated[
-        list[Path] | None,
-        typer.Option("--with", help="A file or folder that the Python file needs beside it; repeatable."),
-    ] = None,
-    requires: Annotated[
-        list[str] | None,
-        typer.Option("--requires", help="A package the Python file needs, as for pip: 'nltk>=3.9'; repeatable."),
-    ] = None,
+    extra: With = None,
+    requires: Requires = None,
+    prepare: Prepare = None,
     file: File = Path(),
     changes: Set = None,
     replicas: Annotated[int, typer.Option(help="Replicas, 0: as [endpoint] says.")] = 0,
@@ -158,6 +166,7 @@ def deploy(
         detach=detach,
         extra=extra,
         requires=requires,
+        prepare=prepare,
         as_json=as_json,
     )
 
@@ -273,6 +282,23 @@ def models_show(version: Annotated[str, typer.Argument(help="For example digits:
     from argosy.cli.verbs import models as verb
 
     verb.show(version, as_json=as_json)
+
+
+@models.command("import")
+def models_import(
+    what: Annotated[
+        str, typer.Argument(help="An ONNX file, a Hugging Face folder, or a Python file (model.py:Class).")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model; default: the file's.")] = "",
+    extra: With = None,
+    requires: Requires = None,
+    prepare: Prepare = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a file or folder as a signed version, without serving it."""
+    from argosy.cli.verbs import import_model as verb
+
+    verb.publish(what, name=name, prepare=prepare, extra=extra or (), requires=requires or (), as_json=as_json)
 
 
 @models.command("report")

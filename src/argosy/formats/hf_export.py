@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import msgspec
 import numpy as np
 
 from argosy.cluster.confinement import confine, cut_network
-from argosy.core.config import Config, drop_environment, from_plain
+from argosy.core.config import drop_environment, from_plain
 from argosy.core.digest import canonical, sha256
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.files import write_atomic
 from argosy.core.plugins import missing
-from argosy.formats.hf_folder import Folder
+from argosy.formats.hf_folder import TOKENIZER_FILE, ExportConfig, Exported, Folder
 from argosy.formats.onnx_check import read_model_file
 from argosy.formats.onnx_export import OPSET, clean_bytes, silence, told
 from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.formats.parity import TOLERANCE
 from argosy.formats.runner import Runner
+from argosy.registry.versions import MODEL_FILE
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 HIDDEN, LOGITS = "last_hidden_state", "logits"
@@ -49,42 +49,6 @@ _GIB = 1 << 30
 Arrays = dict[str, np.ndarray]
 
 
-class ExportConfig(Config, frozen=True):
-    """What the child is told."""
-
-    folder: Folder
-    model: str
-    """Path of the ONNX file to write."""
-    tokenizer: str
-    """Path of the tokenizer to write."""
-    result: str
-    """Path of the JSON file to write, an `Exported`."""
-    threads: int = 1
-    memory_bytes: int = 0
-    """Most memory the process may take; 0: 6 GiB and eight times the weights."""
-
-
-class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out."""
-
-    digest: str
-    tokenizer_digest: str
-    inputs: tuple[str, ...]
-    """What the model takes of input_ids, attention_mask and token_type_ids."""
-    datatype: str
-    output: str
-    width: int
-    """Size of the output's last dimension."""
-    how: str
-    """Which exporter made the file, or where it was found."""
-    checks: dict[str, float]
-    """parity: largest difference from the original, of its scale; padding: the same between a padded batch and its
-    rows alone; absent without an original."""
-    samples: int
-    versions: dict[str, str] = {}
-    """Of the libraries that made it."""
-
-
 def main(config: dict[str, Any]) -> None:
     """Export the folder named in `config` (see `ExportConfig`), check the file, and write the results."""
     asked = from_plain(config, ExportConfig, where="export")
@@ -95,11 +59,11 @@ def main(config: dict[str, Any]) -> None:
     drop_environment(**_OFFLINE)
     try:
         exporting = _from_weights if folder.weights else _from_onnx
-        content, tokenizer, found = exporting(folder, asked.threads)
+        content, tokenizer, found = exporting(folder)
     except MemoryError as error:
         raise InvalidInput("the model asks for more memory than a model of its size needs") from error
-    write_atomic(Path(asked.model), content)
-    write_atomic(Path(asked.tokenizer), tokenizer)
+    write_atomic(Path(asked.place) / MODEL_FILE, content)
+    write_atomic(Path(asked.place) / TOKENIZER_FILE, tokenizer)
     write_atomic(Path(asked.result), canonical(found))
 
 
@@ -112,14 +76,13 @@ class Form(NamedTuple):
     datatype: str = "INT64"
 
 
-def _from_weights(folder: Folder, threads: int) -> tuple[bytes, bytes, Exported]:
+def _from_weights(folder: Folder) -> tuple[bytes, bytes, Exported]:
     try:
         import onnxscript
         import torch
         import transformers
     except ModuleNotFoundError as error:
         raise missing(error, "hf") from error
-    torch.set_num_threads(max(1, threads))
     with silence():
         tokenizer = _tokenizer(folder)
         module = _module(folder)
@@ -300,7 +263,7 @@ def _answers(module: Any, encoded: list[list[int]], form: Form) -> list[np.ndarr
     return found
 
 
-def _from_onnx(folder: Folder, threads: int) -> tuple[bytes, bytes, Exported]:
+def _from_onnx(folder: Folder) -> tuple[bytes, bytes, Exported]:
     """Take the folder's own ONNX file, after checking what can be checked without the original."""
     try:
         from tokenizers import Tokenizer
@@ -313,7 +276,7 @@ def _from_onnx(folder: Folder, threads: int) -> tuple[bytes, bytes, Exported]:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     content = read_model_file(root / folder.onnx)
-    runner = OnnxRunner.load(content, threads=threads)
+    runner = OnnxRunner.load(content)
     taken = {spec.name: spec for spec in runner.signature.inputs}
     if not {"input_ids", "attention_mask"} <= set(taken) <= set(TOKEN_INPUTS):
         raise InvalidInput(

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from argosy.core.config import Config
 from argosy.core.errors import ArgosyError, InvalidInput, NotFound
 from argosy.core.files import resolve_inside
 
+TOKENIZER_FILE = "tokenizer.json"
 SUPPORTED = (
     "sentence embeddings (an encoder such as BertModel, or a sentence-transformers folder of Transformer, Pooling and "
     "Normalize) and text classification (…ForSequenceClassification)"
@@ -59,6 +61,39 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     """Of every file that decides what it answers."""
     notes: tuple[str, ...] = ()
+
+
+class ExportConfig(Config, frozen=True):
+    """What the child is told."""
+
+    folder: Folder
+    place: str
+    """Folder for the model and its tokenizer, under the names they have in the version."""
+    result: str
+    """Path of the JSON file to write, an `Exported`."""
+    memory_bytes: int = 0
+    """Most memory the process may take; 0: 6 GiB and eight times the weights."""
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True):
+    """What came out."""
+
+    digest: str
+    tokenizer_digest: str
+    inputs: tuple[str, ...]
+    """What the model takes of input_ids, attention_mask and token_type_ids."""
+    datatype: str
+    output: str
+    width: int
+    """Size of the output's last dimension."""
+    how: str
+    """Which exporter made the file, or where it was found."""
+    checks: dict[str, float]
+    """parity: largest difference from the original, of its scale; padding: the same between a padded batch and its
+    rows alone; absent without an original."""
+    samples: int
+    versions: dict[str, str] = {}
+    """Of the libraries that made it."""
 
 
 class _Config(msgspec.Struct):

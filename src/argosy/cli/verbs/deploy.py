@@ -8,8 +8,7 @@ import msgspec
 from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, Project, load_project
-from argosy.cli.verbs.import_python import import_python
-from argosy.cli.verbs.imports import import_onnx
+from argosy.cli.verbs.import_model import import_model
 from argosy.cli.verbs.watch import find
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound, Unavailable
@@ -44,21 +43,16 @@ def deploy(
     detach: bool,
     extra: list[Path] | None,
     requires: list[str] | None,
+    prepare: Path | None,
     as_json: bool,
 ) -> None:
     """Serve a version, follow it until it is decided, and end with a URL and an undo."""
     output = Output(as_json=as_json)
     workspace = Workspace()
     project = _project(file, changes)
-    if what.partition(":")[0].endswith(".py"):
-        version = import_python(output, workspace, what, name, extra=extra or (), requires=requires or ())
-    elif extra or requires:
-        raise InvalidInput(
-            f"--with and --requires are for Python files, and '{what}' is none",
-            hint="argosy deploy model.py --with vocabulary.txt",
-        )
-    else:
-        version = _version(output, workspace, project, what, name)
+    version = import_model(
+        output, workspace, what, name, prepare=prepare, extra=extra or (), requires=requires or ()
+    ) or _version(workspace, project, what)
     endpoint = name or version.name
     # A file's rules are for the endpoint it is about: deploying something else from its folder must not use them.
     rules = project if project is not None and project.project.name == endpoint else None
@@ -95,10 +89,7 @@ def _project(file: Path, changes: list[str] | None) -> Project | None:
     return load_project(file, changes)[0]
 
 
-def _version(output: Output, workspace: Workspace, project: Project | None, what: str, name: str) -> Version:
-    path = Path(what) if what else None
-    if path is not None and (path.suffix == ".onnx" or path.is_file()):
-        return import_onnx(output, workspace, path, name)
+def _version(workspace: Workspace, project: Project | None, what: str) -> Version:
     if what:
         return workspace.registry.versions.get(what)
     if project is None:

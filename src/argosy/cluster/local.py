@@ -319,6 +319,8 @@ def _note_exit(folder: Path, token: str, exit_code: int) -> None:
 
 def _environment(spec: ProcessSpec, token: str) -> dict[str, str]:
     threads = dict.fromkeys(_THREADS, str(spec.threads)) if spec.threads else {"OPENBLAS_NUM_THREADS": "1"}
+    # Tokenizers would start a thread per core beside these, for some hundredths of a run's time.
+    threads["TOKENIZERS_PARALLELISM"] = "false"
     # The token marks everything the process starts, see `_kill_left_behind`.
     return child_environment({**threads, **spec.env, "ARGOSY_PROCESS": token})
 

@@ -191,6 +191,13 @@ class Served:
         self.client.set_routes([EndpointRoute(name=name, stable=stable.digest, stable_ref=str(stable), **changes)])
         return self
 
+    def route_all(self, routes):
+        """Route several endpoints: name, version, and how the version is called."""
+        self.client.set_routes(
+            [EndpointRoute(name=name, stable=version.digest, stable_ref=ref) for name, version, ref in routes]
+        )
+        return self
+
     def ask(self, method, path, body=None, headers=None, timeout=10.0):
         """Return status, headers in lower case, and the body, decoded if it is JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)

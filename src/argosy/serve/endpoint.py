@@ -70,11 +70,15 @@ class Endpoint:
                 return digest, ref
         return None
 
-    def numbers(self) -> list[str]:
-        """Return the numbers of the versions that can be asked for by number."""
+    def refs(self) -> list[str]:
+        """Return the names of the versions in its route."""
         route = self.route
         refs = ((route.stable, route.stable_ref), (route.canary, route.canary_ref), (route.backup, route.backup_ref))
-        return list(dict.fromkeys(version_number(ref) for digest, ref in refs if digest and ref))
+        return list(dict.fromkeys(ref for digest, ref in refs if digest and ref))
+
+    def numbers(self) -> list[str]:
+        """Return the numbers of the versions that can be asked for by number."""
+        return list(dict.fromkeys(version_number(ref) for ref in self.refs()))
 
     def status(self, waiting: int) -> EndpointStatus:
         """Return it as the controller sees it."""

@@ -185,6 +185,7 @@ class Gateway:
             hosts=config.hosts,
         )
         self.certificate = CertificateFiles(Path(config.tls_cert), Path(config.tls_key)) if config.tls_cert else None
+        self.front.scheme = "https" if self.certificate is not None else "http"
         self.grpc: GrpcFront | None = None
         self.grpc_port = 0 if config.grpc_port >= 0 else -1
         self.links: set[Link] = set()
@@ -293,7 +294,7 @@ class Gateway:
         self.grpc = front(self.plane, self.access, self._clock, self._config)
         reserved.close()
         await self.grpc.start(port)
-        self.grpc_port = port
+        self.grpc_port = self.front.grpc_port = port
         _keep_forever()
         log.info("grpc_listens", host=self._config.host, port=port)
 

@@ -3,8 +3,9 @@
     GET  /                                     what is served here
     POST /predict/{endpoint}                   plain JSON with named inputs (serve/plain.py)
     POST /v2/models/{m}[/versions/{v}]/infer   Open Inference Protocol v2, JSON or binary tensors (serve/v2.py)
-    GET  /v2/models/{m}[/versions/{v}][/ready] metadata, readiness
+    GET  /v2/models/{m}[/versions/{v}][/ready] metadata, readiness; /config and /stats as Triton's clients ask for them
     GET  /v2, /v2/health/live, /v2/health/ready; POST /v2/repository/index; GET /metrics
+    GET  /openapi.json, /docs                  all of this for programs, and as a page to try it on (serve/openapi.py)
 
 Request headers: `argosy-timeout` (seconds, or with a unit: `250ms`), `argosy-caller` (whom sticky routing keeps on one
 version). Every answered inference has `argosy-prediction` and `argosy-version`, and `argosy-failover` when another
@@ -21,8 +22,8 @@ from argosy import __version__
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Denied, Internal, InvalidInput, NotFound
 from argosy.core.logs import get_logger
-from argosy.serve import contents, plain, v2
-from argosy.serve.access import NOBODY, POLICIES, Access, check_policies
+from argosy.serve import contents, pages, plain, triton, v2
+from argosy.serve.access import NOBODY, POLICIES, Access, check_policies, own_names
 from argosy.serve.connection import Connection, Exchange
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.deadlines import timeout_of
@@ -74,7 +75,10 @@ class HttpFront:
         self.receive_s = receive_s
         self.connections: set[Connection] = set()
         self.receiving_bytes = 0
-        self._hosts = own_names(host, hosts)
+        self.scheme = "http"
+        self.grpc_port = 0
+        """Where gRPC is served beside us; 0 if it is not."""
+        self._hosts = _allowed_hosts(host, hosts)
         self._pages: dict[str, tuple[str, Callable[[Exchange], None]]] = {
             "/": ("GET", self._index),
             "/metrics": ("GET", self._metrics),
@@ -82,15 +86,22 @@ class HttpFront:
             "/v2/health/live": ("GET", self._live),
             "/v2/health/ready": ("GET", self._ready),
             "/v2/repository/index": ("POST", self._repository),
+            "/v2/models/stats": ("GET", self._all_statistics),
+            "/openapi.json": ("GET", self._openapi),
+            "/docs": ("GET", self._docs),
         }
         self._paths: dict[str, tuple[str, Callable[[str, str, Exchange], None]]] = {
             "/predict/{endpoint}": ("POST", self._predict),
             _MODEL: ("GET", self._model),
             f"{_MODEL}/infer": ("POST", self._infer),
             f"{_MODEL}/ready": ("GET", self._model_ready),
+            f"{_MODEL}/config": ("GET", self._config),
+            f"{_MODEL}/stats": ("GET", self._statistics),
             _VERSION: ("GET", self._model),
             f"{_VERSION}/infer": ("POST", self._infer),
             f"{_VERSION}/ready": ("GET", self._model_ready),
+            f"{_VERSION}/config": ("GET", self._config),
+            f"{_VERSION}/stats": ("GET", self._statistics),
         }
         check_policies((*self._pages, *self._paths))
 
@@ -153,7 +164,7 @@ class HttpFront:
         if "retry_after_s" in error.context:
             headers = f"retry-after: {max(1, round(error.context['retry_after_s']))}\r\n"
         elif status == 405:
-            headers = "allow: GET, HEAD, POST\r\n"
+            headers = f"allow: {self._allowed(exchange.head)}\r\n"
         elif status == 401:
             headers = "www-authenticate: Bearer\r\n"
         exchange.respond_json(status, body, headers)
@@ -194,12 +205,23 @@ class HttpFront:
         shown = head.target.partition(b"?")[0][:200].decode("latin-1")
         if not shown.startswith("/"):
             raise InvalidInput("the request's target is not a path", code="bad_http")
+        known = triton.not_offered(shown.strip("/").split("/"))
+        if known is not None:
+            raise known
         raise NotFound(f"there is nothing at '{shown}'", hint="GET / lists what is served", code="unknown_path")
+
+    def _allowed(self, head: Head) -> str:
+        """Return what stands in `Allow` for the path of a head."""
+        path = _place(head.target)[0]
+        known = self._pages.get(path) or self._paths.get(path)
+        return {"GET": "GET, HEAD", "POST": "POST"}[known[0]] if known else "GET, HEAD, POST"
 
     def _infer(self, name: str, number: str, exchange: Exchange) -> None:
         plane = self.plane
         facts: _Facts = exchange.head.facts
         endpoint = plane.endpoint(name)
+        if number:
+            plane.signature(endpoint, number)  # a version that is not there matters more than what was sent to it
         asked = v2.decode_request(exchange.body, facts.header_length)
         if asked.outputs:
             v2.check_outputs(plane.signature(endpoint, number), asked)
@@ -284,6 +306,21 @@ class HttpFront:
         caller = exchange.head.caller
         return [(name, endpoint) for name, endpoint in self.plane.endpoints.items() if caller.may(name)]
 
+    def _openapi(self, exchange: Exchange) -> None:
+        host = exchange.head.headers[b"host"].decode("latin-1")
+        body = pages.openapi(
+            [endpoint for _, endpoint in self._endpoints_of(exchange)],
+            lambda endpoint: self.plane.signatures.get(endpoint.plan.serving),
+            f"{self.scheme}://{host}",
+            grpc=f"{_host(host.encode('latin-1'))}:{self.grpc_port}" if self.grpc_port > 0 else "",
+            needs_key=self.access.is_on,
+        )
+        exchange.respond(200, [body], "content-type: application/json\r\n")
+
+    def _docs(self, exchange: Exchange) -> None:
+        body, headers = pages.docs()
+        exchange.respond(200, [body], headers)
+
     def _metrics(self, exchange: Exchange) -> None:
         body, kind = self.plane.counters.expose()
         exchange.respond(200, [body], f"content-type: {kind}\r\n")
@@ -319,6 +356,29 @@ class HttpFront:
         signature = self.plane.signature(endpoint, number)
         exchange.respond_json(200, v2.metadata(endpoint.route.name, endpoint.numbers(), signature))
 
+    def _config(self, name: str, number: str, exchange: Exchange) -> None:
+        plane = self.plane
+        endpoint = plane.endpoint(name)
+        signature = plane.signature(endpoint, number)
+        found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
+        sizes = [r.hello.max_batch for r in plane.pool.replicas.values() if found and r.hello.digest == found[0]]
+        exchange.respond_json(200, triton.model_config(name, signature, max(sizes, default=0)))
+
+    def _statistics(self, name: str, number: str, exchange: Exchange) -> None:
+        endpoint = self.plane.endpoint(name)
+        if number:
+            self.plane.signature(endpoint, number)  # which says what is wrong with the number
+        refs = [ref for ref in endpoint.refs() if not number or version_number(ref) == number]
+        exchange.respond_json(200, triton.statistics(self.plane.counters, [(name, ref) for ref in refs]))
+
+    def _all_statistics(self, exchange: Exchange) -> None:
+        if "stats" in self.plane.endpoints:  # then this is the path of its metadata
+            exchange.head.caller.check("stats")
+            self._model("stats", "", exchange)
+            return
+        versions = [(name, ref) for name, endpoint in self._endpoints_of(exchange) for ref in endpoint.refs()]
+        exchange.respond_json(200, triton.statistics(self.plane.counters, versions))
+
     def _model_ready(self, name: str, number: str, exchange: Exchange) -> None:
         endpoint = self.plane.endpoint(name)
         found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
@@ -344,11 +404,9 @@ def _facts(headers: dict[bytes, bytes]) -> _Facts:
     )
 
 
-def own_names(host: str, hosts: Iterable[str]) -> frozenset[str]:
-    """Return what may stand in `Host`, without a port: loopback names, the address listened on, and `hosts`."""
-    own = (host, *hosts, "localhost", "127.0.0.1", "::1")
-    every_interface = ("0.0.0.0", "::")  # noqa: S104 - where one listens, but nobody's name
-    return frozenset(f"[{name}]" if ":" in name else name.lower() for name in own if name not in every_interface)
+def _allowed_hosts(host: str, hosts: Iterable[str]) -> frozenset[str]:
+    names = (*own_names(host), *hosts, "localhost", "127.0.0.1", "::1")
+    return frozenset(f"[{name}]" if ":" in name else name.lower() for name in names)
 
 
 def _place(target: bytes) -> tuple[str, str, str]:
@@ -363,13 +421,15 @@ def _place(target: bytes) -> tuple[str, str, str]:
     match parts:
         case ["predict", name]:
             return "/predict/{endpoint}", name, ""
+        case ["v2", "models", "stats"]:
+            return "/v2/models/stats", "", ""
         case ["v2", "models", name]:
             return _MODEL, name, ""
-        case ["v2", "models", name, "infer" | "ready" as what]:
+        case ["v2", "models", name, "infer" | "ready" | "config" | "stats" as what]:
             return f"{_MODEL}/{what}", name, ""
         case ["v2", "models", name, "versions", number]:
             return _VERSION, name, number
-        case ["v2", "models", name, "versions", number, "infer" | "ready" as what]:
+        case ["v2", "models", name, "versions", number, "infer" | "ready" | "config" | "stats" as what]:
             return f"{_VERSION}/{what}", name, number
     return path.rstrip("/") or "/", "", ""
 

@@ -123,12 +123,6 @@ def _check_key(certificate: Path, key: Path) -> None:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     text = _read(key, "private key")
-    if key.stat().st_mode & 0o007:
-        raise InvalidInput(
-            f"the private key '{key}' can be read by everybody on this machine",
-            hint=f"chmod 600 '{key}'",
-            code="open_private_key",
-        )
     try:
         private = load_pem_private_key(text, password=None)
     except TypeError as error:
@@ -140,6 +134,12 @@ def _check_key(certificate: Path, key: Path) -> None:
     except ValueError as error:
         # What the library says may quote the file.
         raise InvalidInput(f"'{key}' holds no private key in PEM form", code="bad_private_key") from error
+    if key.stat().st_mode & 0o007:
+        raise InvalidInput(
+            f"the private key '{key}' can be read by everybody on this machine",
+            hint=f"chmod 600 '{key}'",
+            code="open_private_key",
+        )
     if private.public_key() != _load_certificate(certificate).public_key():
         raise InvalidInput(
             f"the private key '{key}' is not the one of the certificate '{certificate}'",

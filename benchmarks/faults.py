@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import fcntl
 import importlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,9 @@ def main() -> int:
     unknown = [name for name in chosen if name not in PARTS]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; the parts are: {', '.join(PARTS)}")
+    # A deployment is taken down on the way out.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     found: list[Line] = []
     for name in chosen:
         print(f"{name}: {PARTS[name]}", flush=True)

@@ -69,8 +69,9 @@ class Heard:
 
     def outcomes(self) -> dict[str, int]:
         """Return how many requests ended how."""
-        pairs = Counter(zip(self.rows["status"].tolist(), self.rows["code"].tolist(), strict=True))
-        return {f"{status} {self.codes[code]}".strip(): count for (status, code), count in pairs.most_common()}
+        pairs = zip(self.rows["status"].tolist(), self.rows["code"].tolist(), strict=True)
+        named = Counter(f"{status} {self.codes[code]}".strip() for status, code in pairs)
+        return dict(named.most_common())
 
 
 def together(heard: Sequence[Heard], *, same_groups: bool = False) -> Heard:

@@ -1,5 +1,6 @@
 """Where the gateway listens and what it is called, as the log's `gateway.desired` entries say."""
 
+import ipaddress
 import re
 from typing import Any
 
@@ -91,9 +92,14 @@ class GatewaySettings(Config, frozen=True):
 
 def check_host(name: str) -> None:
     """Raise InvalidInput unless a `Host` header can hold `name` in lower case: a DNS name or an address, no port."""
-    labels = name.split(".")
-    is_address = ":" in name and all(len(part) <= 4 for part in name.split(":"))
-    if len(name) > 253 or not (is_address or all(_LABEL.fullmatch(label) for label in labels)):
+    if len(name) > 253 or not (_is_address(name) or all(_LABEL.fullmatch(label) for label in name.split("."))):
         raise InvalidInput(
             f"{name[:80]!r} is not a host name", hint="give it as callers do, without scheme and port: models.example"
         )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False

@@ -65,13 +65,13 @@ class GatewaySettings(Config, frozen=True):
             )
         for name in self.hosts:
             check_host(name)
+        check_exposure(self.host, has_tls=self.has_tls, is_guarded=is_guarded)
         if not self.names:
             raise InvalidInput(
                 f"the gateway was asked to listen on {self.host}, which is every interface and nobody's name, so every "
                 "request from outside would be refused",
                 hint="say how callers call it: --allow-host models.example",
             )
-        check_exposure(self.host, has_tls=self.has_tls, is_guarded=is_guarded)
 
     def updated(self, found: dict[str, Any]) -> "GatewaySettings":
         """Return these settings with the fields that an entry has; an entry with a wrong one changes nothing."""

@@ -245,7 +245,7 @@ class HttpFront:
             endpoint,
             asked.inputs,
             done,
-            timeout_s=facts.timeout_s,
+            timeout_s=facts.timeout_s or asked.timeout_s,
             caller=facts.caller,
             number=number,
             client=exchange.head.caller,
@@ -382,6 +382,8 @@ class HttpFront:
     def _model_ready(self, name: str, number: str, exchange: Exchange) -> None:
         endpoint = self.plane.endpoint(name)
         found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
+        if found is None:
+            self.plane.signature(endpoint, number)  # which says that there is no such version
         is_ready = found is not None and found[0] in self.plane.pool.ready
         exchange.respond_json(200 if is_ready else 503, {"name": endpoint.route.name, "ready": is_ready})
 

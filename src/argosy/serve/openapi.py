@@ -276,7 +276,7 @@ def _infer(endpoint: Described, signature: Signature) -> Json:
                 "parameters": _ref("Parameters"),
                 "data": {"type": "array"},
             },
-            "required": ["name", "datatype", "shape"],
+            "required": ["name", "datatype", "shape", "data"],
             "additionalProperties": False,
             "description": f"{spec.datatype} {list(spec.shape)}, -1: any size",
         }
@@ -312,8 +312,8 @@ def _infer(endpoint: Described, signature: Signature) -> Json:
     return {
         "operationId": f"infer_{endpoint.name}",
         "summary": f"Ask {endpoint.name} with tensors",
-        "description": "Open Inference Protocol v2. Tensors may also follow the JSON part as raw bytes: give their "
-        "`binary_data_size` and the header `Inference-Header-Content-Length`.",
+        "description": "Open Inference Protocol v2. Instead of `data`, a tensor may follow the JSON part as raw bytes: "
+        "give its `binary_data_size` and the header `Inference-Header-Content-Length`.",
         "tags": ["endpoints"],
         "parameters": _request_headers(),
         "requestBody": _infer_body(schema),
@@ -352,7 +352,7 @@ def _request_headers() -> list[Json]:
             "name": "argosy-timeout",
             "in": "header",
             "description": "Seconds this caller waits at most; a unit may follow, as in `250ms`.",
-            "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 600},
+            "schema": {"type": "number", "minimum": 0.001, "maximum": 600},
         },
         {
             "name": "argosy-caller",
@@ -396,7 +396,7 @@ def _schemas() -> Json:
         found: Json = {"type": "object", "properties": properties, "required": list(required)}
         return found | ({"additionalProperties": False} if is_closed else {})
 
-    entry = made(tensor | {"parameters": parameters, "data": data}, list(tensor), is_closed=True)
+    entry = made(tensor | {"parameters": parameters, "data": data}, [*tensor, "data"], is_closed=True)
     wanted = made({"name": text, "parameters": parameters}, ["name"], is_closed=True)
     described = made(tensor | {"columns": texts, "content": text}, list(tensor))
     endpoint = made(

@@ -1,16 +1,23 @@
-"""What Triton's clients ask a server beside the protocol: a model's configuration, and its counts. Pure.
+"""What Triton's clients ask a server beside the protocol: a model's configuration, counts, parameters. Pure.
 
-Source: Triton's `protocol/extension_model_configuration.md` and `protocol/extension_statistics.md`.
+Source: Triton's `protocol/extension_model_configuration.md`, `extension_statistics.md`, `extension_schedule_policy.md`.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from argosy.core.errors import NotFound
+from argosy.core.errors import InvalidInput, NotFound
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.serve.counters import Counters
 
 PLATFORM = "argosy_onnx"
+MAX_TIMEOUT_S = 600.0
+# Parameters of a request that ask for another answer than the one that would be given.
+_UNSUPPORTED: Mapping[str, str] = {
+    "sequence_id": "requests are independent of each other here",
+    "shared_memory_region": "tensors travel in the request",
+    "classification": "ask for the output as it is",
+}
 # What these clients can ask for in a server that keeps models itself; the reason why it is not offered here.
 _NOT_OFFERED: Mapping[str, str] = {
     "load": "versions are put into service by: argosy deploy",
@@ -35,6 +42,29 @@ def not_offered(parts: list[str]) -> NotFound | None:
     if not what:
         return None
     return NotFound(f"'/{'/'.join(parts)[:200]}' is not offered here", hint=_NOT_OFFERED[what], code="not_offered")
+
+
+def refuse_parameters(parameters: Any, where: str) -> None:
+    """Raise InvalidInput for a parameter whose effect callers would miss; others that are not known do nothing."""
+    for name, why in _UNSUPPORTED.items():
+        if name in parameters:
+            raise InvalidInput(
+                f"the parameter {name} is not supported: {why} - at `{where}.parameters`",
+                code="unsupported_parameter",
+                path=f"{where}.parameters.{name}",
+            )
+
+
+def timeout_of(parameters: Mapping[str, Any]) -> float:
+    """Return the seconds that the parameter `timeout` (microseconds) gives a request, 0 when there is none."""
+    found = parameters.get("timeout", 0)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        raise InvalidInput(
+            f"the parameter timeout is {str(found)[:40]!r}; give microseconds, a whole number - at `$.parameters`",
+            code="bad_timeout",
+            path="$.parameters.timeout",
+        )
+    return min(MAX_TIMEOUT_S, found / 1e6)
 
 
 def model_config(name: str, signature: Signature, max_batch: int) -> dict[str, Any]:

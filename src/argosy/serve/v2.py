@@ -14,7 +14,7 @@ import msgspec
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
-from argosy.serve import contents, values
+from argosy.serve import contents, triton, values
 from argosy.serve.requests import check_size
 from argosy.serve.wire import Tensor
 
@@ -45,7 +45,7 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     outputs: Annotated[list[_Output], msgspec.Meta(max_length=1024)] = []
 
 
-class InferRequest(msgspec.Struct, frozen=True):
+class InferRequest(msgspec.Struct, frozen=True, gc=False):
     """A request as it was sent: not yet checked against any version."""
 
     id: str
@@ -54,6 +54,8 @@ class InferRequest(msgspec.Struct, frozen=True):
     """Names that were asked for, and whether as binary data; empty asks for all."""
     is_binary: bool
     """Whether outputs that were not asked for by name come as binary data."""
+    timeout_s: float = 0.0
+    """What the parameter `timeout` gives it; 0 for nothing."""
 
 
 _requests = msgspec.json.Decoder(_Request)
@@ -102,9 +104,7 @@ def decode_request(body: bytes | memoryview, header_length: int | None) -> Infer
     Binary tensors stay views of `body`. Raises InvalidInput with the path of the wrong field.
     """
     if header_length is None and len(body) <= MAX_JSON_BYTES:
-        found = _decode_flat(body)
-        if found is not None:
-            return found
+        return _decode_flat(body) or _decode_any(body, None)
     return _decode_any(body, header_length)
 
 
@@ -128,11 +128,15 @@ def _decode_flat(body: bytes | memoryview) -> InferRequest | None:
 
 
 def _asked(request: Any, inputs: dict[str, Tensor]) -> InferRequest:
+    triton.refuse_parameters(request.parameters, "$")
+    for index, output in enumerate(request.outputs):
+        triton.refuse_parameters(output.parameters, f"$.outputs[{index}]")
     return InferRequest(
         request.id,
         inputs,
         tuple([(o.name, o.parameters.get("binary_data", False) is True) for o in request.outputs]),
         request.parameters.get("binary_data_output", False) is True,
+        triton.timeout_of(request.parameters),
     )
 
 
@@ -155,6 +159,8 @@ def _decode_any(body: bytes | memoryview, header_length: int | None) -> InferReq
                 code="wrong_datatype",
                 path=f"{where}.datatype",
             )
+        if item.parameters:
+            triton.refuse_parameters(item.parameters, where)
         if item.name in inputs:
             raise InvalidInput(f"input '{item.name[:100]}' is sent twice - at `{where}`", code="repeated_input")
         size = _binary_size(item, where, len(raw) - at)

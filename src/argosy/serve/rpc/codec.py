@@ -16,6 +16,7 @@ from argosy.serve import values
 from argosy.serve.requests import check_size
 from argosy.serve.rpc.envelope import cut_out, length_prefix, put_in
 from argosy.serve.rpc.messages import ModelInferRequest, ModelInferResponse
+from argosy.serve.triton import refuse_parameters
 from argosy.serve.v2 import MAX_JSON_BYTES, InferRequest
 from argosy.serve.wire import Tensor
 
@@ -32,12 +33,6 @@ _FIELDS = {
 }  # fmt: skip
 # Protobuf writes the elements of these, behind a prefix, exactly as a raw tensor has them. Their fields' numbers.
 _AS_WRITTEN = {"BOOL": 1, "FP32": 6, "FP64": 7}
-# Parameters that ask for another answer than the one that would be given.
-_UNSUPPORTED = {
-    "sequence_id": "requests are independent of each other here",
-    "shared_memory_region": "tensors travel in the messages",
-    "classification": "ask for the output as it is",
-}
 
 
 def parse(kind: Any, data: bytes) -> Any:
@@ -65,7 +60,7 @@ def parse_infer(data: bytes) -> tuple[Any, list[memoryview]]:
 
 def read_request(message: Any, raw: Sequence[memoryview]) -> InferRequest:
     """Return what is asked, not yet checked against any version; InvalidInput has the path of the wrong field."""
-    _refuse_parameters(message.parameters, "$")
+    refuse_parameters(message.parameters, "$")
     if max(len(message.inputs), len(message.outputs)) > _MAX_TENSORS:
         raise InvalidInput(f"a request has at most {_MAX_TENSORS} inputs and outputs", code="wrong_field", path="$")
     tensors = [_tensor(item, f"$.inputs[{index}]") for index, item in enumerate(message.inputs)]
@@ -88,7 +83,7 @@ def read_request(message: Any, raw: Sequence[memoryview]) -> InferRequest:
     outputs = []
     for index, output in enumerate(message.outputs):
         _refuse_unknown(output, f"$.outputs[{index}]")
-        _refuse_parameters(output.parameters, f"$.outputs[{index}]")
+        refuse_parameters(output.parameters, f"$.outputs[{index}]")
         outputs.append((output.name, bool(raw)))
     return InferRequest(message.id, inputs, tuple(outputs), bool(raw))
 
@@ -113,7 +108,7 @@ def encode_response(
 def _tensor(item: Any, where: str) -> Tensor:
     """Return an input as it is described, still without its elements."""
     _refuse_unknown(item, where)
-    _refuse_parameters(item.parameters, where)
+    refuse_parameters(item.parameters, where)
     if item.datatype not in DATATYPES:
         raise InvalidInput(
             f"{item.datatype[:40]!r} is not a datatype; known are: {', '.join(DATATYPES)} - at `{where}.datatype`",
@@ -201,15 +196,3 @@ def _refuse_unknown(message: Any, where: str) -> None:
             code="wrong_field",
             path=where,
         )
-
-
-def _refuse_parameters(parameters: Any, where: str) -> None:
-    if not parameters:
-        return
-    for name, why in _UNSUPPORTED.items():
-        if name in parameters:
-            raise InvalidInput(
-                f"the parameter {name} is not supported: {why} - at `{where}.parameters`",
-                code="unsupported_parameter",
-                path=f"{where}.parameters.{name}",
-            )

@@ -24,8 +24,23 @@ def _onnx_affine():
     return model.SerializeToString()
 
 
+def _python_affine():
+    return b"""from typing import Annotated, NamedTuple
+import numpy as np
+import argosy
+
+class Answer(NamedTuple):
+    y: Annotated[argosy.FP32, argosy.Shape(2)]
+
+class Affine(argosy.Model):
+    def predict(self, x: Annotated[argosy.FP32, argosy.Shape(3)]) -> Answer:
+        x += 0  # its own copy
+        return Answer(x @ np.arange(6, dtype=np.float32).reshape(3, 2) + 1)
+"""
+
+
 # y = x @ [[0, 1], [2, 3], [4, 5]] + 1, in each format.
-AFFINE = {"onnx": _onnx_affine}
+AFFINE = {"onnx": _onnx_affine, "python": _python_affine}
 X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
 

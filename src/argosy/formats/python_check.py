@@ -17,6 +17,7 @@ from argosy.core.config import Config, from_plain
 from argosy.core.digest import canonical, sha256
 from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, Refused, Unavailable
 from argosy.core.files import write_atomic
+from argosy.core.logs import configure_logs
 from argosy.formats.inspect import TOLERANCE, generate
 from argosy.formats.inspection import Inspection
 from argosy.formats.parity import check_parity
@@ -47,6 +48,7 @@ def main(config: dict[str, Any]) -> None:
     Raises what loading raises, and InvalidInput for code that fails or breaks its promises on samples.
     """
     asked = from_plain(config, CheckConfig, where="check")
+    configure_logs(process="check")
     confine(memory_bytes=asked.memory_bytes)
     files = _Verified(asked.files)
     spec = PythonSpec(

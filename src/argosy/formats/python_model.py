@@ -16,7 +16,7 @@
 The annotations of `predict` are the version's signature; `formats.python_signature` reads them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
 
@@ -90,11 +90,12 @@ ImageFile: TypeAlias = Annotated[bytes, Datatype("BYTES", "image")]
 class Files(Mapping[str, bytes]):
     """The files that were deployed with a model, by name. What is read was verified against the signed version."""
 
-    def __init__(self, content: Mapping[str, bytes], names: Sequence[str], folder: Path) -> None:
-        """`names`: which of `content` there are; `folder`: where files are put that are asked for by path."""
+    def __init__(self, content: Mapping[str, bytes], names: Sequence[str], make_folder: Callable[[], Path]) -> None:
+        """`names`: which of `content` there are; `make_folder`: makes the place for files asked for by path."""
         self._content = content
         self._names = names
-        self._folder = folder
+        self._make_folder = make_folder
+        self._folder: Path | None = None
 
     def __getitem__(self, name: str) -> bytes:
         """Return the bytes of a file; KeyError lists the names there are."""
@@ -116,6 +117,8 @@ class Files(Mapping[str, bytes]):
         wanted = [known for known in self if not name or known == name or known.startswith(f"{name}/")]
         if not wanted and name:
             self[name]  # raises
+        if self._folder is None:
+            self._folder = self._make_folder()
         for known in wanted:
             place = resolve_inside(self._folder, known)
             if not place.exists():

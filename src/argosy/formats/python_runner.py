@@ -4,15 +4,17 @@ Loading one runs its code, with the rights of this process. So it is loaded only
 signed, or at a user's own wish to deploy it.
 """
 
+import shutil
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.errors import InvalidInput, Refused, Unavailable
+from argosy.core.errors import IntegrityError, InvalidInput, Refused, Unavailable
 from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
 from argosy.formats.python_model import Files, Model
@@ -30,11 +32,10 @@ _MAX_REFUSAL = 500
 class PythonRunner:
     """A model of one's own, loaded. One per process: its modules stand under their own names."""
 
-    def __init__(self, model: Model, form: Form, sources: Sources, folder: Any, clock: Clock) -> None:
+    def __init__(self, model: Model, form: Form, sources: Sources, clock: Clock) -> None:
         self._model = model
         self.kind = type(model).__name__
         """The name of its class."""
-        self._folder = folder  # ends, and is emptied, together with this
         self._predict: Any = model.predict  # type: ignore[attr-defined] # `read_form` has found it
         self._form = form
         self._sources = sources
@@ -70,19 +71,21 @@ class PythonRunner:
         sources = Sources(files)
         kind = import_model(sources, entry)
         form = read_form(kind)
-        folder = tempfile.TemporaryDirectory(prefix="argosy-files-")
         try:
             model = kind()
-            model.load(Files(files, [name for name in files if name != SPEC_FILE], Path(folder.name)))
+            names = [name for name in files if name != SPEC_FILE]
+            model.load(Files(files, names, lambda: _folder_of(model)))
+        except IntegrityError:
+            raise  # a file of the version is damaged, which is not its code's fault
         except BaseException as error:
             _tell(error)
             # Not InvalidInput: what failed may be a server or a disk, and work at the next start.
             raise Unavailable(
-                f"load of '{kind.__name__}' failed: {sources.said(error)}",
+                f"'{kind.__name__}' can't be loaded: {sources.said(error)}",
                 hint=hint_for(error, files),
                 code="model_code_failed",
             ) from error
-        return cls(model, form, sources, folder, clock or SystemClock())
+        return cls(model, form, sources, clock or SystemClock())
 
     def run(self, inputs: Arrays) -> Arrays:
         """Answer for `inputs`, by name, with the batch as first dimension; they are left unchanged.
@@ -127,7 +130,7 @@ class PythonRunner:
         if now >= self._quiet_until:
             # A model that always fails must not fill the disk with stacks.
             self._quiet_until = now + _LOG_EVERY_S
-            log.warning("model_code_failed", error=self._sources.said(error), stack=_stack(error))
+            log.warning("model_code_failed", error=self._sources.said(error), traceback=_stack(error))
         return ModelFailed(
             f"{message} with {type(error).__name__}; the replica's log says where", said=self._sources.said(error)
         )
@@ -147,6 +150,13 @@ class ModelFailed(InvalidInput):
     """The code of a custom model raised something other than `argosy.Refused`."""
 
     code = "model_code_failed"
+
+
+def _folder_of(model: Model) -> Path:
+    """Return a new folder that ends when the model does, or with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="argosy-files-"))
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def hint_for(error: BaseException, files: Mapping[str, bytes]) -> str:

@@ -7,6 +7,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import linecache
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ class Sources(importlib.abc.MetaPathFinder):
             former.remove()
         for module in self._modules:
             sys.modules.pop(module, None)
+        for name in self.names:
+            linecache.cache.pop(name, None)  # lines of another version's file of this name
         sys.meta_path.insert(0, self)
 
     def remove(self) -> None:

@@ -64,8 +64,9 @@ def output_array(field: Field, value: object, rows: int) -> np.ndarray:
             array = np.asarray(value)
         except Exception as error:  # noqa: BLE001 - objects of other libraries turn themselves into arrays
             raise wrong_result(f"output '{spec.name}' can't be made an array: {error}") from None
+        array = _as_type(field, array)
     _check_rows(spec, array.shape, rows)
-    return array if spec.datatype == "BYTES" else _as_type(field, array)
+    return array
 
 
 def _output_texts(field: Field, value: object) -> np.ndarray:

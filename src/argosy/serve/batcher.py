@@ -194,6 +194,8 @@ class VersionQueue:
         self.size_bytes = 0
         self.pace_s = 0.0
         """Seconds of a replica that a request takes, on average over the last runs."""
+        self.is_due = False
+        """Whether `dispatch` is going to be called at the end of this turn."""
         self.limit = max_requests
         """How many requests may wait now."""
         self._max_requests = max_requests
@@ -215,8 +217,6 @@ class VersionQueue:
     def check_room(self, work: Work, now: float) -> None:
         """Raise Unavailable if the queue is full, or too long for this request's deadline."""
         waiting = self.requests
-        if not waiting:
-            return
         # Who has less than a fair share of the places gets one all the same: a flood crowds out only itself.
         is_full = waiting >= self.limit and self._has_its_share(work)
         if is_full or self.size_bytes + work.inputs.size_bytes > self._max_bytes:
@@ -244,7 +244,8 @@ class VersionQueue:
 
     def submit(self, work: Work, now: float) -> None:
         """Put a request at the end; Unavailable (`queue_full`, `too_late`) without room. `dispatch` must follow."""
-        self.check_room(work, now)
+        if self.requests:
+            self.check_room(work, now)
         self._add(work, now).waiting.append(work)
 
     def resubmit(self, work: Work, now: float) -> None:

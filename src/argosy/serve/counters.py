@@ -40,6 +40,13 @@ class Histogram:
         self.counts[bisect_left(self.buckets, value)] += 1
         self.total += value
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Add many values."""
+        counts, buckets = self.counts, self.buckets
+        for value in values:
+            counts[bisect_left(buckets, value)] += 1
+            self.total += value
+
 
 class Counters:
     """Counters and histograms by name and labels; names and labels must stand in `core.metrics`.

@@ -192,7 +192,9 @@ class DataPlane:
         whose share of a busy queue it takes. Raises InvalidInput for inputs that don't fit the signature, before any
         version is drawn; every later refusal comes through `on_done`.
         """
-        signature = self.signature(endpoint, number)
+        signature = None if number else self.signatures.get(endpoint.plan.serving)
+        if signature is None:
+            signature = self.signature(endpoint, number)
         inputs = check_inputs(signature, tensors)
         if number:
             choice = Choice(*self._pinned(endpoint, number), UNCOUNTED, "")
@@ -227,7 +229,8 @@ class DataPlane:
             self._mirror(call, choice.mirror)
         if endpoint.route.hedge_s:
             self.wheel.add(HedgeTimer(call, now + endpoint.route.hedge_s))
-        self._schedule(queue)
+        if not queue.is_due:
+            self._schedule(queue)
         return call
 
     def set_routes(self, routes: Sequence[EndpointRoute]) -> None:
@@ -297,9 +300,7 @@ class DataPlane:
     def dispatched(self, ref: str, works: list[Work], now: float) -> None:
         """Count a batch."""
         series = self._series.get(ref) or self._new_series(ref)
-        waited = series.queue_seconds.observe
-        for work in works:
-            waited(now - work.queued)
+        series.queue_seconds.observe_all([now - work.queued for work in works])
         rows = sum([work.inputs.rows for work in works])
         series.batch_requests.observe(len(works))
         series.batch_rows.observe(rows)
@@ -525,7 +526,8 @@ class DataPlane:
         return self.pool.queue(digest, self.signatures[digest])
 
     def _schedule(self, queue: VersionQueue) -> None:
-        if queue not in self._dirty:
+        if not queue.is_due:
+            queue.is_due = True
             if not self._dirty:
                 self._later(self._dispatch)
             self._dirty.append(queue)
@@ -534,6 +536,7 @@ class DataPlane:
         queues, self._dirty = self._dirty, []
         now = self.clock.monotonic()
         for queue in queues:
+            queue.is_due = False
             queue.dispatch(now)
 
     def _pinned(self, endpoint: Endpoint, number: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from argosy.serve.values import item_size, split_texts
 from argosy.serve.wire import Tensor
 
 
-class Inputs(msgspec.Struct, frozen=True):
+class Inputs(msgspec.Struct, frozen=True, gc=False):
     """Checked inputs, in the order of the signature."""
 
     tensors: tuple[Tensor, ...]

@@ -10,7 +10,7 @@ element, and the replica maps the body to arrays without a copy.
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -24,7 +24,7 @@ MAX_BODY_BYTES = 1 << 30
 """The largest batch that may travel; a length beyond it means that the peer speaks something else."""
 
 
-class Tensor(NamedTuple):
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """One tensor as raw bytes: little-endian, row-major, `shape` complete; BYTES as a 4-byte length before each."""
 
     name: str

@@ -78,7 +78,7 @@ def read_request(message: Any, raw: Sequence[memoryview]) -> InferRequest:
         if raw:
             found = _with_raw(tensor, item, raw[index], where)
         else:
-            found = tensor._replace(data=_from_contents(item.contents, tensor, f"{where}.contents"))
+            found = _with_data(tensor, _from_contents(item.contents, tensor, f"{where}.contents"))
         inputs[tensor.name] = found
     outputs = []
     for index, output in enumerate(message.outputs):
@@ -125,6 +125,10 @@ def _tensor(item: Any, where: str) -> Tensor:
     return Tensor(item.name, item.datatype, tuple(item.shape), b"")
 
 
+def _with_data(tensor: Tensor, data: bytes | memoryview) -> Tensor:
+    return Tensor(tensor.name, tensor.datatype, tensor.shape, data)
+
+
 def _with_raw(tensor: Tensor, item: Any, data: memoryview, where: str) -> Tensor:
     if item.HasField("contents"):
         raise InvalidInput(
@@ -133,7 +137,7 @@ def _with_raw(tensor: Tensor, item: Any, data: memoryview, where: str) -> Tensor
             code="wrong_field",
             path=f"{where}.contents",
         )
-    found = tensor._replace(data=data)
+    found = _with_data(tensor, data)
     check_size(found, where)
     return found
 

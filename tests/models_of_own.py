@@ -40,3 +40,22 @@ def files(text, entry="model.py", requires=(), **more):
 def load(text, **more):
     """Load a model from its source."""
     return PythonRunner.open(files(text, **more))
+
+
+def publish(served, text, name="m", **more):
+    """Publish a model of one's own in the registry of `served`, without the check before it."""
+    from argosy.registry.versions import Evaluation, FileRef, Manifest
+
+    content = files(text, **more)
+    blobs = served.registry.blobs
+    manifest = Manifest(
+        name=name,
+        created=0.0,
+        role="imported",
+        task="tensor",
+        format="python",
+        signature=PythonRunner.open(content).signature,
+        files={key: FileRef(digest=blobs.put(data), size_bytes=len(data)) for key, data in content.items()},
+        evaluation=Evaluation(kind="self-check", passed=True),
+    )
+    return served.registry.versions.publish(manifest)

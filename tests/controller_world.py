@@ -25,6 +25,7 @@ from argosy.registry.versions import Evaluation, GateResult, Manifest, Version
 from argosy.security.api_keys import make_key
 from argosy.serve.access import AccessRules
 from argosy.serve.control import LISTENING
+from argosy.serve.wire import Advice
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 SIGNATURE = Signature(inputs=(TENSOR,), outputs=(TENSOR,))
@@ -165,7 +166,8 @@ class Controller:
                 randomness=world.random,
                 gate_missed=lambda digest: commands.gates_missed(world.versions.get(digest)),
                 make_judge=CountingJudge,
-                make_replica=lambda name, target, threads, _: {"id": name, "digest": target.digest, "threads": threads},
+                make_replica=lambda name, want: {"id": name, "digest": want.target.digest, "threads": want.threads},
+                advised=world.stored.get,
                 make_gateway=lambda desired: {
                     **desired.gateway.plain(),
                     "port": desired.bound_port or desired.port,
@@ -240,6 +242,9 @@ class World:
         self.window_at = 0.0
         self.is_calm = not troubles
         self.behaviour = {}
+        self.found = {}
+        """What calibrating each version will find out, by digest, and after how many seconds of a replica's life."""
+        self.stored = {}
         self.versions = FakeVersions(make_version(1), make_version(2), make_version(3), make_version(9, passed=False))
         self.registry = SimpleNamespace(log=FakeLog(self.entries, self.clock), versions=self.versions)
         self.plan = self._plan_troubles() if troubles else {}
@@ -394,13 +399,24 @@ class World:
         status = self.gateway.replicas.get(name)
         if status is not None and status.state == "draining":
             self.gateway.set_state(name, "drained")
+        if status is not None and status.state == "ready" and digest in self.found:
+            self._calibrate(name, status, self.clock.now() - info.started)
         if status is not None or self.clock.now() - info.started < 0.3:
             return
         if how == "crash":
             self.launcher.end(name, 1, Internal("it cannot load"))
         elif how != "stuck" and self.gateway.is_alive:
-            self.gateway.connect(name, digest)
+            config = self.launcher.specs[name].config
+            self.gateway.connect(name, digest, threads=config["threads"], advice=self.stored.get(digest))
             self.ever_ready.add(digest)
+
+    def _calibrate(self, name, status, age_s):
+        advice, after_s = self.found[status.version]
+        if age_s >= after_s:
+            self.stored.setdefault(status.version, advice)
+        if self.stored.get(status.version) != status.advice:
+            found = {"threads": status.threads, "advice": self.stored[status.version]}
+            self.gateway.connect(name, status.version, **found)
 
     def _traffic(self):
         now = self.clock.now()
@@ -523,6 +539,7 @@ class World:
             undecided=undecided,
         )
         config = EndpointConfig(replicas=rnd.choice([1, 1, 2, 3]), backup=rnd.choice(["previous", "none"]))
+        config = self._calibrated(config)
         self.note(f"version 2 is {how}, undecided={undecided}, {config}")
         commands.deploy(self.registry, "m:1", name=ENDPOINT, endpoint=config)
         dt = rnd.choice([0.3, 0.5, 1.0])
@@ -543,6 +560,20 @@ class World:
             require(last and last.rollout == second.rollout, "another rollout came last")
             require(last.outcome == expected, f"{how} version ended {last.outcome}: {last.reason}")
         return how
+
+    def _calibrated(self, config):
+        """Let calibration find something out about the versions, and decide the numbers in some of the schedules."""
+        rnd = random.Random(f"calibration {self.seed}")
+        for version in ("m:1", "m:2", "m:3"):
+            best = rnd.choice([(1, 1), (2, 1), (3, 1), (1, 2), (2, 2)])
+            if rnd.random() < 0.8:
+                advice = Advice(*best, alone=rnd.choice([1, 2, 4]), most=8)
+                self.found[self.versions.get(version).digest] = (advice, rnd.choice([0.0, 0.5, 3.0]))
+        if rnd.random() < 0.5:
+            return EndpointConfig(backup=config.backup)
+        return (
+            config if rnd.random() < 0.5 else EndpointConfig(replicas=config.replicas, backup=config.backup, threads=1)
+        )
 
     def right_end(self, how, *, stepwise):
         """How the second rollout must end if no operator meddles, whatever is killed."""
@@ -570,11 +601,13 @@ class World:
         state = self.state()
         for endpoint in state.endpoints.values():
             require(endpoint.rollout is None, f"{endpoint.rollout} never ends")
-        wanted = wanted_replicas(state.endpoints.values())
+        wanted = wanted_replicas(state.endpoints.values(), self.stored.get)
         living = [info.name for info in self.launcher.list("replica") if info.alive]
         for digest, want in wanted.items():
             if self.behaviour.get(digest, "good") not in ("crash", "stuck"):
                 require(self.gateway.ready(digest) == want.replicas, f"{want} but {living} run")
+                threads = {r.threads for r in self.gateway.replicas.values() if r.version == digest}
+                require(threads <= {want.threads}, f"{want} but some have {threads} threads")
         keys = {version_key(digest) for digest in wanted}
         require({key_of(name) for name in living} <= keys, f"{living} run, wanted are {wanted}")
         gateway = self.launcher.get("gateway")

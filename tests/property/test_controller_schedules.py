@@ -251,6 +251,25 @@ def forgets_to_revoke(monkeypatch):
     monkeypatch.setattr(GatewayProcess, "set_access", set_access)
 
 
+def keeps_replicas_with_other_threads(monkeypatch):
+    monkeypatch.setattr(Replicas, "_is_outdated", lambda self, name, status: False)
+
+
+def stops_replicas_with_other_threads_before_others_are_ready(monkeypatch):
+    def seen(self, info, status):
+        found = original(self, info, status)
+        if found.state == "outdated":
+            self._launcher.stop(info.name, 0.0)
+        return found
+
+    original = Replicas._seen
+    monkeypatch.setattr(Replicas, "_seen", seen)
+
+
+def does_not_listen_to_calibration(monkeypatch):
+    monkeypatch.setattr(Reconciler, "_advised", lambda self, digest: None)
+
+
 PLANTED = [
     stops_before_routing,
     writes_without_fencing,
@@ -272,6 +291,9 @@ PLANTED = [
     keeps_replicas_of_what_was_rolled_back,
     starts_an_open_gateway,
     forgets_to_revoke,
+    keeps_replicas_with_other_threads,
+    stops_replicas_with_other_threads_before_others_are_ready,
+    does_not_listen_to_calibration,
 ]
 
 

@@ -10,7 +10,11 @@ METRICS_JUDGED = ("errors", "latency", "agreement", "mirrored_errors")
 """What the judge can look at; the last two need mirrored requests."""
 
 
+AUTO = "auto"
+"""What a calibration on this machine decides."""
+
 _LEAST_MEMORY = 50_000_000
+_MOST_REPLICAS = 64
 _USUAL_DISAGREEMENT = 0.05
 """Two trainings of one model on the same data differ on a few answers in a hundred."""
 
@@ -18,12 +22,13 @@ _USUAL_DISAGREEMENT = 0.05
 class EndpointConfig(Config, frozen=True):
     """How an endpoint is kept: `[endpoint]`."""
 
-    replicas: int | str = 1
-    """Processes that serve the current version: a number, or `"1..4"` for a range. A range runs its lower end today."""
+    replicas: int | str = "auto"
+    """Processes that serve the current version: `"auto"`, as many as a short calibration finds best for the version on
+    this machine; a number; or `"1..4"` for a range, which runs its lower end today."""
     backup: str = "previous"
     """Which version is kept warm beside the current one: `"previous"` (one replica) or `"none"`."""
-    threads: int = 1
-    """Threads of each replica. One by default: two replicas with one thread each beat one with two on small models."""
+    threads: int | str = "auto"
+    """Threads of each replica: `"auto"`, as calibration finds best for so many replicas, or a number."""
     memory: str = ""
     """Memory that each replica may take, such as `"2GB"`; one that outgrows it is replaced, and no request is lost. Not
     given: half of the machine's, or of the container's."""
@@ -38,8 +43,8 @@ class EndpointConfig(Config, frozen=True):
         self.replica_range()
         if self.backup not in ("previous", "none"):
             raise InvalidInput(f"endpoint.backup is {self.backup!r}; it can be 'previous' or 'none'")
-        if not 1 <= self.threads <= 256:
-            raise InvalidInput(f"endpoint.threads is {self.threads}; it must be between 1 and 256")
+        if self.threads != AUTO and not (isinstance(self.threads, int) and 1 <= self.threads <= 256):
+            raise InvalidInput(f"endpoint.threads is {self.threads!r}; it can be 'auto', or a number from 1 to 256")
         if self.memory and self.memory_bytes < _LEAST_MEMORY:
             raise InvalidInput(
                 f"endpoint.memory is {self.memory!r}; any replica takes more than {_LEAST_MEMORY // 10**6} MB"
@@ -47,15 +52,19 @@ class EndpointConfig(Config, frozen=True):
 
     def replica_range(self) -> tuple[int, int]:
         """Return the least and the greatest number of replicas; raise InvalidInput when they make no sense."""
+        if self.replicas == AUTO:
+            return 1, _MOST_REPLICAS
         low, dots, high = str(self.replicas).partition("..")
         try:
             found = int(low), int(high if dots else low)
         except ValueError as error:
             raise InvalidInput(
-                f"endpoint.replicas is {self.replicas!r}; write a number such as 2 or a range such as '1..4'"
+                f"endpoint.replicas is {self.replicas!r}; write 'auto', a number such as 2, or a range such as '1..4'"
             ) from error
-        if not 1 <= found[0] <= found[1] <= 64:
-            raise InvalidInput(f"endpoint.replicas is {self.replicas!r}; it needs 1 <= lowest <= highest <= 64")
+        if not 1 <= found[0] <= found[1] <= _MOST_REPLICAS:
+            raise InvalidInput(
+                f"endpoint.replicas is {self.replicas!r}; it needs 1 <= lowest <= highest <= {_MOST_REPLICAS}"
+            )
         return found
 
 

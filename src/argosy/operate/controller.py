@@ -18,10 +18,11 @@ from argosy.operate import desired as d
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout
 from argosy.operate.evidence import MOST_WINDOWS, Evidence, MakeJudge
 from argosy.operate.gateway_process import Gateway, GatewayProcess, MakeGatewayConfig
-from argosy.operate.layout import needed_replicas, route_of, wanted_replicas
+from argosy.operate.layout import Advised, needed_replicas, no_advice, route_of, sizes, wanted_replicas
 from argosy.operate.replicas import MakeConfig, Replicas
 from argosy.operate.rollout import Decision, Facts, State, step
 from argosy.serve.control import Window
+from argosy.serve.wire import Advice
 
 IDLE_S = 0.3
 """Time between two looks at processes when nothing is under way: a dead replica is seen so soon. Measured: 0.6 % of a
@@ -58,6 +59,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What the evaluation of a version (by digest) failed; empty when it passed."""
     make_judge: MakeJudge
     make_replica: MakeConfig
+    advised: Advised = no_advice
+    """What is stored of a version's calibration on this machine."""
     memory_bytes: int = 0
     """Memory that a replica may take where its endpoint says nothing; 0: no bound."""
     make_gateway: MakeGatewayConfig
@@ -80,6 +83,8 @@ class Reconciler:
             memory_bytes=parts.memory_bytes,
             report=parts.report,
         )
+        self._advice: dict[str, Advice] = {}
+        """What replicas said their versions' calibrations recommend: it holds while none of them is connected too."""
         self._evidence: dict[str, Evidence] = {}
         self._stopwatch: dict[tuple[str, str, int], float] = {}
         self._passed: set[str] = set()
@@ -143,6 +148,7 @@ class Reconciler:
         self._set_access()
         self._replicas.observe(status)
         self._replicas.stop_sick()
+        self._note_advice()
         requeue = IDLE_S
         windows = self._take_windows()
         for name in sorted(self.desired.endpoints):
@@ -157,6 +163,22 @@ class Reconciler:
         error = self._gateway.access_error
         if error is not None and (former is None or former.message != error.message):
             self._parts.report("access_not_set", error=error.message, code=error.code)
+
+    def _note_advice(self) -> None:
+        status = self._gateway.status
+        for replica in status.replicas if status is not None else ():
+            if replica.advice is not None and self._advice.get(replica.version) != replica.advice:
+                self._advice[replica.version] = replica.advice
+                advice = msgspec.structs.asdict(replica.advice)
+                self._parts.report("version_calibrated", version=replica.ref, **advice)
+
+    def _advised(self, digest: str) -> Advice | None:
+        if digest not in self._advice:
+            found = self._parts.advised(digest)
+            if found is None:
+                return None
+            self._advice[digest] = found
+        return self._advice[digest]
 
     def _take_windows(self) -> list[Window]:
         status = self._gateway.status
@@ -216,11 +238,12 @@ class Reconciler:
 
     def _facts(self, endpoint: Endpoint, rollout: Rollout) -> Facts:
         ready = self._replicas.ready
+        full, _ = sizes(endpoint.config, self._advised(rollout.to.digest))
         verdict = self._of(rollout).verdict
         base = rollout.base
         return Facts(
             gate_missed=self._gate_missed(rollout.to.digest) if rollout.phase == d.PENDING else "",
-            new_is_ready=ready(rollout.to.digest) >= needed_replicas(rollout, endpoint.config.replica_range()[0]),
+            new_is_ready=ready(rollout.to.digest) >= needed_replicas(rollout, full),
             new_is_named=self._gateway.is_named(endpoint.name, rollout.to.digest),
             base_is_ready=base is not None and ready(base.digest) > 0,
             base_failed=self._replicas.failed(base.digest) if base else "",
@@ -295,7 +318,8 @@ class Reconciler:
     def _lay_out(self) -> float:
         """Start what is missing, set routes, and only then stop what is not routed any more."""
         desired = self.desired
-        wanted = wanted_replicas(desired.endpoints.values())
+        wanted = wanted_replicas(desired.endpoints.values(), self._advised)
+        self._advice = {digest: advice for digest, advice in self._advice.items() if digest in wanted}
         if desired.is_running:
             self._gateway.ensure(desired)
             self._note_ports()

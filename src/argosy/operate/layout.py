@@ -6,11 +6,18 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from argosy.operate import desired as d
+from argosy.operate.config import AUTO, EndpointConfig
 from argosy.operate.desired import Endpoint, Rollout, Target
 from argosy.serve.control import EndpointRoute
+from argosy.serve.wire import Advice
 
 ReadyCount = Callable[[str], int]
 """How many ready replicas a version (by digest) has."""
+Advised = Callable[[str], Advice | None]
+"""What a version's calibration on this machine recommends; None while it is not known."""
+
+UNHURRIED_S = 10.0
+"""How long a replica may hold back for its calibration while another version answers."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -21,45 +28,81 @@ class Wanted(msgspec.Struct, frozen=True):
     threads: int
     memory_bytes: int = 0
     """Most memory of its own that a replica may take; 0: as the machine has it."""
+    calibrate_s: float = 0.0
+    """How long a replica may hold back for its calibration; 0 where its answers are waited for."""
+    is_open: bool = False
+    """Whether it is not known yet how many do best, so that those beyond `replicas` are left alone."""
 
 
-def wanted_replicas(endpoints: Iterable[Endpoint]) -> dict[str, Wanted]:
+def no_advice(digest: str) -> Advice | None:
+    """Know nothing about any version."""
+    del digest
+    return None
+
+
+def wanted_replicas(endpoints: Iterable[Endpoint], advised: Advised = no_advice) -> dict[str, Wanted]:
     """Return for each version, by digest, what all endpoints together want of it."""
     found: dict[str, Wanted] = {}
     for endpoint in endpoints:
-        for digest, wanted in _of_endpoint(endpoint).items():
+        for digest, wanted in _of_endpoint(endpoint, advised).items():
             other = found.get(digest)
-            # Endpoints that serve the same version share its queue, so their replicas add up.
-            found[digest] = (
-                wanted
-                if other is None
-                else Wanted(
-                    wanted.target,
-                    other.replicas + wanted.replicas,
-                    max(other.threads, wanted.threads),
-                    min(other.memory_bytes, wanted.memory_bytes) and max(other.memory_bytes, wanted.memory_bytes),
-                )
-            )
+            found[digest] = wanted if other is None else _together(other, wanted)
     return found
 
 
-def _of_endpoint(endpoint: Endpoint) -> dict[str, Wanted]:
+def _together(one: Wanted, other: Wanted) -> Wanted:
+    """Endpoints that serve the same version share its queue, so their replicas add up."""
+    return Wanted(
+        one.target,
+        one.replicas + other.replicas,
+        max(one.threads, other.threads),
+        min(one.memory_bytes, other.memory_bytes) and max(one.memory_bytes, other.memory_bytes),
+        min(one.calibrate_s, other.calibrate_s),
+        one.is_open or other.is_open,
+    )
+
+
+def _of_endpoint(endpoint: Endpoint, advised: Advised) -> dict[str, Wanted]:
     if not endpoint.is_active:
         return {}
-    full = endpoint.config.replica_range()[0]
-    counts: list[tuple[Target, int]] = []
-    if endpoint.stable:
-        counts.append((endpoint.stable, full))
-    if endpoint.backup:
-        counts.append((endpoint.backup, 1))
-    rollout = endpoint.rollout
-    if rollout and rollout.phase not in (d.PENDING, d.ROLLING_BACK):
-        counts.append((rollout.to, planned_replicas(rollout, full)))
+    config, rollout = endpoint.config, endpoint.rollout
     found: dict[str, Wanted] = {}
-    for target, count in counts:
-        most = max(count, found[target.digest].replicas if target.digest in found else 0)
-        found[target.digest] = Wanted(target, most, endpoint.config.threads, endpoint.config.memory_bytes)
+
+    def want(target: Target, count: Callable[[int], int], calibrate_s: float = 0.0) -> None:
+        advice = advised(target.digest)
+        full, threads = sizes(config, advice)
+        known = found.get(target.digest)
+        most = max(count(full), known.replicas if known else 0)
+        is_open = config.replicas == AUTO and advice is None
+        patience_s = min(calibrate_s, known.calibrate_s) if known else calibrate_s
+        found[target.digest] = Wanted(target, most, threads, config.memory_bytes, patience_s, is_open)
+
+    if endpoint.stable:
+        want(endpoint.stable, lambda full: full)
+    if endpoint.backup:
+        want(endpoint.backup, lambda _: 1)
+    if rollout and rollout.phase not in (d.PENDING, d.ROLLING_BACK):
+        want(rollout.to, lambda full: planned_replicas(rollout, full), UNHURRIED_S if rollout.base else 0.0)
     return found
+
+
+def sizes(config: EndpointConfig, advice: Advice | None) -> tuple[int, int]:
+    """Return how many replicas a version gets that serves all requests of an endpoint, and how many threads each.
+
+    Before anything is known, one replica with one thread finds out.
+    """
+    if config.replicas != AUTO:
+        replicas = config.replica_range()[0]
+        if config.threads != AUTO:
+            return replicas, int(config.threads)
+        # Where more threads make one replica faster, several share the cores that it would use.
+        return replicas, max(1, advice.alone // replicas) if advice else 1
+    if advice is None:
+        return 1, 1 if config.threads == AUTO else int(config.threads)
+    if config.threads == AUTO:
+        return advice.replicas, advice.threads
+    threads = int(config.threads)
+    return max(1, min(advice.most, advice.replicas * advice.threads // threads)), threads
 
 
 def planned_replicas(rollout: Rollout, full: int) -> int:

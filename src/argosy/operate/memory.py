@@ -13,6 +13,7 @@ import msgspec
 from argosy.core.errors import Unavailable
 from argosy.serve.access import AccessRules
 from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, Window
+from argosy.serve.wire import Advice
 
 
 class FakeGateway:
@@ -72,8 +73,17 @@ class FakeGateway:
 
     # ---- what a test says
 
-    def connect(self, replica: str, digest: str, *, ref: str = "", state: str = "ready") -> None:
-        """Let a replica appear."""
+    def connect(
+        self,
+        replica: str,
+        digest: str,
+        *,
+        ref: str = "",
+        state: str = "ready",
+        threads: int = 0,
+        advice: Advice | None = None,
+    ) -> None:
+        """Let a replica appear, or say hello again."""
         self.replicas[replica] = ReplicaStatus(
             id=replica,
             version=digest,
@@ -85,6 +95,8 @@ class FakeGateway:
             failed=0,
             max_batch=1,
             run_s=0.001,
+            threads=threads,
+            advice=advice,
         )
 
     def set_state(self, replica: str, state: str) -> None:

@@ -20,10 +20,13 @@ from argosy.core.errors import ArgosyError, Conflict, IntegrityError
 from argosy.core.files import FileLock, create_exclusive
 from argosy.operate import commands
 from argosy.operate.controller import RETRY_S, Deposed, Parts, Reconciler, Report
-from argosy.operate.desired import Desired, Target
+from argosy.operate.desired import Desired
 from argosy.operate.judging import WindowJudge
+from argosy.operate.layout import Wanted
 from argosy.registry.registry import Registry
 from argosy.serve.control import GatewayClient, GatewayConfig, ReplicaConfig
+from argosy.serve.profile_store import ProfileStore
+from argosy.serve.wire import Advice
 
 NAME = "controller"
 ENTRY = "argosy.operate.processes:main"
@@ -184,21 +187,28 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
     folder = process_folder(settings)
     socket = str(gateway_socket(settings))
 
-    def make_replica(name: str, target: Target, threads: int, memory_bytes: int) -> dict[str, Any]:
+    def make_replica(name: str, want: Wanted) -> dict[str, Any]:
         return msgspec.to_builtins(  # type: ignore[no-any-return]
             ReplicaConfig(
                 id=name,
-                digest=target.digest,
-                ref=target.ref,
+                digest=want.target.digest,
+                ref=want.target.ref,
                 socket=socket,
                 store=settings.store,
                 home=str(settings.home),
-                threads=threads,
-                memory_bytes=memory_bytes,
+                threads=want.threads,
+                memory_bytes=want.memory_bytes,
+                calibrate_s=want.calibrate_s,
                 record=str(folder / name / "record.json"),
                 log_level=settings.log_level,
             )
         )
+
+    profiles = ProfileStore(settings.home)
+
+    def advised(digest: str) -> Advice | None:
+        profile = profiles.read(digest)
+        return profile.advice if profile is not None else None
 
     def make_gateway(desired: Desired) -> dict[str, Any]:
         return msgspec.to_builtins(  # type: ignore[no-any-return]
@@ -228,6 +238,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             gate_missed=lambda digest: commands.gates_missed(registry.versions.get(digest)),
             make_judge=WindowJudge,
             make_replica=make_replica,
+            advised=advised,
             memory_bytes=machine.memory_bytes() // 2,
             make_gateway=make_gateway,
             report=report,

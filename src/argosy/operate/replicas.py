@@ -42,8 +42,8 @@ KEPT_FAILURES = 5
 _HOPELESS = (IntegrityError, PluginError, InvalidInput, NotFound)
 """Errors that the next start would only repeat."""
 
-MakeConfig = Callable[[str, Target, int, int], dict[str, Any]]
-"""Name, version, threads and bytes of memory of a replica to its config."""
+MakeConfig = Callable[[str, Wanted], dict[str, Any]]
+"""A replica's name, and what is wanted of it, to its config."""
 
 
 class Replica(msgspec.Struct, frozen=True):
@@ -54,18 +54,19 @@ class Replica(msgspec.Struct, frozen=True):
     started: float
     state: str
     """starting (not connected), else as the gateway says: ready, draining, drained, frozen, faulty; or outgrown: ready,
-    but with more memory than it may take, so it goes when a stand-in is ready."""
+    but with more memory than it may take, so it goes when a stand-in is ready; or outdated: ready, but with another
+    number of threads than is wanted, so it goes likewise."""
     memory_bytes: int = 0
 
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
-        return self.state in ("ready", "outgrown")
+        return self.state in ("ready", "outgrown", "outdated")
 
     @property
     def is_ailing(self) -> bool:
         """Whether it gets a stand-in."""
-        return self.state in ("frozen", "outgrown")
+        return self.state in ("frozen", "outgrown", "outdated")
 
     @property
     def is_staying(self) -> bool:
@@ -121,6 +122,8 @@ class Replicas:
         self._bounds: dict[str, int] = {}
         """For each version's key, the memory a replica of it may take."""
         self._outgrown: set[str] = set()
+        self._threads: dict[str, int] = {}
+        """For each version's key, the threads that its replicas should have."""
         self._clock = clock
         self._random = randomness
         self._make_config = make_config
@@ -160,6 +163,7 @@ class Replicas:
         """Start what is wanted and not there, with back-off where it failed before."""
         now = self._clock.monotonic()
         self._bounds = {version_key(digest): self._bound(want) for digest, want in wanted.items()}
+        self._threads = {version_key(digest): want.threads for digest, want in wanted.items()}
         self._failures = {key: failures for key, failures in self._failures.items() if key in self._bounds}
         for digest, want in wanted.items():
             key = version_key(digest)
@@ -186,13 +190,14 @@ class Replicas:
         there is no gateway to ask.
         """
         counts = {version_key(digest): want.replicas for digest, want in wanted.items()}
+        open_keys = {version_key(digest) for digest, want in wanted.items() if want.is_open}
         routed_keys = {version_key(digest) for digest in routed}
         is_busy = False
         for key in sorted({replica.key for replica in self.living}):
             if key in routed_keys and not counts.get(key):
                 is_busy = True
                 continue
-            for replica in self._extras(key, counts.get(key, 0)):
+            for replica in self._extras(key, counts.get(key, 0), is_open=key in open_keys):
                 is_busy = True
                 if replica.state in ("starting", "frozen") or drain is None:
                     self._stop(replica)  # it has nothing in its hands
@@ -217,7 +222,7 @@ class Replicas:
         is_ailing = any(replica.is_ailing for replica in staying)
         return wanted - len(staying) + (is_ailing and "starting" not in states)
 
-    def _extras(self, key: str, count: int) -> list[Replica]:
+    def _extras(self, key: str, count: int, *, is_open: bool) -> list[Replica]:
         staying = [replica for replica in self.living if replica.key == key and replica.is_staying]
         # The ready ones are kept before others, the old before the young: so the last ready one never goes.
         staying.sort(key=lambda replica: (replica.state != "ready", replica.started, replica.name))
@@ -225,7 +230,8 @@ class Replicas:
         # Those that still answer are kept before those that don't.
         ailing = sorted((replica for replica in staying if replica.is_ailing), key=lambda replica: not replica.is_ready)
         ready = sum(1 for replica in working if replica.state == "ready")
-        return working[count:] + ailing[max(0, count - ready) :]
+        # Where it is not known yet how many do best, what is there from before stays.
+        return ([] if is_open else working[count:]) + ailing[max(0, count - ready) :]
 
     def _stop_drained(self) -> bool:
         now = self._clock.monotonic()
@@ -240,7 +246,7 @@ class Replicas:
 
     def _start(self, want: Wanted) -> None:
         name = replica_name(want.target, f"{self._random.getrandbits(24):06x}")
-        config = self._make_config(name, want.target, want.threads, self._bound(want))
+        config = self._make_config(name, msgspec.structs.replace(want, memory_bytes=self._bound(want)))
         spec = ProcessSpec(name=name, role=ROLE, entry=ENTRY, config=config, threads=want.threads)
         try:
             self._launcher.start(spec)
@@ -265,11 +271,16 @@ class Replicas:
         if state == "ready" and bound and (info.memory_bytes > bound or info.name in self._outgrown):
             # Once and for good: what it gives back now it takes again.
             state = "outgrown"
+        elif state == "ready" and status is not None and self._is_outdated(info.name, status):
+            state = "outdated"
         found = Replica(info.name, key_of(info.name), info.started, state, info.memory_bytes)
         if state == "outgrown" and info.name not in self._outgrown:
             self._outgrown.add(info.name)
             self._report("replica_outgrown", replica=info.name, memory_bytes=info.memory_bytes, bound_bytes=bound)
         return found
+
+    def _is_outdated(self, name: str, status: ReplicaStatus) -> bool:
+        return bool(status.threads) and status.threads != self._threads.get(key_of(name), status.threads)
 
     def _grown(self, replica: Replica) -> str:
         bound = self._bounds.get(replica.key, 0)

@@ -37,6 +37,9 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     answered: int = 0
     failed: int = 0
+    threads: int = 0
+    max_batch: int = 0
+    """Most rows it runs together."""
 
 
 class VersionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,7 +288,8 @@ def _versions(endpoint: Endpoint, scene: _Scene, share: float) -> Iterable[Versi
     rollout = endpoint.rollout
     targets = [(endpoint.stable, "current", 1.0 - share), (rollout.to if rollout else None, "new", share)]
     targets.append((endpoint.backup, "former", 0.0))
-    wanted = wanted_replicas([endpoint])
+    advice = {r.version: r.advice for r in scene.status.replicas} if scene.status else {}
+    wanted = wanted_replicas([endpoint], advice.get)
     shown: set[str] = set()
     for target, role, part in targets:
         if target is None or target.digest in shown:
@@ -319,6 +323,8 @@ def _replicas(digest: str, scene: _Scene) -> Iterable[ReplicaView]:
             in_flight=found.in_flight if found else 0,
             answered=found.answered if found else 0,
             failed=found.failed if found else 0,
+            threads=found.threads if found else 0,
+            max_batch=found.max_batch if found else 0,
         )
 
 

@@ -28,7 +28,7 @@ def it():
         launcher,
         clock,
         random.Random(1),
-        lambda name, target, _, memory_bytes: {"id": name, "digest": target.digest, "memory_bytes": memory_bytes},
+        lambda name, want: {"id": name, "digest": want.target.digest, "memory_bytes": want.memory_bytes},
         memory_bytes=BOUND,
         report=lambda event, **fields: told.append((event, fields)),
     )

@@ -35,7 +35,7 @@ def it():
         launcher,
         clock,
         random.Random(1),
-        lambda name, target, *_: {"id": name, "digest": target.digest},
+        lambda name, want: {"id": name, "digest": want.target.digest, "threads": want.threads},
         memory_bytes=1000,
     )
     world = SimpleNamespace(clock=clock, launcher=launcher, gateway=FakeGateway(), replicas=replicas)

@@ -211,6 +211,11 @@ def _image(image: ImageInput, model: Signature) -> tuple[TensorSpec, list[Step],
             hint="say which in [image] size = [height, width]",
         )
     height, width = size
+    if 0 < image.resize < max(size) or min(image.std) <= 0.0:
+        raise InvalidInput(
+            f"[image] std must be above 0, and resize at least {max(size)}: the model takes {height} x {width} pixels, "
+            "cut out of the middle"
+        )
     steps: list[Step] = [
         DecodeImage(input=image.name),
         ResizeImage(height=height, width=width, input=image.name, shortest_edge=image.resize, filter=image.filter),

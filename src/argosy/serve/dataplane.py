@@ -155,11 +155,14 @@ class DataPlane:
     # What transports call ------------------------------------------------------------------------------------------
 
     def endpoint(self, name: str) -> Endpoint:
-        """Return an endpoint; NotFound lists the known ones."""
+        """Return an endpoint, or raise NotFound; the others' names are not for everybody, so none is told here."""
         found = self.endpoints.get(name)
         if found is None:
-            known = ", ".join(sorted(self.endpoints)[:20]) or "none"
-            raise NotFound(f"there is no endpoint '{name[:100]}'; the endpoints are: {known}", code="unknown_endpoint")
+            raise NotFound(
+                f"there is no endpoint '{name[:100]}'",
+                hint="list those you may use: GET /, or RepositoryIndex",
+                code="unknown_endpoint",
+            )
         return found
 
     def signature(self, endpoint: Endpoint, number: str = "") -> Signature:

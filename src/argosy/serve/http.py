@@ -46,6 +46,7 @@ _STATUS_OF_CODE = {
 _MEDIA_TYPES = {"", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"}
 # Facts of an error that callers may see.
 _SHOWN = ("path", "input", "known")
+_MOST_SHOWN = 20
 _NEVER = math.inf
 _MODEL = "/v2/models/{endpoint}"
 _VERSION = "/v2/models/{endpoint}/versions/{number}"
@@ -160,6 +161,8 @@ class HttpFront:
         if error.hint:
             body["hint"] = error.hint
         body |= {key: value for key, value in error.context.items() if key in _SHOWN}
+        if error.code == "unknown_endpoint":
+            body["known"] = [name for name, _ in self._endpoints_of(exchange)][:_MOST_SHOWN]
         headers = ""
         if "retry_after_s" in error.context:
             headers = f"retry-after: {max(1, round(error.context['retry_after_s']))}\r\n"

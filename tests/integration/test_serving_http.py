@@ -433,9 +433,9 @@ def test_a_second_gateway_of_one_home_does_not_start(served):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"host": "0.0.0.0"}, "loopback addresses only"),
-        ({"host": "192.168.1.5"}, "loopback addresses only"),
-        ({"host": "::"}, "loopback addresses only"),
+        ({"host": "0.0.0.0"}, "without TLS and access control"),
+        ({"host": "192.168.1.5"}, "without TLS and access control"),
+        ({"host": "::"}, "without TLS and access control"),
         ({"host": "example.org"}, "not an address"),
         ({"port": 70_000}, "does not exist"),
         ({"key": "abcd"}, "16 to 64 bytes"),

@@ -58,13 +58,17 @@ def main(config: dict[str, Any]) -> None:
     confine(memory_bytes=asked.memory_bytes or 6 * _GIB + 8 * weights)
     drop_environment(**_OFFLINE)
     try:
-        exporting = _from_weights if folder.weights else _from_onnx
-        content, tokenizer, found = exporting(folder)
+        content, tokenizer, found = export(folder)
     except MemoryError as error:
         raise InvalidInput("the model asks for more memory than a model of its size needs") from error
     write_atomic(Path(asked.place) / MODEL_FILE, content)
     write_atomic(Path(asked.place) / TOKENIZER_FILE, tokenizer)
     write_atomic(Path(asked.result), canonical(found))
+
+
+def export(folder: Folder) -> tuple[bytes, bytes, Exported]:
+    """Return the ONNX file, the tokenizer and what is known of both; raises InvalidInput or PluginError."""
+    return _from_weights(folder) if folder.weights else _from_onnx(folder)
 
 
 class Form(NamedTuple):

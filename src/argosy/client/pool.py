@@ -75,6 +75,11 @@ class Pool:
         for connection in idle:
             connection.close()
 
+    def __del__(self) -> None:
+        # Most scripts never close their client; what is idle needs no warning about that.
+        for connection in getattr(self, "_idle", ()):
+            connection.close()
+
     def _take(self, deadline: float) -> tuple["_Connection", bool]:
         with self._changed:
             self._forget_the_parents()

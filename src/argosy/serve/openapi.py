@@ -357,8 +357,8 @@ def _request_headers() -> list[Json]:
         {
             "name": "argosy-caller",
             "in": "header",
-            "description": "Who asks: a rollout may draw its version by caller.",
-            "schema": {"type": "string", "maxLength": 256},
+            "description": "Who asks: a rollout may draw its version by caller. The first 256 bytes count.",
+            "schema": {"type": "string"},
         },
     ]
 

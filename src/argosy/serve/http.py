@@ -111,6 +111,8 @@ class HttpFront:
         headers = head.headers
         if head.method not in ("GET", "HEAD", "POST"):
             return InvalidInput(f"the method {head.method} is not used here", code="method_not_allowed")
+        if b"host" not in headers:
+            return InvalidInput("the request has no Host header", code="bad_http")  # RFC 9112, section 3.2
         # A page of another site can make a browser send requests here; its name, resolved to this address, stands in
         # Host (DNS rebinding), and its address in Origin.
         if _host(headers.get(b"host", b"")) not in self._hosts:

@@ -21,6 +21,7 @@ from argosy.core.config import load_settings
 from argosy.registry.registry import open_registry
 from argosy.registry.versions import Evaluation, Manifest
 from argosy.serve.control import EndpointRoute, GatewayClient, GatewayConfig, ReplicaConfig
+from argosy.serve.front import FrontConfig
 
 KEY = "00112233445566778899aabbccddeeff"
 
@@ -166,6 +167,18 @@ class Served:
                 threads=1,
             )
         )
+        return name
+
+    def front(self, **changes):
+        """Start a process that speaks HTTP for the gateway, which needs `fronts=1` or more."""
+        name = f"front-{self._next()}"
+        config = FrontConfig(**{"name": name, "socket": self.socket, "host": "127.0.0.1", "port": self.port} | changes)
+        self.launcher.start(
+            ProcessSpec(
+                name=name, role="front", entry="argosy.serve.front:main", config=msgspec.to_builtins(config), threads=1
+            )
+        )
+        until(lambda: name in self.client.status().fronts)
         return name
 
     def _next(self):

@@ -44,6 +44,7 @@ METRICS: dict[str, Metric] = {
     "argosy_queue_requests": Metric("gauge", "Requests waiting for a replica.", ("version",)),
     "argosy_queue_limit": Metric("gauge", "Requests that may wait for a replica at the present pace.", ("version",)),
     "argosy_replicas": Metric("gauge", "Replicas connected to the gateway, by state.", ("version", "state")),
+    "argosy_fronts": Metric("gauge", "Front processes connected to the gateway; 0 where it speaks HTTP itself.", ()),
     "argosy_connections": Metric("gauge", "Open connections of callers.", ()),
     "argosy_replays_total": Metric(
         "counter", "Requests given to another replica or version after a failure.", ("endpoint", "reason")

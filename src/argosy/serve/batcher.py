@@ -55,7 +55,7 @@ class Work:
         self.key = ""
         """Who asks, for fair shares of a busy queue; with which `weight`."""
         self.weight = 1.0
-        self.lane: Lane | None = None
+        self.lane: Lane[Work] | None = None
         self.batch: Batch | None = None
         """The batch it runs in, or last ran in."""
 
@@ -201,7 +201,7 @@ class VersionQueue:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._wait_s = wait_s
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, Lane[Work]] = {}
         self._stride = 0.0
         self._each_s = 0.0
         """How long each request that waits makes the next one wait."""
@@ -252,7 +252,7 @@ class VersionQueue:
         """Put a request whose replica failed at the front. It was accepted before, so it is not refused for room."""
         self._add(work, now).waiting.appendleft(work)
 
-    def _add(self, work: Work, now: float) -> Lane:
+    def _add(self, work: Work, now: float) -> Lane[Work]:
         lane = self._lanes.get(work.key)
         if lane is None:
             # A new lane starts level with the one that is next, without credit for the time it was away.
@@ -272,7 +272,7 @@ class VersionQueue:
         if work.lane is not None:
             work.lane.requests -= 1
 
-    def _active(self) -> list[Lane]:
+    def _active(self) -> list[Lane[Work]]:
         """Return the lanes in which something waits; forget the others."""
         lanes = list(self._lanes.values())
         if len(lanes) > 1:
@@ -355,7 +355,7 @@ class VersionQueue:
             lane.put_back()
         return works
 
-    def _fill(self, forming: _Forming, lane: Lane, max_requests: int) -> None:
+    def _fill(self, forming: _Forming, lane: Lane[Work], max_requests: int) -> None:
         """Take what fits from the only lane."""
         works = forming.works
         while len(works) < max_requests and not forming.is_closed:
@@ -366,5 +366,5 @@ class VersionQueue:
             self._remove(work, RUNNING)
 
 
-def _by_stride(lane: Lane) -> float:
+def _by_stride(lane: Lane[Work]) -> float:
     return lane.stride

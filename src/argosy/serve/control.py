@@ -42,6 +42,9 @@ class GatewayConfig(Config, frozen=True):
     """Path of its private key (PEM)."""
     hosts: tuple[str, ...] = ()
     """Names it may be called by (`Host`), beside loopback names and `host`."""
+    fronts: int = 0
+    """Processes that speak HTTP for the gateway on its port (serve/front.py), started by whoever starts the gateway; 0:
+    it does so itself."""
     is_guarded: bool = False
     """Whether a key is needed, as far as the log says now. True: closed until the rules are known."""
     max_body_bytes: int = 64 << 20
@@ -160,7 +163,7 @@ class EndpointStatus(Config, frozen=True):
     """Over stable's last 500 answers; 0 before the first."""
 
 
-LISTENING = ("host", "port", "grpc_port", "tls_cert", "tls_key", "hosts")
+LISTENING = ("host", "port", "grpc_port", "tls_cert", "tls_key", "hosts", "fronts")
 """The fields of `GatewayConfig` that say how the gateway is reached."""
 
 
@@ -179,6 +182,8 @@ class GatewayStatus(Config, frozen=True):
     """Digest of the access rules in force; empty while they are not known."""
     replicas: tuple[ReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
+    fronts: tuple[str, ...] = ()
+    """Names of the fronts that are connected."""
     windows_waiting: int = 0
     windows_dropped: int = 0
     """Closed windows thrown away because no controller took them in time."""

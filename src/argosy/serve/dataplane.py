@@ -94,6 +94,14 @@ class Call(Work):
         """Take the news that the first attempt's time, or all of it, has passed."""
         self.plane.expired(self, now)
 
+    def start_hedge(self, now: float) -> None:
+        """Give the request to a second replica as well."""
+        self.plane.hedge(self, now)
+
+    def hedge_won(self, outputs: Sequence[Tensor]) -> None:
+        """Take the outputs of the second copy."""
+        self.plane.hedge_won(self, outputs)
+
     def cancel(self) -> None:
         """Forget the request: nobody waits for it any more. Its batch, if it runs, is not disturbed."""
         if self.state != OVER:

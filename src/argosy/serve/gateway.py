@@ -2,31 +2,29 @@
 
 import asyncio
 import contextlib
-import errno
-import gc
 import os
 import random
-import resource
 import signal
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import from_plain, private_folder
-from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound
+from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound, PluginError
 from argosy.core.files import FileLock, write_atomic
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.access import Access, AccessFile, AccessRules, check_exposure, url_of
-from argosy.serve.connection import Connection
 from argosy.serve.control import LISTENING, EndpointRoute, GatewayConfig, GatewayStatus
 from argosy.serve.dataplane import DataPlane
+from argosy.serve.fronts import FrontPeer
 from argosy.serve.http import HttpFront
 from argosy.serve.links import Link
+from argosy.serve.listening import Listening, allow_descriptors, keep_forever, listen
 from argosy.serve.prediction_id import MIN_KEY_BYTES
 from argosy.serve.tls import CertificateFiles, TlsListener
 
@@ -62,8 +60,8 @@ def main(config: dict[str, Any]) -> None:
     lock = FileLock(Path(f"{settings.socket}.lock"))
     if not lock.acquire():
         raise Conflict(f"another gateway already serves '{settings.socket}'", code="gateway_running")
-    _allow_descriptors(settings.max_connections + _SPARE_DESCRIPTORS)
-    listener = listen(settings.host, settings.port)
+    allow_descriptors(settings.max_connections + _SPARE_DESCRIPTORS)
+    listener = listen(settings.host, settings.port, is_shared=bool(settings.fronts), takes_clients=not settings.fronts)
     reserved = reserve(settings, listener.getsockname()[1])
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -106,31 +104,6 @@ def check_config(config: GatewayConfig) -> None:
         raise InvalidInput(f"the key for prediction ids must be {MIN_KEY_BYTES} to 64 bytes in hex")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; Conflict says which port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"port {port} on {host} is in use by another process",
-                hint=f"choose another port, or see who has it: ss -ltnp 'sport = :{port}'",
-                code="port_in_use",
-                port=port,
-            ) from error
-        if error.errno == errno.EACCES:
-            raise InvalidInput(
-                f"port {port} on {host} may not be opened by this user", hint="choose a port above 1023"
-            ) from error
-        raise InvalidInput(f"the gateway can't listen on {host}:{port}: {error.strerror}") from error
-    return listener
-
-
 def reserve(config: GatewayConfig, http_port: int) -> socket.socket | None:
     """Return a socket that holds the port of gRPC until its server takes it; None when there is to be none.
 
@@ -158,14 +131,6 @@ def listen_unix(path: str) -> socket.socket:
     return listener
 
 
-def _allow_descriptors(wanted: int) -> None:
-    """Raise this process's own limit on open files, as far as it may: each client takes one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
 class Gateway:
     """One gateway's parts on a running event loop."""
 
@@ -189,24 +154,25 @@ class Gateway:
         self.grpc: GrpcFront | None = None
         self.grpc_port = 0 if config.grpc_port >= 0 else -1
         self.links: set[Link] = set()
+        self.peers: set[FrontPeer] = set()
+        """Fronts that are connected."""
         self._config = config
         self._clock = clock
         self._port = port
         self._started = clock.now()
         self._loop = loop
         self._restore()
-        self.plane.on_routes = self._save
-
-    def connection(self) -> asyncio.Protocol:
-        """Return a protocol for a new client; beyond the bound, one that hangs up."""
-        if len(self.front.connections) >= self._config.max_connections:
-            self.plane.counters.count("argosy_refused_total", "too_many_connections")
-            return _Refusal()
-        return Connection(self.front)
+        self.plane.on_routes = self._routes_changed
+        self.plane.counters.gauges(self._gauges)
 
     def link(self) -> Link:
         """Return a protocol for a new peer on the Unix socket."""
-        return Link(self.plane.pool, self.answer, self.links)
+        return Link(
+            self.plane.pool,
+            self.answer,
+            self.links,
+            lambda hello, transport: FrontPeer(hello, transport, self, self._loop.call_soon),
+        )
 
     def answer(self, ask: wire.Ask) -> Any:
         """Do what the controller asks."""
@@ -241,6 +207,7 @@ class Gateway:
             access=self.access.rules.digest if self.access.rules is not None else "",
             replicas=tuple(replica.status() for replica in self.plane.pool.replicas.values()),
             endpoints=tuple(self.plane.statuses()),
+            fronts=tuple(sorted(peer.hello.front for peer in self.peers)),
             windows_waiting=self.plane.windows.waiting,
             windows_dropped=self.plane.windows.dropped,
         )
@@ -274,28 +241,31 @@ class Gateway:
 
     async def listen(self, listener: socket.socket) -> asyncio.AbstractServer | TlsListener:
         """Let clients in; return what `close` keeps them out again."""
-        if self.certificate is None:
-            return await self._loop.create_server(self.connection, sock=listener, backlog=1024)
-        found = TlsListener(
-            listener,
+        listening = Listening(
+            self.front,
             self.certificate,
-            lambda: Connection(self.front),
-            handshake_s=self._config.receive_s,
-            has_room=lambda waiting: len(self.front.connections) + waiting < self._config.max_connections,
+            max_connections=self._config.max_connections,
+            receive_s=self._config.receive_s,
             refused=lambda reason: self.plane.counters.count("argosy_refused_total", reason),
         )
-        found.start()
-        return found
+        return await listening.open(listener)
 
     async def open_grpc(self, reserved: socket.socket) -> None:
         """Serve gRPC on the port that was reserved. HTTP is served meanwhile: grpc takes a while to be imported."""
         port: int = reserved.getsockname()[1]
         front = await asyncio.to_thread(_import_grpc_front)
-        self.grpc = front(self.plane, self.access, self._clock, self._config)
-        reserved.close()
+        try:
+            self.grpc = front(self.plane, self.access, self._clock, self._config)
+        except PluginError as error:
+            log.warning("grpc_not_served", error=error.message, hint=error.hint)
+            self.grpc_port = -1
+            return
+        finally:
+            reserved.close()
         await self.grpc.start(port)
         self.grpc_port = self.front.grpc_port = port
-        _keep_forever()
+        self._tell_fronts()
+        keep_forever()
         log.info("grpc_listens", host=self._config.host, port=port)
 
     async def finish(self) -> None:
@@ -316,6 +286,7 @@ class Gateway:
         check_exposure(self._config.host, has_tls=self.certificate is not None, is_guarded=rules.is_on)
         self.access.set(rules)
         self.front.heads.forget()
+        self._tell_fronts()
         self._access_file.save(rules)
         log.info("access_set", is_on=rules.is_on, keys=len(rules.keys))
 
@@ -334,6 +305,18 @@ class Gateway:
             return
         log.info("routes_restored", endpoints=sorted(self.plane.endpoints))
 
+    def _routes_changed(self) -> None:
+        self._tell_fronts()
+        self._save()
+
+    def _tell_fronts(self) -> None:
+        for peer in self.peers:
+            peer.tell()
+
+    def _gauges(self) -> list[tuple[str, tuple[str, ...], float]]:
+        connections = len(self.front.connections) + sum(peer.connections for peer in self.peers)
+        return [("argosy_connections", (), float(connections)), ("argosy_fronts", (), float(len(self.peers)))]
+
     def _save(self) -> None:
         routes = [endpoint.route for endpoint in self.plane.endpoints.values()]
         state = msgspec.json.encode(SavedState(routes, self.plane.signatures))
@@ -344,32 +327,10 @@ class Gateway:
             log.warning("routes_not_saved", error=str(error))
 
 
-class _Refusal(asyncio.Protocol):
-    """Tells one client too many to come again."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        client = cast("asyncio.WriteTransport", transport)
-        body = b'{"error":"too many connections are open","code":"too_many_connections"}'
-        client.write(
-            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
-            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        client.close()
-
-
 def _import_grpc_front() -> "type[GrpcFront]":
     from argosy.serve.rpc.server import GrpcFront
 
     return GrpcFront
-
-
-def _keep_forever() -> None:
-    """Spare what there is now from being looked at by every garbage collection; it would only delay answers."""
-    gc.collect()
-    gc.freeze()
-    # Requests leave no cycles behind, but a batch of them is more objects than the collector's usual threshold, so it
-    # would walk through all that are under way again and again: a sixth of a small request's cost.
-    gc.set_threshold(20_000, 20, 50)
 
 
 async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket, reserved: socket.socket | None) -> None:
@@ -381,17 +342,19 @@ async def _serve(config: GatewayConfig, clock: Clock, listener: socket.socket, r
         loop.add_signal_handler(number, stop.set)
     meeting = listen_unix(config.socket)
     inner = await loop.create_unix_server(gateway.link, sock=meeting, backlog=256)
-    outer = await gateway.listen(listener)
+    # With fronts the port is only held, so that it stays ours: clients come to the fronts.
+    outer = await gateway.listen(listener) if not config.fronts else None
     gateway.tick()
     gateway.sweep()
-    _keep_forever()
+    keep_forever()
     url = url_of(config.host, config.hosts, port, has_tls=bool(config.tls_cert))
     _write_url(config, url)
     log.info("gateway_listens", host=config.host, port=port, url=url)
     opening = loop.create_task(_open_grpc(gateway, reserved, stop)) if reserved is not None else None
     await stop.wait()
     log.info("gateway_stops")
-    outer.close()
+    if outer is not None:
+        outer.close()
     if opening is not None:
         opening.cancel()
     await gateway.finish()

@@ -5,13 +5,31 @@ off unless an endpoint asks for it, needs an idle replica, and draws on the same
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from argosy.serve.batcher import OVER, RUNNING, Trouble, VersionQueue, Work
+from argosy.serve.requests import Inputs
 from argosy.serve.wire import Tensor
 
-if TYPE_CHECKING:
-    from argosy.serve.dataplane import Call
+
+class Hedged(Protocol):
+    """What is needed of a request that may get a second copy."""
+
+    state: str
+    attempts: int
+    inputs: Inputs
+    due: float
+    key: str
+    weight: float
+    hedge: "Hedge | None"
+
+    def start_hedge(self, now: float) -> None:
+        """Start the copy, if a replica is idle and the budget allows it."""
+        ...
+
+    def hedge_won(self, outputs: Sequence[Tensor]) -> None:
+        """Answer with what the copy gave."""
+        ...
 
 
 class HedgeTimer:
@@ -19,7 +37,7 @@ class HedgeTimer:
 
     __slots__ = ("call", "due")
 
-    def __init__(self, call: "Call", due: float) -> None:
+    def __init__(self, call: Hedged, due: float) -> None:
         self.call = call
         self.due = due
 
@@ -27,7 +45,7 @@ class HedgeTimer:
         """Start a copy, where a replica is idle and the budget allows it."""
         call = self.call
         if call.state == RUNNING and call.hedge is None and call.attempts == 1:
-            call.plane.hedge(call, now)
+            call.start_hedge(now)
 
 
 class Hedge(Work):
@@ -35,9 +53,9 @@ class Hedge(Work):
 
     __slots__ = ("call", "queue")
 
-    def __init__(self, call: "Call", queue: VersionQueue) -> None:
+    def __init__(self, call: Hedged, queue: VersionQueue) -> None:
         super().__init__(call.inputs)
-        self.call: Call | None = call
+        self.call: Hedged | None = call
         self.queue = queue
         self.is_alone = True
         self.due = self.deadline = call.due
@@ -48,7 +66,7 @@ class Hedge(Work):
         self.state = OVER
         call, self.call = self.call, None
         if call is not None:
-            call.plane.hedge_won(call, outputs)
+            call.hedge_won(outputs)
 
     def failed(self, trouble: Trouble) -> None:
         """Leave the request to its first copy."""

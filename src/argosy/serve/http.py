@@ -104,6 +104,8 @@ class HttpFront:
             f"{_VERSION}/config": ("GET", self._config),
             f"{_VERSION}/stats": ("GET", self._statistics),
         }
+        self.inferences = frozenset(p for p, (_, found) in self._paths.items() if found in (self._infer, self._predict))
+        """The paths that ask for an inference."""
         check_policies((*self._pages, *self._paths))
 
     def admit(self, head: Head) -> ArgosyError | None:
@@ -181,7 +183,7 @@ class HttpFront:
 
         A path without a policy is none of ours (`check_policies`); that, too, only holders of a key are told.
         """
-        path, endpoint, _ = _place(head.target)
+        path, endpoint, _ = place_of(head.target)
         policy = POLICIES.get(path, "key")
         head.caller, head.rules = NOBODY, UNKNOWN
         try:
@@ -196,7 +198,7 @@ class HttpFront:
 
     def _route(self, head: Head) -> Callable[[Exchange], None]:
         """Return what answers a head, found out once for each that is seen again (serve/heads.py)."""
-        path, name, number = _place(head.target)
+        path, name, number = place_of(head.target)
         if path in self._pages:
             method, page = self._pages[path]
             _need(head, method)
@@ -217,7 +219,7 @@ class HttpFront:
 
     def _allowed(self, head: Head) -> str:
         """Return what stands in `Allow` for the path of a head."""
-        path = _place(head.target)[0]
+        path = place_of(head.target)[0]
         known = self._pages.get(path) or self._paths.get(path)
         return {"GET": "GET, HEAD", "POST": "POST"}[known[0]] if known else "GET, HEAD, POST"
 
@@ -416,7 +418,7 @@ def _allowed_hosts(host: str, hosts: Iterable[str]) -> frozenset[str]:
     return frozenset(f"[{name}]" if ":" in name else name.lower() for name in names)
 
 
-def _place(target: bytes) -> tuple[str, str, str]:
+def place_of(target: bytes) -> tuple[str, str, str]:
     """Return the path of a target as `POLICIES` writes it, the endpoint and the number in it; ("", "", "") for others.
 
     The one place where a target is read: what is allowed for a path and what answers it can't differ.

@@ -6,10 +6,7 @@ weight; the lane with the smallest pass is next. One caller alone, the usual cas
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from argosy.serve.batcher import Work
+from typing import Generic, Protocol, TypeVar
 
 WAITING = "waiting"
 # How far behind a lane's oldest request others that fit are looked for, so that a queue of a thousand different shapes
@@ -17,7 +14,16 @@ WAITING = "waiting"
 _LOOK_AHEAD = 256
 
 
-class Lane:
+class Waiting(Protocol):
+    """What a lane needs of a request."""
+
+    state: str
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class Lane(Generic[W]):
     """The waiting requests of one caller, oldest first, with places of withdrawn ones that are cleared on the way."""
 
     __slots__ = ("name", "passed", "requests", "stride", "waiting", "weight")
@@ -28,11 +34,11 @@ class Lane:
         self.stride = stride
         """Rows served so far over the weight; the least is served next."""
         self.requests = 0
-        self.waiting: deque[Work] = deque()
-        self.passed: list[Work] = []
+        self.waiting: deque[W] = deque()
+        self.passed: list[W] = []
         """Looked at for the batch that is being formed, and left."""
 
-    def next(self, fits: "Callable[[Work], bool]") -> "Work | None":
+    def next(self, fits: Callable[[W], bool]) -> W | None:
         """Take out the first request that waits and fits, or return None."""
         waiting, passed = self.waiting, self.passed
         while waiting and len(passed) < _LOOK_AHEAD:

@@ -1,4 +1,4 @@
-"""The gateway's end of its Unix socket: replicas say hello there, the controller asks."""
+"""The gateway's end of its Unix socket: replicas and fronts say hello there, the controller asks."""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ from typing import Any, cast
 from argosy.core.errors import ArgosyError, Internal, InvalidInput, to_dict
 from argosy.core.logs import get_logger
 from argosy.serve import wire
+from argosy.serve.fronts import FrontPeer
 from argosy.serve.pool import Pool, Replica
 
 log = get_logger()
@@ -18,10 +19,18 @@ _MAX_LINKS = 1024
 
 
 class Link(asyncio.Protocol):
-    """One connection: a replica's, after its `Hello`, or somebody's who asks."""
+    """One connection: a replica's after its `Hello`, a front's after its `FrontHello`, or somebody's who asks."""
 
-    def __init__(self, pool: Pool, answer: Callable[[wire.Ask], Any], links: "set[Link]") -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        answer: Callable[[wire.Ask], Any],
+        links: "set[Link]",
+        make_peer: Callable[[wire.FrontHello, asyncio.WriteTransport], FrontPeer],
+    ) -> None:
         self._pool = pool
+        self._make_peer = make_peer
+        self._front: FrontPeer | None = None
         self._answer = answer
         self._links = links
         self._reader = wire.FrameReader()
@@ -44,6 +53,9 @@ class Link(asyncio.Protocol):
         if self._replica is not None:
             replica, self._replica = self._replica, None
             self._pool.gone(replica)
+        if self._front is not None:
+            front, self._front = self._front, None
+            front.gone()
 
     def data_received(self, data: bytes) -> None:
         """Take frames; a peer that sends anything else is cut off."""
@@ -74,6 +86,10 @@ class Link(asyncio.Protocol):
         elif isinstance(frame, wire.Hello) and self._transport is not None:
             self._replica = Replica(frame, self._transport, self._pool)
             self._pool.joined(self._replica)
+        elif self._front is not None and self._front.take(frame, body):
+            pass
+        elif isinstance(frame, wire.FrontHello) and replica is None and self._transport is not None:
+            self._front = self._make_peer(frame, self._transport)
         elif isinstance(frame, wire.Ask) and self._transport is not None:
             self._transport.writelines(wire.encode(self._answered(frame)))
         else:

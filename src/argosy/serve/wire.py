@@ -160,7 +160,81 @@ class Answer(Message, frozen=True):
     error: dict[str, Any] | None = None
 
 
-Frame = Hello | Run | Done | Beat | Leaving | Bye | Ask | Answer
+class FrontHello(Message, frozen=True):
+    """A front's first frame: a process that only speaks HTTP with callers (serve/front.py)."""
+
+    front: str
+    pid: int
+
+
+class Told(Message, frozen=True):
+    """Gateway to front: what callers may ask for, and who may; first of all, and whenever it changes."""
+
+    signatures: dict[str, dict[str, Signature]]
+    """For each endpoint, of each version by number; `""` is the one that serves."""
+    access: dict[str, Any] | None
+    """The access rules as plain values; None while the gateway doesn't know them."""
+    grpc_port: int = 0
+
+
+class Infer(Message, frozen=True):
+    """Front to gateway: a request for an inference. The body holds its tensors, one behind the other."""
+
+    call: int
+    endpoint: str
+    number: str
+    timeout_s: float
+    caller: str
+    key: str
+    weight: float
+    inputs: tuple[tuple[str, str, tuple[int, ...], int], ...]
+    """Name, datatype, shape and bytes of each."""
+
+
+class Inferred(Message, frozen=True):
+    """Gateway to front: an answer, its tensors in the body; or an error as `core.errors.to_dict` gives it."""
+
+    call: int
+    ref: str = ""
+    prediction: str = ""
+    failover: str = ""
+    outputs: tuple[tuple[str, str, tuple[int, ...], int], ...] = ()
+    error: dict[str, Any] | None = None
+
+
+class Forget(Message, frozen=True):
+    """Front to gateway: the caller has gone."""
+
+    call: int
+
+
+class Page(Message, frozen=True):
+    """Front to gateway: any other request, for the gateway to answer; its body is the body."""
+
+    call: int
+    method: str
+    target: bytes
+    headers: dict[bytes, bytes]
+    keep_alive: bool
+
+
+class Written(Message, frozen=True):
+    """Gateway to front: the whole answer to a page as HTTP, in the body."""
+
+    call: int
+
+
+class Counted(Message, frozen=True):
+    """Front to gateway, every second: what it has counted by itself since, so that the metrics are of all processes."""
+
+    counts: tuple[tuple[str, tuple[str, ...], float], ...]
+    connections: int
+
+
+Frame = (
+    Hello | Run | Done | Beat | Leaving | Bye | Ask | Answer
+    | FrontHello | Told | Infer | Inferred | Forget | Page | Written | Counted
+)  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)

@@ -12,7 +12,7 @@ import pytest
 from argosy.core.errors import Conflict, InvalidInput
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.serve import prediction_id
-from malformed import CORPUS, get, infer
+from malformed import get, infer
 from served import KEY, Served, constant, linear, logarithm, until
 
 
@@ -109,35 +109,6 @@ def test_unknown_names_make_no_metric_labels(served):
     for i in range(20):
         served.ask("POST", f"/predict/nobody{i}", {})
     assert "nobody" not in served.ask("GET", "/metrics")[2].decode()
-
-
-@pytest.mark.parametrize(("raw", "statuses"), [case[1:] for case in CORPUS], ids=[case[0] for case in CORPUS])
-def test_a_malformed_request_gets_a_clear_4xx_and_others_are_served(served, raw, statuses):
-    connection = served.raw()
-    # The answer may come, and the connection end, before all was sent.
-    with contextlib.suppress(ConnectionError):
-        connection.sendall(raw)
-    answer = b""
-    with contextlib.suppress(ConnectionError):
-        while b"\r\n\r\n" not in answer:
-            piece = connection.recv(65536)
-            if not piece:
-                break
-            answer += piece
-    connection.close()
-    assert answer.startswith(b"HTTP/1.1 "), answer[:100]
-    assert int(answer.split()[1]) in statuses, answer[:600]
-    body = json.loads(answer.partition(b"\r\n\r\n")[2])
-    assert body["error"]
-    assert body["code"]
-    assert not any(word in answer.lower() for word in (b"traceback", b"site-packages", b".py", b"/tmp/"))
-    assert served.infer(ROW)[0] == 200
-
-
-def test_the_gateway_is_still_the_same_process_and_small_after_all_that(served):
-    alive = [info for info in served.launcher.list("gateway") if info.alive]
-    assert len(alive) == 1
-    assert served.rss_bytes("gateway") < 80e6
 
 
 def test_a_wrong_field_is_named_by_its_path(served):

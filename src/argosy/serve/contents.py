@@ -86,7 +86,7 @@ def parse_base64(text: bytes | memoryview, where: str) -> tuple[list[Any], list[
     if depth <= 1:
         try:
             found = _decoder(bytes, depth).decode(text)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             pass  # read again, to say where and why, or to find a data URL
         else:
             return (found, [len(found)]) if depth else ([found], [])

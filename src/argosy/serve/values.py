@@ -87,7 +87,7 @@ def parse(
         raise InvalidInput(
             f"{message.partition(' - at')[0]} - at `{where}{inside}`", code="wrong_value", path=where + inside
         ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{error} - at `{where}`", code="bad_json", path=where) from error
     shape: list[int] = []
     level: list[Any] = [found]

@@ -3,6 +3,7 @@
 import random
 import secrets
 from functools import cached_property
+from typing import NamedTuple
 
 from argosy.cluster.launcher import Launcher
 from argosy.core.clock import Clock, SystemClock
@@ -13,6 +14,18 @@ from argosy.operate.view import Observer
 from argosy.pipeline.engine import Engine
 from argosy.registry.registry import Registry, open_registry
 from argosy.serve.control import GatewayClient
+
+
+class GatewayAddress(NamedTuple):
+    """How to reach the gateway from its own machine, where its public name may lead elsewhere or nowhere."""
+
+    url: str
+    host: str
+    port: int
+    name: str
+    """What to call it."""
+    certificate: str
+    """Path of its own certificate, which is believed besides those of the system; empty: no TLS."""
 
 
 class Workspace:
@@ -50,8 +63,8 @@ class Workspace:
         gateway = GatewayClient(str(gateway_socket(self.settings)))
         return Observer(self.registry.log, self.launcher, gateway, self.clock.now)
 
-    def gateway_url(self) -> str:
-        """Return where the gateway listens. Raises Unavailable when nothing is served from this home."""
+    def gateway_address(self) -> GatewayAddress:
+        """Return how this machine reaches the gateway. Raises Unavailable when nothing is served from this home."""
         view = self.observer.look()
         if not view.url or view.gateway != "running":
             raise Unavailable(
@@ -59,7 +72,15 @@ class Workspace:
                 hint="deploy something with: argosy deploy model.onnx; or bring back what was: argosy up",
                 code="not_serving",
             )
-        return view.url
+        settings = self.observer.desired.gateway
+        name, _, port = view.url.partition("//")[2].rpartition(":")
+        return GatewayAddress(
+            url=view.url,
+            host={"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host),  # noqa: S104 - compared
+            port=int(port),
+            name=name,
+            certificate=settings.tls_cert,
+        )
 
     def prediction_key(self) -> bytes:
         """Return the secret that tags the ids of this home's predictions."""

@@ -69,7 +69,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         runtime=runtime,
         actor=take("actor", "ARGOSY_ACTOR", env.get("USER") or env.get("LOGNAME") or f"uid-{os.getuid()}"),
         log_level=take("log_level", "ARGOSY_LOG_LEVEL", "info"),
-        api_key=Secret(take("api_key", "ARGOSY_API_KEY", "").strip() or _key_in_file(env, sources)),
+        api_key=_checked_key(take("api_key", "ARGOSY_API_KEY", "").strip() or _key_in_file(env, sources), sources),
         sources=sources,
     )
 
@@ -84,6 +84,15 @@ def _key_in_file(env: Mapping[str, str], sources: dict[str, str]) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it holds more than letters and digits"
         raise InvalidInput(f"ARGOSY_API_KEY_FILE names '{path}', which can't be read: {why}") from error
+
+
+def _checked_key(key: str, sources: Mapping[str, str]) -> Secret:
+    # Whatever can't stand in a header would be repeated by the errors of whoever tries.
+    if not key.isascii() or any(c <= " " or c == "\x7f" for c in key):
+        raise InvalidInput(
+            f"{sources['api_key']} holds spaces or letters that no key has", hint="set it to the key alone, on one line"
+        )
+    return Secret(key)
 
 
 def allows_plain_http(environment: Mapping[str, str] | None = None) -> bool:

@@ -78,6 +78,16 @@ def test_a_key_file_that_cannot_be_read_is_named_and_its_content_is_not(tmp_path
         assert "argosy_" not in str(caught.value)
 
 
+@pytest.mark.parametrize("found", [f"{KEY}\nX-Evil: 1", f"key {KEY}", f"{KEY}\x00", "schlüssel"])
+def test_a_key_that_could_not_stand_in_a_header_is_refused_without_repeating_it(found, tmp_path):
+    (tmp_path / "key").write_text(found, encoding="utf-8")
+    for variable, value in (("ARGOSY_API_KEY", found), ("ARGOSY_API_KEY_FILE", str(tmp_path / "key"))):
+        with pytest.raises(errors.InvalidInput, match=variable) as caught:
+            load_settings({variable: value, "HOME": "/nowhere"})
+        assert "ssss" not in str(caught.value)
+        assert "schl" not in str(caught.value)
+
+
 def test_started_processes_do_not_inherit_the_api_key(monkeypatch):
     monkeypatch.setenv("ARGOSY_API_KEY", KEY)
     monkeypatch.setenv("ARGOSY_API_KEY_FILE", "/nowhere")

@@ -188,7 +188,9 @@ def _status(client: GatewayClient) -> GatewayStatus | None:
 
 def _undo(former: GatewaySettings, now: GatewaySettings) -> str:
     """Return the command that brings the former settings back, empty when they are the same."""
-    changed = [name for name in ("host", "port", "grpc_port") if getattr(former, name) != getattr(now, name)]
+    changed = [name for name in ("host", "port", "grpc_port", "fronts") if getattr(former, name) != getattr(now, name)]
+    if former.port == 0:
+        changed = [name for name in changed if name != "port"]  # it had taken a free one, and keeps that
     flags = [f"--{name.replace('_', '-')} {getattr(former, name)}" for name in changed]
     if (former.tls_cert, former.tls_key) != (now.tls_cert, now.tls_key):
         flags.append(f"--tls-cert {former.tls_cert} --tls-key {former.tls_key}" if former.has_tls else "--tls off")

@@ -8,30 +8,25 @@ import grpc
 
 from argosy.core.clock import Clock
 from argosy.core.errors import Conflict
-from argosy.core.logs import get_logger
 from argosy.serve.access import Access
 from argosy.serve.control import GatewayConfig
 from argosy.serve.dataplane import DataPlane
+from argosy.serve.rpc.core import Core
 from argosy.serve.rpc.service import InferenceService
-
-log = get_logger()
 
 _FRAMING_BYTES = 64 << 10
 """What a message may have beside tensors of `max_body_bytes`: names and shapes."""
 _CALLS_PER_CONNECTION = 1024
 _HEAD_BYTES = 16 << 10
 _IDLE_S = 600
-_AGE_S, _AGE_GRACE_S = 1800, 600
-"""A connection is asked to end after so long, and its calls have so long to end then: clients that answer pings but
-never take their answers hold those no longer. Well-behaved clients open a new connection and lose nothing."""
 _PING_AFTER_S, _PING_ANSWER_S = 20, 10
 _LEAST_PING_GAP_S = 5
-_RESTART_S = 1.0
-_IDENTITY_ONLY = 1  # a set of bits, one per algorithm of compression; the first is none at all
+_PING_STRIKES = 5
+_IDENTITY_ONLY = 1  # a set of bits, one for each algorithm of compression; the first is none at all
 
 
 def options(config: GatewayConfig) -> list[tuple[str, int]]:
-    """Return the limits of grpc's core."""
+    """Return the limits that grpc's core holds."""
     return [
         # Else a second server on a taken port would share its connections in place of failing.
         ("grpc.so_reuseport", 0),
@@ -45,14 +40,12 @@ def options(config: GatewayConfig) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.server_handshake_timeout_ms", round(1000 * config.receive_s)),
         ("grpc.max_connection_idle_ms", 1000 * _IDLE_S),
-        ("grpc.max_connection_age_ms", 1000 * _AGE_S),
-        ("grpc.max_connection_age_grace_ms", 1000 * _AGE_GRACE_S),
         # Ours, to find clients that have gone without a word; and how often theirs are suffered.
         ("grpc.keepalive_time_ms", 1000 * _PING_AFTER_S),
         ("grpc.keepalive_timeout_ms", 1000 * _PING_ANSWER_S),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _LEAST_PING_GAP_S),
-        ("grpc.http2.max_ping_strikes", 5),
+        ("grpc.http2.max_ping_strikes", _PING_STRIKES),
     ]
 
 
@@ -60,6 +53,7 @@ class GrpcFront:
     """The gRPC side of one gateway."""
 
     def __init__(self, plane: DataPlane, access: Access, clock: Clock, config: GatewayConfig) -> None:
+        """PluginError: the installed grpcio can't be used."""
         self.service = InferenceService(
             plane,
             access,
@@ -70,67 +64,35 @@ class GrpcFront:
             timeout_s=config.timeout_s,
         )
         self._config = config
-        self._server: Any = None
-        self._watch: asyncio.Task[None] | None = None
+        self._core = Core(options(config), self.service.accept, asyncio.get_running_loop())
         self._certificate: Any = None
         """For the next handshake, when it has changed."""
 
     async def start(self, port: int) -> None:
-        """Listen, and go on listening whatever happens; Conflict when the port is taken."""
-        self._server = await self._listen(port)
-        self._watch = asyncio.get_running_loop().create_task(self._keep(port))
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no calls any more, and wait for those under way, at most `grace_s`."""
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._server is not None:
-            await self._server.stop(grace_s)
-
-    def check(self, now: float) -> None:
-        """Give up calls whose message takes too long. Called a few times a second."""
-        self.service.check(now)
-
-    def renew_certificate(self) -> None:
-        """Use the certificate's files as they are now, for connections from now on."""
-        self._certificate = self._read_certificate()
-
-    async def _listen(self, port: int) -> Any:
-        server = grpc.aio.server(options=options(self._config))
-        server.add_generic_rpc_handlers((self.service,))
+        """Listen; Conflict when the port is taken."""
         host = "127.0.0.1" if self._config.host == "localhost" else self._config.host
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            if self._config.tls_cert:
-                server.add_secure_port(address, self._credentials())
-            else:
-                server.add_insecure_port(address)
-        except RuntimeError as error:  # it says no more than that it failed
-            await server.stop(None)
+        if not self._core.listen(address, self._credentials() if self._config.tls_cert else None):
+            await self._core.stop(0.0)
             raise Conflict(
                 f"gRPC can't be served on {address}: the port is in use by another process",
                 hint="choose another port, or 0 for any free one",
                 code="port_in_use",
                 port=port,
-            ) from error
-        await server.start()
-        return server
+            )
+        self._core.start()
 
-    async def _keep(self, port: int) -> None:
-        """Start the server again should it end by itself: one call its core can't cope with must not end all others."""
-        while True:
-            try:
-                await self._server.wait_for_termination()
-            except Exception:
-                log.exception("grpc_failed")
-            log.error("grpc_ended")
-            while True:
-                await asyncio.sleep(_RESTART_S)
-                try:
-                    self._server = await self._listen(port)
-                    break
-                except Conflict as error:
-                    log.warning("grpc_not_restarted", error=error.message)
+    async def stop(self, grace_s: float) -> None:
+        """Take no calls any more, and wait for those under way, at most `grace_s`."""
+        await self._core.stop(grace_s)
+
+    def check(self, now: float) -> None:
+        """Give up on clients that take too long. Called a few times a second."""
+        self.service.check(now)
+
+    def renew_certificate(self) -> None:
+        """Use the certificate's files as they are now, for connections from now on."""
+        self._certificate = self._read_certificate()
 
     def _credentials(self) -> Any:
         def changed() -> Any:

@@ -5,15 +5,13 @@ trailing metadata `argosy-prediction` and `argosy-version`, and `argosy-failover
 one answered; every error has `argosy-code`.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
-
-import grpc
 
 from argosy import __version__
 from argosy.core.clock import Clock
-from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, Unavailable
+from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
 from argosy.core.logs import get_logger
 from argosy.serve import v2
 from argosy.serve.access import NOBODY, Access, Caller
@@ -21,6 +19,7 @@ from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.deadlines import timeout_of
 from argosy.serve.endpoint import version_number
 from argosy.serve.rpc import codec, messages
+from argosy.serve.rpc.core import CoreCall, Trailers
 from argosy.serve.rpc.describe import model_config, model_metadata
 from argosy.serve.rpc.status import details_of, status_of, trailers_of
 
@@ -28,21 +27,127 @@ log = get_logger()
 
 EXTENSIONS = ("model_repository", "model_configuration")
 _SLOW_MESSAGES = 8
-"""So many messages may take longer than `receive_s` to arrive, and the longest of them are given up for others."""
+"""So many messages may take longer than `receive_s` to arrive; beyond that, the longest of them are given up."""
 _BYTES_PER_S = 256 << 10
-"""The slowest that a large message may come in."""
+"""The slowest that large messages may go."""
 # The core ends a call at its client's deadline by cancelling it, a little before or after our clock says so.
 _DEADLINE_PRECISION_S = 0.02
 
 
-class _Method(NamedTuple):
-    answer: Callable[["_Rpc", bytes], Awaitable[Any]]
-    is_open: bool = False
-    """For everybody, also without a key."""
+class Rpc:
+    """One call, from its head to its end."""
+
+    __slots__ = ("_call", "_inference", "_is_answered", "_is_over", "_method", "_service", "metadata")
+
+    def __init__(self, service: "InferenceService", event: Any) -> None:
+        self._service = service
+        self._is_answered = self._is_over = False
+        self._inference: Call | None = None
+        self._call = CoreCall(event, self._over)
+        self.metadata: dict[str, Any] = dict(self._call.metadata)
+        self._method = METHODS.get(self._call.path)
+        service.calls += 1
+
+    def start(self) -> None:
+        """Look at the head, and read the message if the call is to go on."""
+        service = self._service
+        try:
+            if self._method is None:
+                raise NotFound(
+                    f"there is no method '{self._call.path[:200].decode('latin-1')}'",
+                    hint=f"the service is {messages.SERVICE}",
+                    code="unknown_method",
+                )
+            if service.calls > service.max_calls:
+                service.plane.counters.count("argosy_refused_total", "too_many_calls")
+                raise Unavailable("too many calls are under way", hint="send it again", code="too_many_calls")
+            self.caller()  # before the message is read: whoever has no key costs no more than this
+        except ArgosyError as error:
+            self.refuse(error)
+            return
+        service.receiving[self] = service.clock.monotonic()
+        self._call.receive(self._received)
+
+    def caller(self) -> Caller:
+        """Return who calls; Denied without a valid key where one is needed."""
+        if self._method is None or self._method.is_open:
+            return NOBODY
+        return self._service.access.caller_of(self.metadata.get("authorization"))
+
+    def timeout_s(self) -> float:
+        """Return the seconds for an inference; 0: the gateway's own default.
+
+        `argosy-timeout` stands in for the default as over HTTP; the client's deadline can only shorten either.
+        """
+        named = timeout_of(self.metadata.get("argosy-timeout"))
+        if self._call.deadline == math.inf:
+            return named
+        left_s = self._left_s()
+        if left_s <= 0:
+            raise DeadlineExceeded("the call's deadline had passed before it was read", hint="give it more time")
+        return min(named or self._service.timeout_s, left_s)
+
+    def wait_for(self, inference: Call) -> None:
+        """Cancel an inference should the client do so."""
+        self._inference = inference
+
+    def answer(self, message: bytes, trailers: Trailers = ()) -> None:
+        """Answer, if that is not done."""
+        if not self._is_answered and not self._is_over:
+            self._is_answered = True
+            self._await_taking(len(message))
+            self._call.answer(message, trailers)
+
+    def refuse(self, error: ArgosyError) -> None:
+        """Answer with an error, if that is not done."""
+        self._service.receiving.pop(self, None)
+        if not self._is_answered and not self._is_over:
+            self._is_answered = True
+            self._await_taking(0)
+            self._call.refuse(status_of(error), details_of(error), trailers_of(error))
+
+    def cancel(self) -> None:
+        """Break off: the client does not take its answer."""
+        self._call.cancel()
+
+    def _await_taking(self, size: int) -> None:
+        service = self._service
+        service.answering[self] = service.clock.monotonic() + service.receive_s + size / _BYTES_PER_S
+
+    def _received(self, data: bytes | None) -> None:
+        self._service.receiving.pop(self, None)
+        if self._is_answered or self._is_over or self._method is None:
+            return
+        if data is None:
+            self.refuse(InvalidInput("the call ended without a message", code="bad_message"))
+            return
+        try:
+            self._method.handle(self._service, self, data)
+        except ArgosyError as error:
+            self.refuse(error)
+        except Exception:
+            # The outermost point of one call: the others go on.
+            log.exception("request_failed")
+            self.refuse(Internal("the request could not be processed", hint="see the gateway's log"))
+
+    def _over(self, is_cancelled: bool) -> None:  # noqa: FBT001
+        service = self._service
+        self._is_over = True
+        service.calls -= 1
+        service.receiving.pop(self, None)
+        service.answering.pop(self, None)
+        inference, self._inference = self._inference, None
+        # At the client's deadline the core cancels too; the plane, whose deadline it is as well, then counts the
+        # request as what it is: not answered in time.
+        if is_cancelled and inference is not None and self._left_s() > _DEADLINE_PRECISION_S:
+            inference.cancel()
+
+    def _left_s(self) -> float:
+        return self._call.deadline - self._service.clock.now()
 
 
 class InferenceService:
-    """The methods, and what is bounded over all calls. Lives on the gateway's event loop."""
+    """The methods, and what is bounded over all calls."""
 
     def __init__(
         self,
@@ -59,199 +164,101 @@ class InferenceService:
         self.access = access
         self.clock = clock
         self.max_calls = max_calls
+        self.receive_s = receive_s
         self.timeout_s = timeout_s
         self.calls = 0
         """Calls that are not over, those too whose client does not take its answer."""
-        self.receiving: dict[_Rpc, float] = {}
+        self.receiving: dict[Rpc, float] = {}
         """Calls whose message has not arrived yet, the oldest first, and since when."""
-        self._receive_s = receive_s
+        self.answering: dict[Rpc, float] = {}
+        """Calls whose answer the client has not taken yet, and until when it may."""
         self._longest_s = receive_s + max_body_bytes / _BYTES_PER_S
 
-    def service(self, details: Any) -> Any:
-        """Return what answers a call, by its method's name; None for an unknown one. grpc asks this for every call."""
-        method = METHODS.get(details.method)
-        if method is None:
-            return None
-        # As if the client streamed its one message: only so can a wait for a message that never comes be ended.
-        return grpc.stream_unary_rpc_method_handler(_Rpc(self, method, details.invocation_metadata).run)
+    def accept(self, event: Any) -> None:
+        """Take a new call."""
+        Rpc(self, event).start()
 
     def check(self, now: float) -> None:
-        """Give up calls whose message takes too long. Called a few times a second."""
-        slow = [rpc for rpc, since in self.receiving.items() if now - since > self._receive_s]
+        """Give up on clients that take too long. Called a few times a second."""
+        slow = [rpc for rpc, since in self.receiving.items() if now - since > self.receive_s]
         for index, rpc in enumerate(slow):
             if index < len(slow) - _SLOW_MESSAGES or now - self.receiving[rpc] > self._longest_s:
-                rpc.give_up()
-
-
-class _Rpc:
-    """One call."""
-
-    __slots__ = ("_context", "_is_late", "_metadata", "_method", "_service", "_task")
-
-    def __init__(self, service: InferenceService, method: _Method, metadata: Any) -> None:
-        self._service = service
-        self._method = method
-        self._metadata: dict[str, Any] = dict(metadata)
-        self._context: Any = None
-        self._task: asyncio.Task[Any] | None = None
-        self._is_late = False
-
-    async def run(self, requests: Any, context: Any) -> bytes:
-        """Answer; whatever goes wrong is told as a status."""
-        del requests
-        self._context = context
-        service = self._service
-        service.calls += 1
-        context.add_done_callback(self._over)
-        try:
-            return await self._answer()
-        except ArgosyError as error:
-            refusal = error
-        except (grpc.aio.BaseError, grpc.RpcError):
-            raise  # the core's own: the client has gone, or the server stops
-        except Exception:
-            # The outermost point of one call: the others go on.
-            log.exception("request_failed")
-            refusal = Internal("the request could not be processed", hint="see the gateway's log")
-        await context.abort(status_of(refusal), details_of(refusal), trailers_of(refusal))
-        raise AssertionError  # abort always raises
-
-    def give_up(self) -> None:
-        """Wait no longer for the message."""
-        if self._task is not None:
-            self._is_late = True
-            self._task.cancel()
-
-    def caller(self) -> Caller:
-        """Return who calls; Denied without a valid key where one is needed."""
-        if self._method.is_open:
-            return NOBODY
-        return self._service.access.caller_of(self._metadata.get("authorization"))
-
-    async def _answer(self) -> bytes:
-        service = self._service
-        if service.calls > service.max_calls:
-            service.plane.counters.count("argosy_refused_total", "too_many_calls")
-            raise Unavailable("too many calls are under way", hint="send it again", code="too_many_calls")
-        self.caller()  # before the message is read: whoever has no key costs no more than this
-        answer = await self._method.answer(self, await self._message())
-        return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-    async def _message(self) -> bytes:
-        service = self._service
-        self._task = asyncio.current_task()
-        service.receiving[self] = service.clock.monotonic()
-        try:
-            found = await self._context.read()
-        except asyncio.CancelledError:
-            if not self._is_late or self._task is None:
-                raise
-            self._task.uncancel()
-            raise DeadlineExceeded("the message did not arrive in time", code="request_timeout") from None
-        finally:
-            service.receiving.pop(self, None)
-            self._task = None
-        if found is grpc.aio.EOF:
-            raise InvalidInput("the call ended without a message", code="bad_message")
-        return found  # type: ignore[no-any-return]
-
-    def _over(self, context: Any) -> None:
-        del context
-        self._service.calls -= 1
+                rpc.refuse(DeadlineExceeded("the message did not arrive in time", code="request_timeout"))
+        for rpc in [rpc for rpc, until in self.answering.items() if now > until]:
+            rpc.cancel()
 
     # Methods -------------------------------------------------------------------------------------------------------
 
-    async def infer(self, data: bytes) -> bytes:
+    def infer(self, rpc: Rpc, data: bytes) -> None:
         """ModelInfer."""
-        plane = self._service.plane
+        plane = self.plane
         message, raw = codec.parse_infer(data)
-        caller = self.caller()
-        caller.check(message.model_name)
-        endpoint = plane.endpoint(message.model_name)
-        number = message.model_version
+        name, number = message.model_name, message.model_version
+        caller = rpc.caller()
+        caller.check(name)
+        endpoint = plane.endpoint(name)
         signature = plane.signature(endpoint, number)
         asked = codec.read_request(message, raw)
         if asked.outputs:
             v2.check_outputs(signature, asked)
-        timeout_s = self._timeout()
-        future: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
 
         def done(call: Call) -> None:
-            if not future.done():
-                future.set_result(call)
+            if call.error is not None:
+                rpc.refuse(call.error)
+                return
+            try:
+                answer = codec.encode_response(asked, name, version_number(call.ref), call.outputs, call.prediction)
+            except ArgosyError as error:
+                rpc.refuse(error)
+                return
+            named = (("argosy-prediction", call.prediction), ("argosy-version", call.ref))
+            rpc.answer(answer, (*named, ("argosy-failover", call.failover)) if call.failover else named)
 
-        call = plane.infer(
-            endpoint,
-            asked.inputs,
-            done,
-            timeout_s=timeout_s,
-            caller=str(self._metadata.get("argosy-caller", ""))[:256],
-            number=number,
-            client=caller if caller.name else None,
-        )
-        try:
-            await future
-        except asyncio.CancelledError:
-            # The core cancels at the client's deadline too; then the call is left to the plane, which counts it as
-            # what it is, not answered in time, on the same tick.
-            left_s = self._context.time_remaining()
-            if left_s is None or left_s > _DEADLINE_PRECISION_S:
-                call.cancel()
-            raise
-        if call.error is not None:
-            raise call.error
-        named = (("argosy-prediction", call.prediction), ("argosy-version", call.ref))
-        self._context.set_trailing_metadata((*named, ("argosy-failover", call.failover)) if call.failover else named)
-        return codec.encode_response(
-            asked, endpoint.route.name, version_number(call.ref), call.outputs, call.prediction
+        rpc.wait_for(
+            plane.infer(
+                endpoint,
+                asked.inputs,
+                done,
+                timeout_s=rpc.timeout_s(),
+                caller=str(rpc.metadata.get("argosy-caller", ""))[:256],
+                number=number,
+                client=caller if caller.name else None,
+            )
         )
 
-    def _timeout(self) -> float:
-        """Return the seconds for an inference; 0: the gateway's own default.
-
-        `argosy-timeout` stands in for the default as over HTTP; the client's deadline can only shorten either.
-        """
-        named = timeout_of(self._metadata.get("argosy-timeout"))
-        left_s = self._context.time_remaining()
-        if left_s is None:
-            return named
-        if left_s <= 0:
-            raise DeadlineExceeded("the call's deadline had passed before it was read", hint="give it more time")
-        return min(named or self._service.timeout_s, left_s)  # type: ignore[no-any-return]
-
-    async def model_ready(self, data: bytes) -> Any:
+    def model_ready(self, rpc: Rpc, data: bytes) -> None:
         """ModelReady."""
-        plane = self._service.plane
         asked = codec.parse(messages.ModelReadyRequest, data)
-        self.caller().check(asked.name)
-        endpoint = plane.endpoint(asked.name)
+        rpc.caller().check(asked.name)
+        endpoint = self.plane.endpoint(asked.name)
         found = endpoint.digest_of(asked.version) if asked.version else (endpoint.plan.serving, "")
-        return messages.ModelReadyResponse(ready=found is not None and found[0] in plane.pool.ready)
+        is_ready = found is not None and found[0] in self.plane.pool.ready
+        rpc.answer(messages.ModelReadyResponse(ready=is_ready).SerializeToString())
 
-    async def model_metadata(self, data: bytes) -> Any:
+    def model_metadata(self, rpc: Rpc, data: bytes) -> None:
         """ModelMetadata."""
         asked = codec.parse(messages.ModelMetadataRequest, data)
-        self.caller().check(asked.name)
-        endpoint = self._service.plane.endpoint(asked.name)
-        return model_metadata(endpoint, self._service.plane.signature(endpoint, asked.version))
+        rpc.caller().check(asked.name)
+        endpoint = self.plane.endpoint(asked.name)
+        rpc.answer(model_metadata(endpoint, self.plane.signature(endpoint, asked.version)).SerializeToString())
 
-    async def model_config(self, data: bytes) -> Any:
+    def model_config(self, rpc: Rpc, data: bytes) -> None:
         """ModelConfig."""
-        plane = self._service.plane
         asked = codec.parse(messages.ModelConfigRequest, data)
-        self.caller().check(asked.name)
-        endpoint = plane.endpoint(asked.name)
-        signature = plane.signature(endpoint, asked.version)
+        rpc.caller().check(asked.name)
+        endpoint = self.plane.endpoint(asked.name)
+        signature = self.plane.signature(endpoint, asked.version)
         found = endpoint.digest_of(asked.version) if asked.version else (endpoint.plan.serving, "")
-        sizes = [r.hello.max_batch for r in plane.pool.replicas.values() if found and r.hello.digest == found[0]]
-        return model_config(endpoint, signature, max(sizes, default=0))
+        hellos = [replica.hello for replica in self.plane.pool.replicas.values()]
+        max_batch = max((hello.max_batch for hello in hellos if found and hello.digest == found[0]), default=0)
+        rpc.answer(model_config(endpoint, signature, max_batch).SerializeToString())
 
-    async def repository_index(self, data: bytes) -> Any:
+    def repository_index(self, rpc: Rpc, data: bytes) -> None:
         """RepositoryIndex: what this caller may use."""
         asked = codec.parse(messages.RepositoryIndexRequest, data)
-        caller = self.caller()
+        caller = rpc.caller()
         answer = messages.RepositoryIndexResponse()
-        for name, endpoint in self._service.plane.endpoints.items():
+        for name, endpoint in self.plane.endpoints.items():
             if caller.may(name) and not (asked.ready and endpoint.plan.is_held):
                 answer.models.add(
                     name=name,
@@ -259,36 +266,43 @@ class _Rpc:
                     state="UNAVAILABLE" if endpoint.plan.is_held else "READY",
                     reason=endpoint.plan.note,
                 )
-        return answer
+        rpc.answer(answer.SerializeToString())
 
-    async def server_metadata(self, data: bytes) -> Any:
+    def server_metadata(self, rpc: Rpc, data: bytes) -> None:
         """ServerMetadata."""
         del data
-        return messages.ServerMetadataResponse(name="argosy", version=__version__, extensions=EXTENSIONS)
+        answer = messages.ServerMetadataResponse(name="argosy", version=__version__, extensions=EXTENSIONS)
+        rpc.answer(answer.SerializeToString())
 
-    async def server_live(self, data: bytes) -> Any:
+    def server_live(self, rpc: Rpc, data: bytes) -> None:
         """ServerLive."""
         del data
-        return messages.ServerLiveResponse(live=True)
+        rpc.answer(messages.ServerLiveResponse(live=True).SerializeToString())
 
-    async def server_ready(self, data: bytes) -> Any:
+    def server_ready(self, rpc: Rpc, data: bytes) -> None:
         """ServerReady."""
         del data
-        held = any(endpoint.plan.is_held for endpoint in self._service.plane.endpoints.values())
-        return messages.ServerReadyResponse(ready=not held)
+        is_held = any(endpoint.plan.is_held for endpoint in self.plane.endpoints.values())
+        rpc.answer(messages.ServerReadyResponse(ready=not is_held).SerializeToString())
+
+
+class _Method(NamedTuple):
+    handle: Callable[[InferenceService, Rpc, bytes], None]
+    is_open: bool = False
+    """For everybody, also without a key."""
 
 
 METHODS = {
-    f"/{messages.SERVICE}/{name}": method
+    f"/{messages.SERVICE}/{name}".encode(): method
     for name, method in {
-        "ServerLive": _Method(_Rpc.server_live, is_open=True),
-        "ServerReady": _Method(_Rpc.server_ready, is_open=True),
-        "ServerMetadata": _Method(_Rpc.server_metadata),
-        "ModelReady": _Method(_Rpc.model_ready),
-        "ModelMetadata": _Method(_Rpc.model_metadata),
-        "ModelInfer": _Method(_Rpc.infer),
-        "ModelConfig": _Method(_Rpc.model_config),
-        "RepositoryIndex": _Method(_Rpc.repository_index),
+        "ServerLive": _Method(InferenceService.server_live, is_open=True),
+        "ServerReady": _Method(InferenceService.server_ready, is_open=True),
+        "ServerMetadata": _Method(InferenceService.server_metadata),
+        "ModelReady": _Method(InferenceService.model_ready),
+        "ModelMetadata": _Method(InferenceService.model_metadata),
+        "ModelInfer": _Method(InferenceService.infer),
+        "ModelConfig": _Method(InferenceService.model_config),
+        "RepositoryIndex": _Method(InferenceService.repository_index),
     }.items()
 }
 """Every method by the path of its calls."""

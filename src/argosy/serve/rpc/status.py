@@ -29,17 +29,18 @@ _OF_CODE = {
     "unauthorized": StatusCode.UNAUTHENTICATED,
     "body_too_large": StatusCode.RESOURCE_EXHAUSTED,
     "answer_too_large": StatusCode.RESOURCE_EXHAUSTED,
+    "unknown_method": StatusCode.UNIMPLEMENTED,
 }
 _MAX_DETAILS = 2000
 """Details travel in a header, and clients take 8 KiB of those."""
 
 
-def status_of(error: ArgosyError) -> Any:
-    """Return the gRPC status code of an error."""
+def status_of(error: ArgosyError) -> int:
+    """Return the number of an error's gRPC status."""
     found = _OF_CODE.get(error.code)
     if found is None:
         found = next((_OF_CLASS[kind] for kind in type(error).__mro__ if kind in _OF_CLASS), StatusCode.INTERNAL)
-    return found
+    return int(found.value[0])
 
 
 def details_of(error: ArgosyError) -> str:

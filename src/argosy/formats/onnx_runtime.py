@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from argosy.core.errors import InvalidInput
+from argosy.core.errors import InvalidInput, Refused
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
 from argosy.formats.onnx_check import check_onnx, read_model_file
 
@@ -141,7 +141,7 @@ def _as_text(name: str, array: np.ndarray) -> np.ndarray:
     try:
         texts = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()]
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"input {name!r} holds bytes that are not UTF-8: {error}") from error
+        raise Refused(f"input '{name}' holds bytes that are not UTF-8: {error}", code="not_utf8") from error
     found = np.empty(len(texts), dtype=object)
     found[:] = texts
     return found.reshape(array.shape)

@@ -333,9 +333,7 @@ class HttpFront:
         exchange.respond(200, [body], f"content-type: {kind}\r\n")
 
     def _server_metadata(self, exchange: Exchange) -> None:
-        exchange.respond_json(
-            200, {"name": "argosy", "version": __version__, "extensions": ["binary_tensor_data", "model_repository"]}
-        )
+        exchange.respond_json(200, {"name": "argosy", "version": __version__, "extensions": list(triton.EXTENSIONS)})
 
     def _live(self, exchange: Exchange) -> None:
         exchange.respond_json(200, {"live": True})

@@ -11,6 +11,8 @@ from argosy.core.tensors import Signature, TensorSpec
 from argosy.serve.counters import Counters
 
 PLATFORM = "argosy_onnx"
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
+"""Those of the protocol and of Triton that the HTTP side speaks, by Triton's names."""
 MAX_TIMEOUT_S = 600.0
 # Parameters of a request that ask for another answer than the one that would be given.
 _UNSUPPORTED: Mapping[str, str] = {
@@ -41,7 +43,8 @@ def not_offered(parts: list[str]) -> NotFound | None:
             pass
     if not what:
         return None
-    return NotFound(f"'/{'/'.join(parts)[:200]}' is not offered here", hint=_NOT_OFFERED[what], code="not_offered")
+    # Triton's clients show their users the message and nothing else.
+    return NotFound(f"'/{'/'.join(parts)[:200]}' is not offered here: {_NOT_OFFERED[what]}", code="not_offered")
 
 
 def refuse_parameters(parameters: Any, where: str) -> None:

@@ -133,7 +133,9 @@ class Access:
         """Put other rules in force, at once and for every request that is not answered yet."""
         self._is_off = False  # whatever happens below, nothing is open that should be closed
         self._known = {}
-        self._keys = {key.id: key for key in rules.keys} if rules is not None else {}
+        keys = rules.keys if rules is not None else ()
+        self._keys = {key.id: (key, Caller(key.name, key.weight, key.endpoints, key.expires)) for key in keys}
+        self._holders = {caller.name: caller for _, caller in self._keys.values()}
         self.rules = rules
         self._is_off = rules is not None and not rules.is_on
 
@@ -155,13 +157,25 @@ class Access:
                 return caller
         return self._examine(authorization)
 
+    def check_holder(self, name: str, endpoint: str) -> None:
+        """Raise Denied unless the holder of a key may use an endpoint now, for a request that was admitted elsewhere.
+
+        `name` is empty where no key was needed. Raises Unavailable while the rules are not known.
+        """
+        if self._is_off:
+            return
+        caller = self._holders.get(name)
+        if self.rules is None:
+            raise _unknown()
+        if caller is None or self._clock.now() >= caller.expires:
+            raise Denied("the key sent with this request is not valid any more", code="unauthorized")
+        caller.check(endpoint)
+
     def _examine(self, authorization: bytes | str | None) -> Caller:
         if self.rules is None:
-            raise Unavailable(
-                "the gateway does not know yet who may use it", hint="send it again", code="access_unknown"
-            )
+            raise _unknown()
         text = _bearer(authorization)
-        key = self._keys.get(key_id(text))
+        key, caller = self._keys.get(key_id(text), (None, NOBODY))
         # An unknown id takes as long as a wrong secret.
         if not hmac.compare_digest(key_digest(text), key.digest if key else _NOBODYS_DIGEST) or key is None:
             said = "the key sent with this request is not valid" if authorization else "this request needs a key"
@@ -170,7 +184,6 @@ class Access:
             )
         if key.expires and self._clock.now() >= key.expires:
             raise Denied(f"the key of '{key.name}' has expired", hint="ask for a new one", code="unauthorized")
-        caller = Caller(key.name, key.weight, key.endpoints, key.expires)
         if len(self._known) >= _MAX_KNOWN:
             # One key can be sent in many spellings (`bearer`, `BEARER`, more spaces); nobody needs that many.
             self._known.clear()
@@ -257,6 +270,10 @@ class AccessFile:
                 self._path.unlink(missing_ok=True)
             except OSError as failed:
                 log.warning("former_access_rules_not_removed", path=str(self._path), error=str(failed))
+
+
+def _unknown() -> Unavailable:
+    return Unavailable("the gateway does not know yet who may use it", hint="send it again", code="access_unknown")
 
 
 def _bearer(authorization: bytes | str | None) -> str:

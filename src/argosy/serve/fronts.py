@@ -143,6 +143,8 @@ class FrontPeer:
             self.send(wire.Inferred(frame.call, error=to_dict(error)))
             return
         try:
+            # The front has looked at the key, but maybe under rules that have changed since.
+            self._host.access.check_holder(frame.key, frame.endpoint)
             self._calls[frame.call] = plane.infer(
                 plane.endpoint(frame.endpoint),
                 tensors,

@@ -180,6 +180,30 @@ def test_a_known_key_costs_one_look_up_and_no_hashing(clock, monkeypatch):
     assert access.caller_of(bearer(KEYS[0])) is first
 
 
+@pytest.mark.capability("Z2")
+def test_what_another_process_admitted_is_looked_at_again_by_the_name_of_the_holder(clock):
+    access = Access(clock, closed(granted(KEYS[0], "ada", ("m",), expires=clock.now() + 10), granted(KEYS[1], "bob")))
+
+    def code(name, endpoint="m"):
+        try:
+            access.check_holder(name, endpoint)
+        except (Denied, Unavailable) as error:
+            return error.code
+        return ""
+
+    assert [code("ada"), code("ada", "other"), code("bob", "other"), code("eve"), code("")] == [
+        "", "forbidden", "", "unauthorized", "unauthorized",
+    ]  # fmt: skip
+    clock.advance(11)
+    assert [code("ada"), code("bob")] == ["unauthorized", ""]
+    access.set(closed())
+    assert code("bob") == "unauthorized"
+    access.set(None)
+    assert code("bob") == code("") == "access_unknown"
+    access.set(OPEN)
+    assert code("") == code("bob") == ""
+
+
 # ---- the file
 
 

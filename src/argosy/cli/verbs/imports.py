@@ -11,7 +11,7 @@ from argosy.cli.workspace import Workspace
 from argosy.cluster.launcher import Launcher, ProcessSpec
 from argosy.core.config import read_toml
 from argosy.core.digest import sha256
-from argosy.core.errors import IntegrityError, Internal, InvalidInput, NotFound
+from argosy.core.errors import Conflict, IntegrityError, Internal, InvalidInput, NotFound
 from argosy.formats.inspection import Inspection
 from argosy.pipeline.config import check_name
 from argosy.registry.versions import MODEL_FILE, Evaluation, FileRef, Manifest, Version
@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _POLL_S = 0.01
 _PATIENCE_S = 120.0
+_LAST_BREATH_S = 5.0
 
 
 def import_onnx(output: Output, workspace: Workspace, path: Path, name: str, *, prepare: Path | None = None) -> Version:
@@ -162,8 +163,25 @@ def run_check(
         return msgspec.json.decode(result.read_bytes(), type=kind)
     finally:
         launcher.stop(name, grace_s=0.5)
-        launcher.forget(name)
+        _forget(workspace, name)
         result.unlink(missing_ok=True)
+
+
+def _forget(workspace: Workspace, name: str) -> None:
+    """Drop the record of a process that has ended.
+
+    Its last threads may still give gigabytes back and hold its lock meanwhile. What stays is dropped with old records.
+    """
+    deadline = workspace.clock.monotonic() + _LAST_BREATH_S
+    while True:
+        try:
+            workspace.launcher.forget(name)
+        except Conflict:
+            if workspace.clock.monotonic() > deadline:
+                return
+            workspace.clock.sleep(_POLL_S)
+        else:
+            return
 
 
 def _last_words(launcher: Launcher, name: str) -> str:

@@ -168,6 +168,7 @@ class Controller:
                 make_judge=CountingJudge,
                 make_replica=lambda name, want: {"id": name, "digest": want.target.digest, "threads": want.threads},
                 advised=world.stored.get,
+                make_front=lambda desired, name, port: {"name": name, "port": port, "fronts": desired.gateway.fronts},
                 make_gateway=lambda desired: {
                     **desired.gateway.plain(),
                     "port": desired.bound_port or desired.port,

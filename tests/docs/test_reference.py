@@ -147,6 +147,7 @@ FLAGS = {
     "--once",
     "--last",
     "--host",
+    "--fronts",
     "--grpc-port",
     "--tls",
     "--tls-cert",

@@ -408,6 +408,9 @@ def gateway_set(
         list[str] | None,
         typer.Option("--allow-host", help="A name callers use; repeatable, replaces those before; 'none': no name."),
     ] = None,
+    fronts: Annotated[
+        int | None, typer.Option(help="Processes that speak HTTP on the gateway's port, 0: the gateway alone.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change how callers reach the gateway; what is not given stays as it is."""
@@ -421,6 +424,7 @@ def gateway_set(
         tls_key=tls_key,
         tls=tls,
         allow_host=allow_host,
+        fronts=fronts,
         as_json=as_json,
     )
 

@@ -267,6 +267,7 @@ def set_gateway(
     grpc_port: int | None = None,
     tls: tuple[str, str] | None = None,
     hosts: Sequence[str] | None = None,
+    fronts: int | None = None,
     is_wanted: bool = True,
     clock: Clock | None = None,
 ) -> Accepted:
@@ -277,6 +278,7 @@ def set_gateway(
     or an address that others can reach without TLS and access control.
     """
     given = {"host": host, "port": port, "grpc_port": grpc_port, "hosts": None if hosts is None else tuple(hosts)}
+    given["fronts"] = fronts
     given |= {"tls_cert": tls[0], "tls_key": tls[1]} if tls is not None else {}
     changes = {name: value for name, value in given.items() if value is not None}
     settled: list[GatewaySettings] = []

@@ -33,6 +33,15 @@ class EndpointConfig(Config, frozen=True):
     """Memory that each replica may take, such as `"2GB"`; one that outgrows it is replaced, and no request is lost. Not
     given: half of the machine's, or of the container's."""
 
+    hedge: str = ""
+    """Give a request that has run for so long, such as `"80ms"`, to a second idle replica as well, and take the answer
+    that comes first. Not given: never."""
+
+    @property
+    def hedge_s(self) -> float:
+        """Seconds until a request is hedged; 0: never."""
+        return parse_time(self.hedge) if self.hedge else 0.0
+
     @property
     def memory_bytes(self) -> int:
         """The bound in bytes; 0 when none is given."""
@@ -45,6 +54,8 @@ class EndpointConfig(Config, frozen=True):
             raise InvalidInput(f"endpoint.backup is {self.backup!r}; it can be 'previous' or 'none'")
         if self.threads != AUTO and not (isinstance(self.threads, int) and 1 <= self.threads <= 256):
             raise InvalidInput(f"endpoint.threads is {self.threads!r}; it can be 'auto', or a number from 1 to 256")
+        if self.hedge and not 0.0 < self.hedge_s <= 600.0:
+            raise InvalidInput(f"endpoint.hedge is {self.hedge!r}; it must be above 0s and at most 10min")
         if self.memory and self.memory_bytes < _LEAST_MEMORY:
             raise InvalidInput(
                 f"endpoint.memory is {self.memory!r}; any replica takes more than {_LEAST_MEMORY // 10**6} MB"

@@ -17,6 +17,7 @@ from argosy.core.errors import ArgosyError, Conflict
 from argosy.operate import desired as d
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout
 from argosy.operate.evidence import MOST_WINDOWS, Evidence, MakeJudge
+from argosy.operate.front_processes import FrontProcesses, MakeFrontConfig
 from argosy.operate.gateway_process import Gateway, GatewayProcess, MakeGatewayConfig
 from argosy.operate.layout import Advised, needed_replicas, no_advice, route_of, sizes, wanted_replicas
 from argosy.operate.replicas import MakeConfig, Replicas
@@ -64,6 +65,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     """Memory that a replica may take where its endpoint says nothing; 0: no bound."""
     make_gateway: MakeGatewayConfig
+    make_front: MakeFrontConfig
     report: Report
 
 
@@ -75,6 +77,7 @@ class Reconciler:
         self._clock = parts.clock
         self._log = parts.log
         self._gateway = GatewayProcess(parts.launcher, parts.gateway, parts.clock, parts.make_gateway)
+        self._fronts = FrontProcesses(parts.launcher, parts.clock, parts.make_front)
         self._replicas = Replicas(
             parts.launcher,
             parts.clock,
@@ -322,6 +325,7 @@ class Reconciler:
         self._advice = {digest: advice for digest, advice in self._advice.items() if digest in wanted}
         if desired.is_running:
             self._gateway.ensure(desired)
+            self._fronts.ensure(desired, self._gateway.status)
             self._note_ports()
         self._replicas.start_missing(wanted)
         is_set = self._set_routes()
@@ -333,6 +337,7 @@ class Reconciler:
         else:
             self._replicas.stop_all()
         if not desired.is_running and not self._replicas.living:
+            self._fronts.stop()
             self._gateway.stop()
         return BUSY_S if is_busy or self._has_short_versions(wanted) else IDLE_S
 

@@ -140,6 +140,7 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
         stable_ref=endpoint.stable.ref,
         backup=backup.digest if backup else "",
         backup_ref=backup.ref if backup else "",
+        hedge_s=endpoint.config.hedge_s,
     )
     if not rollout or not share:
         return route

@@ -24,7 +24,7 @@ from argosy.operate.desired import Desired
 from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import Wanted
 from argosy.registry.registry import Registry
-from argosy.serve.control import GatewayClient, GatewayConfig, ReplicaConfig
+from argosy.serve.control import FrontConfig, GatewayClient, GatewayConfig, ReplicaConfig
 from argosy.serve.profile_store import ProfileStore
 from argosy.serve.wire import Advice
 
@@ -223,7 +223,22 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
                 tls_cert=desired.gateway.tls_cert,
                 tls_key=desired.gateway.tls_key,
                 hosts=desired.gateway.hosts,
+                fronts=desired.gateway.fronts,
                 is_guarded=desired.access.is_on,
+                log_level=settings.log_level,
+            )
+        )
+
+    def make_front(desired: Desired, name: str, port: int) -> dict[str, Any]:
+        return msgspec.to_builtins(  # type: ignore[no-any-return]
+            FrontConfig(
+                name=name,
+                socket=socket,
+                host=desired.host,
+                port=port,
+                tls_cert=desired.gateway.tls_cert,
+                tls_key=desired.gateway.tls_key,
+                hosts=desired.gateway.hosts,
                 log_level=settings.log_level,
             )
         )
@@ -241,6 +256,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             advised=advised,
             memory_bytes=machine.memory_bytes() // 2,
             make_gateway=make_gateway,
+            make_front=make_front,
             report=report,
         )
     )

@@ -63,6 +63,23 @@ class GatewayConfig(Config, frozen=True):
     log_level: str = "info"
 
 
+class FrontConfig(Config, frozen=True):
+    """The `config` of a front process (`argosy.serve.front:main`); fields as in `GatewayConfig`."""
+
+    name: str
+    socket: str
+    host: str
+    port: int
+    tls_cert: str = ""
+    tls_key: str = ""
+    hosts: tuple[str, ...] = ()
+    max_body_bytes: int = 64 << 20
+    max_connections: int = 4096
+    timeout_s: float = 30.0
+    receive_s: float = 8.0
+    log_level: str = "info"
+
+
 class ReplicaConfig(Config, frozen=True):
     """The `config` of a replica process (`argosy.serve.replica:main`)."""
 

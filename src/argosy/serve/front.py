@@ -17,13 +17,14 @@ from typing import Any, cast
 import msgspec
 
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.config import Config, from_plain
-from argosy.core.errors import ArgosyError, DeadlineExceeded, NotFound, Unavailable, from_dict
+from argosy.core.config import from_plain
+from argosy.core.errors import ArgosyError, DeadlineExceeded, InvalidInput, NotFound, Unavailable, from_dict
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
-from argosy.serve.access import Access, AccessRules
+from argosy.serve.access import Access, AccessRules, check_exposure
 from argosy.serve.connection import Exchange
+from argosy.serve.control import FrontConfig
 from argosy.serve.dataplane import Client
 from argosy.serve.http import HttpFront, place_of
 from argosy.serve.listening import Listening, allow_descriptors, keep_forever, listen
@@ -40,23 +41,6 @@ _SLACK_S = 0.25
 """The gateway's own word that a deadline has passed comes first; only if it says nothing, the front does."""
 _MAX_WAITING = 8192
 _SPARE_DESCRIPTORS = 64
-
-
-class FrontConfig(Config, frozen=True):
-    """The `config` of a front process (`argosy.serve.front:main`); fields as in `GatewayConfig`."""
-
-    name: str
-    socket: str
-    host: str
-    port: int
-    tls_cert: str = ""
-    tls_key: str = ""
-    hosts: tuple[str, ...] = ()
-    max_body_bytes: int = 64 << 20
-    max_connections: int = 4096
-    timeout_s: float = 30.0
-    receive_s: float = 8.0
-    log_level: str = "info"
 
 
 def main(config: dict[str, Any]) -> None:
@@ -142,11 +126,14 @@ class RemotePlane:
     # What `HttpFront` calls ----------------------------------------------------------------------------------------
 
     def endpoint(self, name: str) -> RemoteEndpoint:
-        """Return an endpoint; NotFound lists the known ones."""
+        """Return an endpoint, or raise NotFound, which tells no others' names: they are not for everybody."""
         found = self.endpoints.get(name)
         if found is None:
-            known = ", ".join(sorted(self.endpoints)[:20]) or "none"
-            raise NotFound(f"there is no endpoint '{name[:100]}'; the endpoints are: {known}", code="unknown_endpoint")
+            raise NotFound(
+                f"there is no endpoint '{name[:100]}'",
+                hint="list those you may use: GET /, or RepositoryIndex",
+                code="unknown_endpoint",
+            )
         return found
 
     def signature(self, endpoint: RemoteEndpoint, number: str = "") -> Signature:
@@ -367,7 +354,16 @@ class _Front:
         self.plane.on_told = self._told
 
     def _told(self, told: wire.Told) -> None:
-        self.access.set(from_plain(told.access, AccessRules, where="access") if told.access is not None else None)
+        rules = from_plain(told.access, AccessRules, where="access") if told.access is not None else None
+        try:
+            # A front of former settings may outlive its gateway for a moment, and hear what a less open one is told.
+            check_exposure(
+                self._config.host, has_tls=self.certificate is not None, is_guarded=rules is None or rules.is_on
+            )
+        except InvalidInput as error:
+            log.warning("access_not_believed", error=error.message)
+            rules = None
+        self.access.set(rules)
         self.http.heads.forget()
         self.http.grpc_port = told.grpc_port
         self.is_told.set()
@@ -387,12 +383,16 @@ class _Front:
         self._loop.call_later(_TICK_S, self.tick)
 
     def sweep(self) -> None:
-        """Close clients that take too long, for ever."""
-        self.http.now = now = self._clock.monotonic()
-        for connection in list(self.http.connections):
-            connection.check(now)
-        if self.certificate is not None:
-            self.certificate.refresh()
+        """Close clients that take too long, and look at the certificate, for ever."""
+        try:
+            self.http.now = now = self._clock.monotonic()
+            for connection in list(self.http.connections):
+                connection.check(now)
+            if self.certificate is not None:
+                self.certificate.refresh()
+        except Exception:
+            # An outermost loop: without it slow clients would stay.
+            log.exception("sweep_failed")
         self._loop.call_later(_SWEEP_S, self.sweep)
 
     def report(self) -> None:

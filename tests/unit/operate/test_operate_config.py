@@ -4,6 +4,8 @@ import pytest
 
 from argosy.core.errors import InvalidInput
 from argosy.operate.config import EndpointConfig, endpoint_config, rollout_config, to_plain
+from argosy.operate.desired import Endpoint, Target
+from argosy.operate.layout import route_of
 
 
 def test_the_example_of_the_design_is_read():
@@ -25,6 +27,20 @@ def test_replicas_are_a_number_or_a_range(replicas, found):
 def test_impossible_replicas_are_refused_with_an_example(replicas):
     with pytest.raises(InvalidInput, match=r"endpoint\.replicas"):
         endpoint_config({"replicas": replicas}, where="argosy.toml")
+
+
+def test_a_hedge_reaches_the_route():
+    config = endpoint_config({"hedge": "80ms"}, where="argosy.toml")
+    endpoint = Endpoint(name="m", config=config, stable=Target("sha256:1", "m:1"))
+    assert route_of(endpoint, lambda digest: 1).hedge_s == pytest.approx(0.08)
+    plain = Endpoint(name="m", config=EndpointConfig(), stable=Target("sha256:1", "m:1"))
+    assert route_of(plain, lambda digest: 1).hedge_s == 0.0
+
+
+@pytest.mark.parametrize("hedge", ["0s", "11min", "soon"])
+def test_an_impossible_hedge_is_refused(hedge):
+    with pytest.raises(InvalidInput):
+        endpoint_config({"hedge": hedge}, where="argosy.toml")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def show(*, as_json: bool) -> None:
         "state": view.gateway + (f": {view.gateway_error}" if view.gateway_error else ""),
         "gRPC": view.grpc or ("off" if settings.grpc_port < 0 else "any free port"),
         "TLS": certificate.get("summary", "off"),
+        "fronts": f"{settings.fronts} processes" if settings.fronts else "none, the gateway speaks HTTP itself",
         "names": ", ".join((*settings.names, "localhost")),
         "keys": f"{'needed, ' if access.is_on else ''}{has_keys}",
     }
@@ -64,6 +65,7 @@ def change(
     tls_key: Path | None,
     tls: str,
     allow_host: list[str] | None,
+    fronts: int | None,
     as_json: bool,
 ) -> None:
     """Write the new settings down, and follow the gateway until it runs with them."""
@@ -85,6 +87,7 @@ def change(
         grpc_port=grpc_port,
         tls=files,
         hosts=hosts,
+        fronts=fronts,
         is_wanted=False,
         clock=workspace.clock,
     )

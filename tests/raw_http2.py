@@ -50,10 +50,10 @@ def message(data, *, stream=1, flags=END_STREAM, is_compressed=0, size=None):
 class Raw:
     """One connection."""
 
-    def __init__(self, port, *, hello=PREFACE + settings(), timeout=15.0):
+    def __init__(self, port, *, hello=None, timeout=15.0):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._buffer = b""
-        self.send(hello)
+        self.send(PREFACE + settings() if hello is None else hello)
 
     def send(self, *pieces):
         self.socket.sendall(b"".join(pieces))

@@ -16,7 +16,7 @@ from argosy.serve import values
 from argosy.serve.requests import check_size
 from argosy.serve.rpc.envelope import cut_out, length_prefix, put_in
 from argosy.serve.rpc.messages import ModelInferRequest, ModelInferResponse
-from argosy.serve.triton import refuse_parameters
+from argosy.serve.triton import refuse_parameters, timeout_of
 from argosy.serve.v2 import MAX_JSON_BYTES, InferRequest
 from argosy.serve.wire import Tensor
 
@@ -85,7 +85,7 @@ def read_request(message: Any, raw: Sequence[memoryview]) -> InferRequest:
         _refuse_unknown(output, f"$.outputs[{index}]")
         refuse_parameters(output.parameters, f"$.outputs[{index}]")
         outputs.append((output.name, bool(raw)))
-    return InferRequest(message.id, inputs, tuple(outputs), bool(raw))
+    return InferRequest(message.id, inputs, tuple(outputs), bool(raw), _timeout_s(message.parameters))
 
 
 def encode_response(
@@ -200,3 +200,11 @@ def _refuse_unknown(message: Any, where: str) -> None:
             code="wrong_field",
             path=where,
         )
+
+
+def _timeout_s(parameters: Any) -> float:
+    """Return the seconds that the parameter `timeout` gives, 0 when there is none."""
+    if not parameters or "timeout" not in parameters:
+        return 0.0
+    kind = parameters["timeout"].WhichOneof("parameter_choice")
+    return timeout_of({"timeout": getattr(parameters["timeout"], kind) if kind else None})

@@ -13,19 +13,19 @@ from argosy import __version__
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
 from argosy.core.logs import get_logger
-from argosy.serve import v2
+from argosy.serve import triton, v2
 from argosy.serve.access import NOBODY, Access, Caller
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.deadlines import timeout_of
-from argosy.serve.endpoint import version_number
+from argosy.serve.endpoint import Endpoint, version_number
 from argosy.serve.rpc import codec, messages
 from argosy.serve.rpc.core import CoreCall, Trailers
-from argosy.serve.rpc.describe import model_config, model_metadata
 from argosy.serve.rpc.status import details_of, status_of, trailers_of
 
 log = get_logger()
 
-EXTENSIONS = ("model_repository", "model_configuration")
+EXTENSIONS = tuple(name for name in triton.EXTENSIONS if name != "binary_tensor_data")
+"""Raw tensors are a part of the protocol here."""
 _SLOW_MESSAGES = 8
 """So many messages may take longer than `receive_s` to arrive; beyond that, the longest of them are given up."""
 _BYTES_PER_S = 256 << 10
@@ -74,12 +74,13 @@ class Rpc:
             return NOBODY
         return self._service.access.caller_of(self.metadata.get("authorization"))
 
-    def timeout_s(self) -> float:
+    def timeout_s(self, asked_s: float) -> float:
         """Return the seconds for an inference; 0: the gateway's own default.
 
-        `argosy-timeout` stands in for the default as over HTTP; the client's deadline can only shorten either.
+        `argosy-timeout`, or what the request itself asks for, stands in for the default as over HTTP; the client's
+        deadline can only shorten either.
         """
-        named = timeout_of(self.metadata.get("argosy-timeout"))
+        named = timeout_of(self.metadata.get("argosy-timeout")) or asked_s
         if self._call.deadline == math.inf:
             return named
         left_s = self._left_s()
@@ -187,6 +188,11 @@ class InferenceService:
         for rpc in [rpc for rpc, until in self.answering.items() if now > until]:
             rpc.cancel()
 
+    def _endpoint(self, rpc: Rpc, name: str) -> Endpoint:
+        """Return an endpoint that this caller may use; Denied and NotFound otherwise."""
+        rpc.caller().check(name)
+        return self.plane.endpoint(name)
+
     # Methods -------------------------------------------------------------------------------------------------------
 
     def infer(self, rpc: Rpc, data: bytes) -> None:
@@ -194,13 +200,12 @@ class InferenceService:
         plane = self.plane
         message, raw = codec.parse_infer(data)
         name, number = message.model_name, message.model_version
-        caller = rpc.caller()
-        caller.check(name)
-        endpoint = plane.endpoint(name)
-        signature = plane.signature(endpoint, number)
+        endpoint = self._endpoint(rpc, name)
+        if number:
+            plane.signature(endpoint, number)  # a version that is not there matters more than what was sent to it
         asked = codec.read_request(message, raw)
         if asked.outputs:
-            v2.check_outputs(signature, asked)
+            v2.check_outputs(plane.signature(endpoint, number), asked)
 
         def done(call: Call) -> None:
             if call.error is not None:
@@ -219,39 +224,65 @@ class InferenceService:
                 endpoint,
                 asked.inputs,
                 done,
-                timeout_s=rpc.timeout_s(),
+                timeout_s=rpc.timeout_s(asked.timeout_s),
                 caller=str(rpc.metadata.get("argosy-caller", ""))[:256],
                 number=number,
-                client=caller if caller.name else None,
+                client=rpc.caller(),
             )
         )
 
     def model_ready(self, rpc: Rpc, data: bytes) -> None:
         """ModelReady."""
         asked = codec.parse(messages.ModelReadyRequest, data)
-        rpc.caller().check(asked.name)
-        endpoint = self.plane.endpoint(asked.name)
+        endpoint = self._endpoint(rpc, asked.name)
         found = endpoint.digest_of(asked.version) if asked.version else (endpoint.plan.serving, "")
+        if found is None:
+            self.plane.signature(endpoint, asked.version)  # which says that there is no such version
         is_ready = found is not None and found[0] in self.plane.pool.ready
         rpc.answer(messages.ModelReadyResponse(ready=is_ready).SerializeToString())
 
     def model_metadata(self, rpc: Rpc, data: bytes) -> None:
         """ModelMetadata."""
         asked = codec.parse(messages.ModelMetadataRequest, data)
-        rpc.caller().check(asked.name)
-        endpoint = self.plane.endpoint(asked.name)
-        rpc.answer(model_metadata(endpoint, self.plane.signature(endpoint, asked.version)).SerializeToString())
+        endpoint = self._endpoint(rpc, asked.name)
+        found = v2.metadata(asked.name, endpoint.numbers(), self.plane.signature(endpoint, asked.version))
+        answer = messages.ModelMetadataResponse(
+            name=found["name"], versions=found["versions"], platform=found["platform"]
+        )
+        for listed, tensors in ((answer.inputs, found["inputs"]), (answer.outputs, found["outputs"])):
+            for tensor in tensors:  # more is said of them over HTTP than this message has room for
+                listed.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        rpc.answer(answer.SerializeToString())
 
     def model_config(self, rpc: Rpc, data: bytes) -> None:
         """ModelConfig."""
         asked = codec.parse(messages.ModelConfigRequest, data)
-        rpc.caller().check(asked.name)
-        endpoint = self.plane.endpoint(asked.name)
+        endpoint = self._endpoint(rpc, asked.name)
         signature = self.plane.signature(endpoint, asked.version)
         found = endpoint.digest_of(asked.version) if asked.version else (endpoint.plan.serving, "")
         hellos = [replica.hello for replica in self.plane.pool.replicas.values()]
         max_batch = max((hello.max_batch for hello in hellos if found and hello.digest == found[0]), default=0)
-        rpc.answer(model_config(endpoint, signature, max_batch).SerializeToString())
+        config = triton.model_config(asked.name, signature, max_batch)
+        rpc.answer(messages.ModelConfigResponse(config=config).SerializeToString())
+
+    def model_statistics(self, rpc: Rpc, data: bytes) -> None:
+        """ModelStatistics: of one endpoint, or of all that this caller may use."""
+        asked = codec.parse(messages.ModelStatisticsRequest, data)
+        if asked.name:
+            endpoints = {asked.name: self._endpoint(rpc, asked.name)}
+            if asked.version:
+                self.plane.signature(endpoints[asked.name], asked.version)  # which says what is wrong with the number
+        else:
+            caller = rpc.caller()
+            endpoints = {name: endpoint for name, endpoint in self.plane.endpoints.items() if caller.may(name)}
+        versions = [
+            (name, ref)
+            for name, endpoint in endpoints.items()
+            for ref in endpoint.refs()
+            if asked.version in ("", version_number(ref))
+        ]
+        found = triton.statistics(self.plane.counters, versions)
+        rpc.answer(messages.ModelStatisticsResponse(**found).SerializeToString())
 
     def repository_index(self, rpc: Rpc, data: bytes) -> None:
         """RepositoryIndex: what this caller may use."""
@@ -302,6 +333,7 @@ METHODS = {
         "ModelMetadata": _Method(InferenceService.model_metadata),
         "ModelInfer": _Method(InferenceService.infer),
         "ModelConfig": _Method(InferenceService.model_config),
+        "ModelStatistics": _Method(InferenceService.model_statistics),
         "RepositoryIndex": _Method(InferenceService.repository_index),
     }.items()
 }

@@ -397,6 +397,36 @@ def test_a_gateway_that_others_could_reach_does_not_start_without_tls_and_keys()
         served.close()
 
 
+@pytest.mark.capability("Z2")
+def test_a_front_that_others_can_reach_stays_closed_when_its_gateway_says_it_is_open():
+    """Settings change: a front of the former ones meets a gateway that only this machine can reach."""
+    served = Served()
+    try:
+        write_certificate(served.folder)
+        tls = {"tls_cert": str(served.folder / "cert.pem"), "tls_key": str(served.folder / "key.pem")}
+        served.gateway(fronts=1)
+        served.front(host="0.0.0.0", hosts=("models.example",), **tls)
+        context = ssl.create_default_context(cafile=tls["tls_cert"])
+
+        def ask(path):
+            with (
+                socket.create_connection(("127.0.0.1", served.port), timeout=10) as raw,
+                context.wrap_socket(raw, server_hostname="models.example") as client,
+            ):
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: models.example\r\n\r\n".encode())
+                return client.recv(65536)
+
+        assert until(lambda: ask("/v2/models/m")).startswith(b"HTTP/1.1 503 ")
+        assert b"access_unknown" in ask("/")
+        assert ask("/v2/health/live").startswith(b"HTTP/1.1 200 ")
+        served.client.set_access(RULES)
+        until(lambda: ask("/").startswith(b"HTTP/1.1 401 "))
+        served.client.set_access(AccessRules(is_on=False))
+        until(lambda: ask("/").startswith(b"HTTP/1.1 503 "))
+    finally:
+        served.close()
+
+
 def refused_start(served, **changes):
     """Start a gateway that is not to live; return the error by which it ended."""
     config = GatewayConfig(socket=served.socket, state=str(served.folder / "routes.json"), key=KEY, port=0, **changes)

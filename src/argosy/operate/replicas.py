@@ -293,6 +293,7 @@ class Replicas:
         for info in ended:
             if info.name not in self._seen_ended:
                 self._seen_ended.add(info.name)
+                self._launcher.stop(info.name)  # what it had started and could not end itself
                 if info.exit_code not in (0, -15):
                     error = self._launcher.error(info.name)
                     reason = self._reason(info, error)

@@ -324,8 +324,9 @@ class Reconciler:
         wanted = wanted_replicas(desired.endpoints.values(), self._advised)
         self._advice = {digest: advice for digest, advice in self._advice.items() if digest in wanted}
         if desired.is_running:
-            self._gateway.ensure(desired)
+            # First the fronts: a gateway that is to speak HTTP itself needs the port they hold.
             self._fronts.ensure(desired, self._gateway.status)
+            self._gateway.ensure(desired)
             self._note_ports()
         self._replicas.start_missing(wanted)
         is_set = self._set_routes()

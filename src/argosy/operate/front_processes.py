@@ -31,7 +31,9 @@ class FrontProcesses:
         self._starts = 0
 
     def ensure(self, desired: Desired, status: GatewayStatus | None) -> None:
-        """Start what is missing and stop what is not wanted; nothing while the gateway does not answer."""
+        """Start what is missing and stop what is not wanted; none is started while the gateway does not answer."""
+        if not desired.gateway.fronts:
+            self.stop()
         if status is None:
             return
         wanted = {}

@@ -46,6 +46,11 @@ def test_none_is_started_before_the_gateway_answers(world):
     assert world.look(2, status=None) == []
 
 
+def test_the_port_is_free_for_a_gateway_that_is_to_do_without_them(world):
+    world.look(2)
+    assert world.look(0, status=None) == []
+
+
 def test_a_dead_one_is_replaced_under_its_name(world):
     names = world.look(2)
     world.launcher.end(names[0])

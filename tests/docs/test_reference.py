@@ -146,6 +146,8 @@ FLAGS = {
     "--detach",
     "--once",
     "--last",
+    "--url",
+    "--timeout",
     "--host",
     "--fronts",
     "--grpc-port",

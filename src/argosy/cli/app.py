@@ -216,13 +216,18 @@ def promote(
 @app.command()
 def predict(
     endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
-    inputs: Annotated[str, typer.Argument(help="JSON text, a JSON file, or - for standard input.")] = "-",
+    inputs: Annotated[
+        str,
+        typer.Argument(help="JSON, a sentence, a file (data.json, @photo.jpg, @text.txt), or - for standard input."),
+    ] = "-",
+    url: Annotated[str, typer.Option(help="Address of the gateway; default: this machine's.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer, further attempts included.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Ask an endpoint for a prediction."""
     from argosy.cli.verbs import predict as verb
 
-    verb.predict(endpoint, inputs, as_json=as_json)
+    verb.predict(endpoint, inputs, url=url, timeout_s=timeout, as_json=as_json)
 
 
 @app.command()

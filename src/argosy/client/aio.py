@@ -35,12 +35,13 @@ class AsyncClient:
         timeout_s: float = 30.0,
         retries: int = 2,
         ca_file: str | Path | None = None,
+        connect_to: str = "",
         connections: int = 64,
         max_answer_bytes: int = 256 << 20,
         clock: Clock | None = None,
         randomness: Random | None = None,
     ) -> None:
-        address = address_of(url or default_url())
+        address = address_of(url or default_url(), connect_to)
         self._clock = clock or SystemClock()
         chance = randomness or Random()  # noqa: S311 - how long to wait, no secret
         self._calls = Calls(address, self._clock, chance, timeout_s=timeout_s, retries=retries)
@@ -193,7 +194,7 @@ class _Pool:
         name = address.host if self._tls else None
         try:
             return await asyncio.open_connection(
-                address.host, address.port, ssl=self._tls, server_hostname=name, limit=_READ_BYTES
+                address.dial, address.port, ssl=self._tls, server_hostname=name, limit=_READ_BYTES
             ), False
         except TimeoutError:
             raise

@@ -38,7 +38,8 @@ class Client:
     - `timeout_s`: time for a whole call, all attempts and pauses together; the server is told what is left of it.
     - `retries`: further attempts after a refused or lost connection, 503, 502 or 429, as long as they fit into the time
       and into a budget of a tenth of all calls. No retry can do harm: an inference changes nothing.
-    - `ca_file`: PEM file of certificates to trust instead of the system's.
+    - `ca_file`: PEM file of certificates to trust instead of the system's: an authority's, or the server's own.
+    - `connect_to`: an address to connect to in place of the URL's host, which is still the name that is checked.
     - `connections`: how many may be open at once; more threads than that wait for one.
 
     Every method raises the errors of `argosy.core.errors`, with the server's own `code` and `hint`: InvalidInput,
@@ -54,6 +55,7 @@ class Client:
         timeout_s: float = 30.0,
         retries: int = 2,
         ca_file: str | Path | None = None,
+        connect_to: str = "",
         connections: int = 16,
         max_answer_bytes: int = 256 << 20,
         clock: Clock | None = None,
@@ -61,7 +63,7 @@ class Client:
         transport: Transport | None = None,
     ) -> None:
         """`clock`, `randomness` and `transport` are for tests."""
-        address = address_of(url or default_url())
+        address = address_of(url or default_url(), connect_to)
         self._clock = clock or SystemClock()
         chance = randomness or Random()  # noqa: S311 - how long to wait, no secret
         self._calls = Calls(address, self._clock, chance, timeout_s=timeout_s, retries=retries)

@@ -24,6 +24,8 @@ class Address(NamedTuple):
     port: int
     prefix: str
     """Path before every path of ours, without a slash at its end; for a proxy that maps us below one."""
+    dial: str
+    """Whom to connect to: `host`, unless somebody knows a shorter way to it."""
 
     @property
     def authority(self) -> str:
@@ -32,7 +34,7 @@ class Address(NamedTuple):
         return host if self.port == DEFAULT_PORTS["https" if self.is_tls else "http"] else f"{host}:{self.port}"
 
 
-def address_of(url: str) -> Address:
+def address_of(url: str, connect_to: str = "") -> Address:
     """Take a URL apart. Raises InvalidInput for anything but http(s)://host[:port][/path]."""
     try:
         parts = urlsplit(url)
@@ -48,7 +50,12 @@ def address_of(url: str) -> Address:
         )
     is_tls = parts.scheme == "https"
     return Address(
-        url.rstrip("/"), is_tls, host, port or DEFAULT_PORTS[parts.scheme], _printable(parts.path.rstrip("/"), "URL")
+        url=url.rstrip("/"),
+        is_tls=is_tls,
+        host=host,
+        port=port or DEFAULT_PORTS[parts.scheme],
+        prefix=_printable(parts.path.rstrip("/"), "URL"),
+        dial=connect_to or host,
     )
 
 
@@ -59,18 +66,22 @@ def tls_context(address: Address, ca_file: str | Path | None) -> ssl.SSLContext 
             raise InvalidInput(f"ca_file is given, but '{address.url}' has no TLS", hint="use https://", code="bad_url")
         return None
     try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     except (OSError, ssl.SSLError) as error:
         raise InvalidInput(
             f"'{ca_file}' holds no certificates that can be read: {error}", code="bad_ca_file"
         ) from error
+    if ca_file is not None:
+        # A server's own certificate, as it stands on its disk, is enough to know it by.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def key_header(address: Address, api_key: str) -> tuple[tuple[str, str], ...]:
     """Return the header that carries a key. Raises InvalidInput if it would travel over a network unencrypted."""
     if not api_key:
         return ()
-    if not address.is_tls and not _is_this_machine(address.host):
+    if not address.is_tls and not _is_this_machine(address.dial):
         raise InvalidInput(
             f"the API key is not sent to '{address.url}', because everybody on the way could read it",
             hint="use https://",

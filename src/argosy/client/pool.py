@@ -261,8 +261,8 @@ def _no_connection(address: Address) -> DeadlineExceeded:
 
 def _connected(address: Address, left: Callable[[], float]) -> socket.socket:
     """Connect to the first of the host's addresses that takes us."""
-    trouble: OSError = OSError(f"'{address.host}' has no address")
-    for family, kind, protocol, _, where in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+    trouble: OSError = OSError(f"'{address.dial}' has no address")
+    for family, kind, protocol, _, where in socket.getaddrinfo(address.dial, address.port, type=socket.SOCK_STREAM):
         found = socket.socket(family, kind, protocol)
         try:
             found.settimeout(left())

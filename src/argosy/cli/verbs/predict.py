@@ -1,48 +1,56 @@
-"""`predict`: ask a served endpoint, as any HTTP client would."""
+"""`predict`: ask a served endpoint, with the client that every program can use."""
 
-import http.client
 import json
-import socket
-import ssl
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from argosy.cli.output import Output
-from argosy.cli.workspace import GatewayAddress, Workspace
-from argosy.core.errors import ArgosyError, InvalidInput, Unavailable
+from argosy.cli.workspace import Workspace
+from argosy.client import Client
+from argosy.core.errors import ArgosyError, Denied, InvalidInput
 
-_TIMEOUT_S = 60.0
-
-
-class Refused(ArgosyError):
-    """The endpoint answered with an error."""
-
-    code = "refused"
+_SHOWN_CHARACTERS = 240
+# How JPEG, PNG and WebP files begin.
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 
 
-def predict(endpoint: str, inputs: str, *, as_json: bool) -> None:
+def predict(endpoint: str, inputs: str, *, url: str, timeout_s: float, as_json: bool) -> None:
     """Send the inputs to the endpoint and show the answer."""
     output = Output(as_json=as_json)
-    body = as_body(read_inputs(inputs))
-    workspace = Workspace()
-    status, found, headers = _post(
-        workspace.gateway_address(), f"/predict/{quote(endpoint, safe='')}", body, workspace.settings.api_key
-    )
-    if status != 200:
-        says = found if isinstance(found, dict) else {}
-        raise Refused(
-            f"'{endpoint}' answered {status}: {says.get('error', found)}",
-            hint="set ARGOSY_API_KEY to a key for it" if status in (401, 403) else str(says.get("hint", "")),
-            code=str(says.get("code", "refused")),
-            status=status,
-        )
-    for name, value in found.get("outputs", {}).items():
-        output.line(f"{name:<14} {json.dumps(value)}")
-    output.line(f"[dim]by {headers.get('argosy-version', '?')}[/]")
-    output.line(f"[dim]why: argosy why {headers.get('argosy-prediction', '?')}[/]")
-    output.result(found)
+    given = typed_inputs(inputs)
+    with _client(url, timeout_s) as client:
+        try:
+            answer = client.predict(endpoint, given)
+        except ArgosyError as error:
+            raise _in_words(error, endpoint) from error
+    for name, value in answer.outputs.items():
+        output.line(f"{name:<14} {_short(json.dumps(value, ensure_ascii=False))}")
+    stood_in = ", in place of another version that failed" if answer.failover else ""
+    output.line(f"[dim]by {answer.version}{stood_in}[/]")
+    output.line(f"[dim]why: argosy why {answer.prediction}[/]")
+    found: dict[str, Any] = {
+        "endpoint": endpoint,
+        "version": answer.version,
+        "prediction": answer.prediction,
+        "outputs": answer.outputs,
+    }
+    output.result(found | ({"failover": answer.failover} if answer.failover else {}))
+
+
+def typed_inputs(inputs: str) -> Any:
+    """Return what was typed as what is sent: JSON, a text, or the bytes of an image.
+
+    `-` reads standard input and `@name` (or the name of a file that is there) a file; JSON begins with `{` or `[`.
+    Raises InvalidInput.
+    """
+    if inputs == "-":
+        return _meant(sys.stdin.buffer.read())
+    if inputs.startswith("@"):
+        return _meant(_read(Path(inputs[1:])))
+    if not inputs.lstrip().startswith(("{", "[")) and _is_file(inputs):
+        return _meant(_read(Path(inputs)))
+    return _meant(inputs.encode())
 
 
 def read_inputs(inputs: str) -> str:
@@ -52,7 +60,7 @@ def read_inputs(inputs: str) -> str:
     if inputs.lstrip().startswith(("{", "[")):
         return inputs
     try:
-        return Path(inputs).read_text()
+        return Path(inputs.removeprefix("@")).read_text()
     except OSError as error:
         raise InvalidInput(
             f"the inputs {inputs!r} are neither JSON nor a file that can be read", hint="try: '{\"x\": 1.5}'"
@@ -61,41 +69,67 @@ def read_inputs(inputs: str) -> str:
 
 def as_body(text: str) -> bytes:
     """Return the body of a request from what people type. Raises InvalidInput."""
+    return json.dumps({"inputs": _rows(text)}).encode()
+
+
+def _client(url: str, timeout_s: float) -> Client:
+    if url:
+        return Client(url, timeout_s=timeout_s)
+    # From this machine the gateway may have to be reached by another way than its public name, and by its certificate.
+    workspace = Workspace()
+    there = workspace.gateway_address()
+    key = workspace.settings.api_key
+    return Client(there.url, api_key=key, timeout_s=timeout_s, ca_file=there.certificate or None, connect_to=there.host)
+
+
+def _in_words(error: ArgosyError, endpoint: str) -> ArgosyError:
+    if isinstance(error, Denied):
+        error.hint = "set ARGOSY_API_KEY to a key for it"
+    if error.code == "unnamed_input":
+        error.hint = "name each input: '{\"name\": value}'"
+    if "status" in error.context:
+        error.message = f"'{endpoint}' answered {error.context['status']}: {error.message}"
+    return error
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False  # a sentence is often too long for a name
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"'{path}' can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _meant(data: bytes) -> Any:
+    if data.startswith(_IMAGES):
+        return data
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            "the inputs are neither text nor a JPEG, PNG or WebP image", hint="try: '{\"x\": 1.5}', or @photo.jpg"
+        ) from error
+    if text.lstrip().startswith(("{", "[")):
+        return _rows(text)
+    return text.rstrip("\n")
+
+
+def _rows(text: str) -> Any:
     try:
         found: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the inputs are not JSON: {error}") from error
     # `{"x": 1}` is what people type; `{"inputs": {"x": 1}}` is what goes over the wire.
-    whole = found if isinstance(found, dict) and "inputs" in found else {"inputs": found}
-    return json.dumps(whole).encode()
+    return found["inputs"] if isinstance(found, dict) and set(found) == {"inputs"} else found
 
 
-def _post(address: GatewayAddress, path: str, body: bytes, key: str) -> tuple[int, Any, dict[str, str]]:
-    connection = http.client.HTTPConnection(address.name, address.port, timeout=_TIMEOUT_S)
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-    try:
-        connection.sock = _connected(address)
-        connection.request("POST", path, body, headers)
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read()), {k.lower(): v for k, v in answer.getheaders()}
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Unavailable(
-            f"the gateway at {address.url} did not answer: {error}", hint="start it with: argosy up"
-        ) from error
-    finally:
-        connection.close()
-
-
-def _connected(address: GatewayAddress) -> socket.socket:
-    plain = socket.create_connection((address.host, address.port), timeout=_TIMEOUT_S)
-    if not address.certificate:
-        return plain
-    try:
-        context = ssl.create_default_context()
-        # Its own certificate stands on this machine, so it is known without any authority.
-        context.load_verify_locations(address.certificate)
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        return context.wrap_socket(plain, server_hostname=address.name.strip("[]"))
-    except BaseException:
-        plain.close()
-        raise
+def _short(text: str) -> str:
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text
+    return f"{text[:_SHOWN_CHARACTERS]} … ({len(text)} characters; all of them with --json)"

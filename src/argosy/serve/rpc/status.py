@@ -31,8 +31,8 @@ _OF_CODE = {
     "answer_too_large": StatusCode.RESOURCE_EXHAUSTED,
     "unknown_method": StatusCode.UNIMPLEMENTED,
 }
-_MAX_DETAILS = 2000
-"""Details travel in a header, and clients take 8 KiB of those."""
+_MAX_DETAILS = 800
+"""Details travel in a header, up to nine bytes a letter, and clients take 8 KiB of those."""
 
 
 def status_of(error: ArgosyError) -> int:

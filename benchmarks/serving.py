@@ -1,0 +1,314 @@
+"""Serving, side by side: Argosy, its peers and the bare runtime on the same ONNX files, under the same client.
+
+    python benchmarks/serving.py             about half an hour; writes results/serving.{json,md}
+    python benchmarks/serving.py --quick     about five minutes; one short round, writes nothing
+    python benchmarks/serving.py --tune      tries every setting of every peer; writes results/serving_tuning.json
+
+Environments of the contenders are made on the first run, below `.bench/`. What is measured and how to read it:
+benchmarks/README.md.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from serving import report
+from serving.argosy_server import ArgosyServer
+from serving.contenders import LIMIT_TRIED, PEERS, Peer, Settings
+from serving.environments import Failed
+from serving.load import ensure_wrk
+from serving.models import MINILM, MODELS, RESNET18, Model
+from serving.prepare import Prepared, prepare
+from serving.report import BATCHING, SCALING, TABLE
+from serving.running import Contender, Place
+from serving.targets import judge
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+SECTIONS = (TABLE, BATCHING, SCALING)
+BATCHING_CONNECTIONS = (1, 2, 4, 8, 16, 64)
+SCALING_CONNECTIONS = 16
+
+TITLES = {
+    "argosy": "**Argosy**",
+    **{peer.name: peer.title for peer in PEERS},
+    "limit": "limit: the runtime alone",
+    "unbatched": "Argosy, batches of one",
+    "one-core": "Argosy, one replica on one core",
+    "two-cores": "Argosy, two replicas on two cores",
+}
+
+
+class Bench:
+    """One run: turns of contenders, what they measured, and who failed why."""
+
+    def __init__(self, ready: Prepared, asked: argparse.Namespace) -> None:
+        self.ready = ready
+        self.asked = asked
+        self.cells: list[dict[str, Any]] = []
+        self.starts: list[dict[str, Any]] = []
+        self.failed = dict(ready.failed)
+        self.lock = contextlib.ExitStack()
+
+    def turn(self, section: str, number: int, contender: Contender, place: Place, connections: Sequence[int]) -> None:
+        """Start a contender, measure it, stop it. One that fails is noted and left alone for the rest of the run."""
+        who = f"{contender.name}, {place.model.name}"
+        if who in self.failed:
+            return
+        labels = {"section": section, "model": place.model.name, "contender": contender.name, "round": number}
+        try:
+            self._lock()
+            seconds = contender.start(place)
+            self.starts.append({**labels, "seconds": seconds})
+            for at in connections:
+                cell = contender.measure(at, self.asked.seconds)
+                self.cells.append({**labels, "connections": at, **cell.as_dict()})
+                print(
+                    f"{section} {number} {place.model.name:9}{contender.name:11}{at:4} connections: {cell.per_s:9.1f}/s"
+                    f"  p50 {cell.p50_ms:8.2f}  p99 {cell.p99_ms:8.2f} ms  CPU {cell.cpu_ms:8.4f} ms"
+                    f"  PSS {cell.pss_mb:5.0f} MB  start {seconds:5.2f} s  others {cell.others_cpu:.2f} cores"
+                    + (f"  REFUSED {cell.refused} BROKEN {cell.broken}" if cell.refused or cell.broken else ""),
+                    flush=True,
+                )
+        except (Failed, RuntimeError) as error:
+            self.failed[who] = str(error)
+            print(f"{section} {number} {who} FAILED: {error}", flush=True)
+        finally:
+            contender.stop()
+            self.lock.close()
+
+    def turns(self) -> Iterator[tuple[str, Contender, Place, Sequence[int]]]:
+        """Yield the turns of one round."""
+        sections = self.asked.sections
+        wanted = [model for model in MODELS if model.name in self.ready.places]
+        if TABLE in sections:
+            for model in wanted:
+                for contender in self.table:
+                    yield TABLE, contender, self.ready.places[model.name], self._connections(model)
+        if BATCHING in sections and MINILM in wanted:
+            place = self.ready.places[MINILM.name]
+            yield BATCHING, self.ready.argosy, place, BATCHING_CONNECTIONS
+            yield BATCHING, self.unbatched, place, BATCHING_CONNECTIONS
+        if SCALING in sections and len(os.sched_getaffinity(0)) > 1:
+            for model in (MINILM, RESNET18):
+                if model in wanted:
+                    yield from self._scaling(self.ready.places[model.name])
+
+    def prepare(self, chosen: Mapping[str, Mapping[str, Settings]]) -> None:
+        """Make the contenders, with their settings by peer and model."""
+        ready = self.ready
+        self.table: list[Contender] = [ready.argosy] if "argosy" in self.asked.contenders else []
+        for peer in PEERS:
+            if peer.name in self.asked.contenders and peer.name in ready.programs:
+                self.table.append(ready.peer(peer, chosen[peer.name]))
+        if "limit" in self.asked.contenders:
+            self.table.append(ready.limit(chosen["limit"]))
+        homes, programs = ready.argosy.homes, ready.programs["argosy"]
+        self.unbatched = ArgosyServer(programs, homes, name="unbatched", title="Argosy, batches of one")
+        fixed = ("--set", "endpoint.threads=1", "--replicas")
+        self.scaled = [
+            ArgosyServer(programs, homes, name="one-core", title="one", options=(*fixed, "1")),
+            ArgosyServer(programs, homes, name="two-cores", title="two", options=(*fixed, "2")),
+        ]
+        if BATCHING in self.asked.sections and MINILM.name in ready.places:
+            try:
+                self.unbatched.copy_unbatched(ready.argosy, ready.places[MINILM.name])
+            except Failed as error:
+                self.failed[f"unbatched, {MINILM.name}"] = str(error)
+
+    def _lock(self) -> None:
+        """Wait until nobody else measures, or builds, on this machine."""
+        if self.asked.lock:
+            file = self.lock.enter_context(self.asked.lock.open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def _scaling(self, place: Place) -> Iterator[tuple[str, Contender, Place, Sequence[int]]]:
+        one, two = sorted(os.sched_getaffinity(0))[:2]
+        bare = {
+            name: self.ready.limit({m: {"threads": 1, "workers": n} for m in LIMIT_TRIED})
+            for name, n in (("limit-one", 1), ("limit-two", 2))
+        }
+        for name, limit in bare.items():
+            limit.name = name
+        alone, both = replace(place, cores=(one,), client_cores=(two,)), replace(place, cores=(one, two))
+        yield SCALING, self.scaled[0], alone, (SCALING_CONNECTIONS,)
+        yield SCALING, bare["limit-one"], alone, (SCALING_CONNECTIONS,)
+        yield SCALING, self.scaled[1], both, (SCALING_CONNECTIONS,)
+        yield SCALING, bare["limit-two"], both, (SCALING_CONNECTIONS,)
+
+    def _connections(self, model: Model) -> Sequence[int]:
+        return model.quick if self.asked.quick else model.connections
+
+
+def tune(bench: Bench) -> dict[str, Any]:
+    """Measure every setting of every peer, and return all figures with the best of each."""
+    found: dict[str, Any] = {}
+    for peer in [peer for peer in PEERS if peer.name in bench.ready.programs and peer.name in bench.asked.contenders]:
+        for place in bench.ready.places.values():
+            tried = [_tried(bench, peer, place, settings) for settings in peer.tried[place.model.name]]
+            best = max(tried, key=lambda each: each["score"])
+            found.setdefault(peer.name, {})[place.model.name] = {"best": best["settings"], "tried": tried}
+    return found
+
+
+def _tried(bench: Bench, peer: Peer, place: Place, settings: Settings) -> dict[str, Any]:
+    before = len(bench.cells)
+    bench.failed.pop(f"{peer.name}, {place.model.name}", None)
+    bench.turn(TABLE, 0, bench.ready.peer(peer, {place.model.name: settings}), place, place.model.connections)
+    per_s = {cell["connections"]: cell["per_s"] for cell in bench.cells[before:]}
+    complete = len(per_s) == len(place.model.connections)
+    score = math.exp(sum(map(math.log, per_s.values())) / len(per_s)) if complete else 0.0
+    failed = bench.failed.get(f"{peer.name}, {place.model.name}", "")
+    return {"settings": settings, "score": score, "per_s": per_s, **({"failed": failed} if failed else {})}
+
+
+def chosen_settings() -> dict[str, dict[str, Settings]]:
+    """Return the settings of each peer for each model: the best that `--tune` has found, or the first."""
+    path = RESULTS / "serving_tuning.json"
+    tuned = json.loads(path.read_text())["found"] if path.exists() else {}
+    found = {
+        peer.name: {
+            model: tuned.get(peer.name, {}).get(model, {}).get("best", tried[0]) for model, tried in peer.tried.items()
+        }
+        for peer in PEERS
+    }
+    return {**found, "limit": {model: tried[0] for model, tried in LIMIT_TRIED.items()}}
+
+
+def told_of(bench: Bench, chosen: Mapping[str, Mapping[str, Settings]]) -> dict[str, Any]:
+    """Return for each contender its version, settings and what a reader must know."""
+    ready = bench.ready
+    runtime = f"onnxruntime {ready.versions['argosy'].get('onnxruntime', '')}"
+    models = list(ready.places)
+    profiles = {model: ready.argosy.profile(ready.places[model].model) for model in models}
+    told: dict[str, Any] = {
+        "argosy": {
+            "version": f"{ready.versions['argosy'].get('argosy', '')}, {runtime}",
+            "settings": {
+                m: {k: p[k] for k in ("replicas", "threads")}
+                | {"max_batch": p["batching"][str(p["threads"])]["max_batch"]}
+                for m, p in profiles.items()
+                if p
+            },
+            "note": "as `argosy deploy` leaves it; a key for each request, limits and metrics on",
+        }
+    }
+    for peer in PEERS:
+        if peer.name in ready.versions:
+            package = peer.packages[0].partition("==")[0].partition("[")[0]
+            told[peer.name] = {
+                "version": f"{package} {ready.versions[peer.name].get(package, '')}, {runtime}",
+                "settings": {model: chosen[peer.name][model] for model in models},
+                "note": peer.note,
+            }
+    told["limit"] = {
+        "version": runtime,
+        "settings": {m: chosen["limit"][m] for m in models},
+        "note": "no server, no client, one request at a time",
+    }
+    return told
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", default="", help="contenders and models to take, with commas: argosy,fastapi,limit,mlp"
+    )
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="parts to run (default: all): %(default)s")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of every contender, 0 to prepare only (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="of each measurement, whole ones (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of 2 s and the outer numbers of connections only"
+    )
+    parser.add_argument("--tune", action="store_true", help="try every setting of every peer instead of comparing")
+    parser.add_argument(
+        "--argosy", default=str(ROOT), help="tree or requirement to install as Argosy (default: this tree)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / ".bench", help="environments, models, logs (default: .bench)"
+    )
+    parser.add_argument("--lock", type=Path, help="a file to hold an exclusive lock on (flock) while a contender runs")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.rounds, asked.seconds = 1, 2
+    words = [word for word in asked.only.split(",") if word]
+    known = ["argosy", *(peer.name for peer in PEERS), "limit"]
+    models = [model.name for model in MODELS]
+    asked.sections = asked.sections.split(",")
+    if unknown := [w for w in words if w not in {*known, *models}] + [s for s in asked.sections if s not in SECTIONS]:
+        names = ", ".join([*known, *models])
+        parser.error(f"unknown: {', '.join(unknown)}; known are {names}, and the parts {', '.join(SECTIONS)}")
+    asked.contenders = [w for w in words if w in known] or known
+    asked.models = [model for model in MODELS if model.name in words] or list(MODELS)
+    return asked
+
+
+def interrupted(number: int, _: FrameType | None) -> None:
+    """End through the `finally` of the running turn, so that nothing is left running."""
+    sys.exit(128 + number)
+
+
+def main() -> None:
+    """Prepare, measure in rounds, judge, print, and keep the results of a complete run."""
+    asked = options()
+    signal.signal(signal.SIGTERM, interrupted)
+    load_before = os.getloadavg()[0]
+    wrk = ensure_wrk()
+    peers = [peer for peer in PEERS if peer.name in asked.contenders]
+    bench = Bench(prepare(asked.cache.resolve(), asked.models, peers, source=asked.argosy), asked)
+    shared = {
+        "command": "python " + shlex.join(["benchmarks/serving.py", *sys.argv[1:]]),
+        "date": report.now(),
+        "commit": report.commit(ROOT) if asked.argosy == str(ROOT) else asked.argosy,
+        "machine": {**report.machine(), "client": wrk},
+        "rounds": asked.rounds,
+        "seconds": asked.seconds,
+    }
+    if asked.tune:
+        found = {**shared, "found": tune(bench)}
+        (RESULTS / "serving_tuning.json").write_text(json.dumps(found, indent=1) + "\n")
+        return
+    chosen = chosen_settings()
+    bench.prepare(chosen)
+    for number in range(1, asked.rounds + 1):
+        for turn in bench.turns():
+            bench.turn(turn[0], number, *turn[1:])
+    run: dict[str, Any] = {
+        **shared,
+        "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
+        "contenders": told_of(bench, chosen),
+        "versions": bench.ready.versions,
+        "deployed_s": bench.ready.argosy.deployed_s,
+        "failed": bench.failed,
+        "starts": bench.starts,
+        "cells": bench.cells,
+    }
+    run["targets"] = judge(run, TITLES, [peer.name for peer in PEERS if peer.batches])
+    text = report.markdown(run, TITLES)
+    print("\n" + text)
+    if asked.only or asked.quick or sorted(asked.sections) != sorted(SECTIONS):
+        print("not a complete run: benchmarks/results/ is left as it is")
+        return
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "serving.json").write_text(json.dumps(run, indent=1) + "\n")
+    (RESULTS / "serving.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -186,8 +187,20 @@ def test_a_model_that_takes_no_tokens_is_refused(tmp_path):
         attached(tmp_path, "[text]\nmax_length = 5\npool = 'cls'\n", flat)
 
 
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "serve-images.md"
+
+
+def test_every_field_stands_in_the_documentation():
+    page = PAGE.read_text()
+    for section in msgspec.structs.fields(Declaration):
+        assert f"| `[{section.name}]` |" in page
+        kind = next(k for k in section.type.__args__ if k is not type(None))
+        for field in msgspec.structs.fields(kind):
+            assert f"`{field.name}`" in page, field.name
+
+
 def test_the_example_in_the_documentation_is_one_that_works(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "how-to" / "serve-images.md").read_text()
+    page = PAGE.read_text()
     text = page.partition("```toml\n")[2].partition("```")[0]
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
     model = Signature(inputs=(spec("data", (-1, 3, 224, 224)),), outputs=IMAGES.outputs)

@@ -10,13 +10,14 @@ _FIRST_PAUSE_S, _GROWTH, _MAX_PAUSE_S = 0.1, 3.0, 2.0
 
 
 class Budget:
-    """An allowance of second attempts over all calls of a client: a tenth of them, and ten to begin with.
+    """An allowance of second attempts over all calls of a client: a tenth of them, and 64 in stock.
 
     The gateway allows itself the same share. Without it, every client of a failing service would ask as often again
-    as it retries, just when the service can do least.
+    as it retries, just when the service can do least. The stock is what 16 connections need to outlast the restart of
+    a gateway, with four attempts each.
     """
 
-    def __init__(self, *, share: float = 0.1, burst: float = 10.0) -> None:
+    def __init__(self, *, share: float = 0.1, burst: float = 64.0) -> None:
         self._share = share
         self._burst = burst
         self._tokens = burst

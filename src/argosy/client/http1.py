@@ -216,7 +216,7 @@ class AnswerReader:
         length = self._headers.get("content-length", "")
         is_chunked = "transfer-encoding" in self._headers
         self._ends_with_connection = not length and not is_chunked and self._parser.get_status_code() not in (204, 304)
-        if length.isdigit() and int(length) > self._max_bytes:
+        if length.isascii() and length.isdigit() and int(length) > self._max_bytes:
             self._error = self._error or self._too_large()
 
     def on_body(self, data: bytes) -> None:

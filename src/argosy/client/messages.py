@@ -288,7 +288,7 @@ def read_prediction(answer: Answer) -> Prediction:
 def read_inference(answer: Answer) -> Prediction:
     """Return what `infer_request` was answered; binary outputs are writable views of the answer's bytes."""
     text = answer.headers.get("inference-header-content-length")
-    size = len(answer.body) if text is None else int(text) if text.isdigit() else -1
+    size = len(answer.body) if text is None else int(text) if _is_number(text) else -1
     if not 0 <= size <= len(answer.body):
         raise _spoilt("its header length does not fit its body")
     raw = memoryview(answer.body)
@@ -348,7 +348,11 @@ def refusal(answer: Answer, url: str) -> ArgosyError:
 
 def _seconds(text: str) -> float:
     """Return Retry-After in seconds; a date, which a gateway never sends, counts as nothing said."""
-    return min(float(text), 3600.0) if text.isascii() and text.isdigit() and len(text) < 9 else 0.0
+    return min(float(text), 3600.0) if _is_number(text) else 0.0
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytearray | memoryview) -> Any:

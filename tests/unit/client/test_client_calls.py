@@ -205,7 +205,7 @@ def test_a_failing_service_is_not_asked_much_more_than_a_tenth_more_often():
     for _ in range(500):
         with pytest.raises(Unavailable):
             asking.predict("m", {"x": 1})
-    assert 500 <= len(script.requests) <= 500 * 1.1 + 10
+    assert 500 <= len(script.requests) <= 500 * 1.1 + 64
 
 
 def test_a_budget_is_earned_back():

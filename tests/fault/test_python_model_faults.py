@@ -83,8 +83,8 @@ def poison(home, patience_s=30.0):
     [
         "os._exit(3)",
         "ctypes.string_at(0)",
-        "os.kill(os.getpid(), signal.SIGKILL)",
-        "os.killpg(0, signal.SIGTERM); os.kill(os.getpid(), signal.SIGABRT)",
+        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", marks=pytest.mark.slow),
+        pytest.param("os.killpg(0, signal.SIGTERM); os.kill(os.getpid(), signal.SIGABRT)", marks=pytest.mark.slow),
         # Holds the interpreter for ever, so not even a heartbeat gets out.
         're.match(r"(a+)+$", "a" * 64 + "b")',
     ],

@@ -142,6 +142,12 @@ def drop_environment(**changes: str) -> None:
     os.environ.update(changes)
 
 
+def prefer_environment(**values: str) -> None:
+    """Set variables of this process's environment for libraries that read them, as far as the user has not."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
 def read_toml(path: Path, kind: type[T]) -> T:
     """Read a TOML file into `kind`; a wrong file says where: ``Expected `float`, got `str` - at `$.train.lr` ``."""
     import tomllib

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.config import from_plain, private_folder
+from argosy.core.config import from_plain, prefer_environment, private_folder
 from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound, PluginError
 from argosy.core.files import FileLock, write_atomic
 from argosy.core.logs import configure_logs, get_logger
@@ -22,7 +22,7 @@ from argosy.serve.access import Access, AccessFile, AccessRules, check_exposure,
 from argosy.serve.control import LISTENING, EndpointRoute, GatewayConfig, GatewayStatus
 from argosy.serve.dataplane import DataPlane
 from argosy.serve.fronts import FrontPeer
-from argosy.serve.http import HttpFront
+from argosy.serve.gateway_front import GatewayFront
 from argosy.serve.links import Link
 from argosy.serve.listening import Listening, allow_descriptors, keep_forever, listen
 from argosy.serve.prediction_id import MIN_KEY_BYTES
@@ -140,7 +140,7 @@ class Gateway:
         self.plane = DataPlane(config, clock, chance, loop.call_soon)
         self._access_file = AccessFile(Path(config.state).with_name("access.json"))
         self.access = Access(clock, self._access_file.load(is_guarded=config.is_guarded))
-        self.front = HttpFront(
+        self.front = GatewayFront(
             self.plane,
             self.access,
             clock,
@@ -328,6 +328,8 @@ class Gateway:
 
 
 def _import_grpc_front() -> "type[GrpcFront]":
+    # Its core would write a line into the log for whatever a client sends wrong, and so let clients fill it.
+    prefer_environment(GRPC_VERBOSITY="NONE")
     from argosy.serve.rpc.server import GrpcFront
 
     return GrpcFront

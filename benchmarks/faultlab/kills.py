@@ -21,7 +21,7 @@ _PATIENCE_S = 60.0
 _BACK_S = 3.0
 
 
-def run(quiet: Quiet, *, kills: int = 50, freezes: int = 10) -> list[Line]:
+def run(quiet: Quiet, *, kills: int = 50, freezes: int = 10, gateways: int = 5) -> list[Line]:
     """Measure."""
     lines = []
     with Deployment() as home:
@@ -31,6 +31,8 @@ def run(quiet: Quiet, *, kills: int = 50, freezes: int = 10) -> list[Line]:
             load_s = _hit(home, signal.SIGKILL)["started_to_ready_s"]
         for number, count in ((signal.SIGKILL, kills), (signal.SIGSTOP, freezes)):
             lines += _part(home, quiet, number, count, load_s)
+        with quiet():
+            lines.append(_gateway_part(home, gateways))
     return lines
 
 
@@ -70,6 +72,32 @@ def _part(home: Deployment, quiet: Quiet, number: int, count: int, load_s: float
             hits=hits,
         ),
     ]
+
+
+def _gateway_part(home: Deployment, count: int) -> Line:
+    """Kill the gateway: what it held is lost, as with any server, so what counts is how soon it answers again."""
+    moments = []
+    with clients([{"kind": "reconnect", "port": home.port, "schedule": [[3600.0, RATE / 2]], "seed": 4}]) as running:
+        for _ in range(count):
+            until(lambda: len(home.ready("m:1")) >= REPLICAS)
+            time.sleep(1.0)
+            (gateway,) = home.processes("gateway")
+            moments.append(time.monotonic())
+            os.kill(gateway.pid, signal.SIGKILL)
+            until(lambda: home.status().pid != gateway.pid)  # noqa: B023
+        until(lambda: len(home.ready("m:1")) >= REPLICAS)
+        time.sleep(1.0)
+        heard = stop_all(running)
+    answered = heard.answered
+    back = sorted(float(answered["done"][answered["sent"] > moment].min() - moment) for moment in moments)
+    return line(
+        f"the gateway killed {count} times: the first answer after it",
+        f"median {back[len(back) // 2]:.2f} s, longest {back[-1]:.2f} s; {len(heard.failed)} requests lost meanwhile",
+        f"{_BACK_S:g} s",
+        back[-1] <= _BACK_S,
+        back_s=[round(seconds, 3) for seconds in back],
+        outcomes=heard.outcomes(),
+    )
 
 
 def _load(home: Deployment) -> list[list[dict[str, Any]]]:

@@ -181,7 +181,8 @@ class Connection(asyncio.Protocol):
             # A callback below failed: ours, not the client's.
             self._stop(Internal("the request could not be processed"))
         except httptools.HttpParserError as error:
-            self._stop(InvalidInput(f"this is not HTTP/1.1: {error}"[:300], code="bad_http"))
+            # What was found wrong before the parser gave up counts, however the bytes were cut.
+            self._stop(self._error or InvalidInput(f"this is not HTTP/1.1: {error}"[:300], code="bad_http"))
         if self._error is None and self._phase == _HEAD and self._read_bytes > 2 * MAX_HEAD_BYTES:
             self._error = _head_too_large()
         if self._error is not None:

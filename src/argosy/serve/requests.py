@@ -104,9 +104,10 @@ def check_inputs(signature: Signature, given: Mapping[str, Tensor]) -> Inputs:
 
 
 def _missing(spec: TensorSpec, given: Mapping[str, Tensor]) -> InvalidInput:
+    found = ", ".join(repr(name[:100]) for name in list(given)[:20]) or "none"
     return InvalidInput(
-        f"input '{spec.name}' ({spec.datatype} {list(spec.shape)}) is missing; found: "
-        f"{', '.join(repr(name) for name in given) or 'none'}",
+        f"input '{spec.name}' ({spec.datatype} {list(spec.shape)}) is missing; found: {found}"
+        f"{f' and {len(given) - 20} more' if len(given) > 20 else ''}",
         code="missing_input",
         input=spec.name,
     )

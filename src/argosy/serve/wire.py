@@ -251,7 +251,7 @@ def decode(header: bytes | memoryview) -> Frame:
     """Return the message of a header; InvalidInput when it is none of ours."""
     try:
         return cast("Frame", _decoder.decode(header))
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidInput(f"a frame's header is not understood: {error}", code="bad_frame") from error
 
 

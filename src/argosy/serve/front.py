@@ -26,7 +26,8 @@ from argosy.serve.access import Access, AccessRules, check_exposure
 from argosy.serve.connection import Exchange
 from argosy.serve.control import FrontConfig
 from argosy.serve.dataplane import Client
-from argosy.serve.http import HttpFront, place_of
+from argosy.serve.heads import Head
+from argosy.serve.http import HttpFront
 from argosy.serve.listening import Listening, allow_descriptors, keep_forever, listen
 from argosy.serve.tls import CertificateFiles
 
@@ -298,8 +299,9 @@ def _fill(asked: Asked, frame: wire.Inferred, body: memoryview) -> None:
 class RemoteFront(HttpFront):
     """HTTP whose inferences are decoded here, and whose other pages are the gateway's."""
 
-    def _route(self, head: Any) -> Callable[[Exchange], None]:
-        return super()._route(head) if place_of(head.target)[0] in self.inferences else self._forward
+    def _other(self, head: Head) -> Callable[[Exchange], None]:
+        del head
+        return self._forward
 
     def _forward(self, exchange: Exchange) -> None:
         plane = cast("Any", self.plane)

@@ -53,10 +53,14 @@ class Host(Protocol):
     """What a peer needs of the gateway it belongs to."""
 
     plane: DataPlane
-    front: HttpFront
     access: Access
     grpc_port: int
     peers: "set[FrontPeer]"
+
+    @property
+    def front(self) -> HttpFront:
+        """What answers the pages."""
+        ...
 
 
 class FrontPeer:

@@ -14,21 +14,22 @@ version than the drawn one answered.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from argosy import __version__
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Denied, Internal, InvalidInput, NotFound
 from argosy.core.logs import get_logger
-from argosy.serve import contents, pages, plain, triton, v2
+from argosy.core.tensors import Signature
+from argosy.serve import contents, plain, triton, v2
 from argosy.serve.access import NOBODY, POLICIES, Access, check_policies, own_names
 from argosy.serve.connection import Connection, Exchange
-from argosy.serve.dataplane import Call, DataPlane
+from argosy.serve.dataplane import Client
 from argosy.serve.deadlines import timeout_of
-from argosy.serve.endpoint import Endpoint, version_number
+from argosy.serve.endpoint import version_number
 from argosy.serve.heads import UNKNOWN, Head, Heads
+from argosy.serve.wire import Tensor
 
 log = get_logger()
 
@@ -48,16 +49,66 @@ _MEDIA_TYPES = {"", "application/json", "application/octet-stream", "application
 _SHOWN = ("path", "input", "known")
 _MOST_SHOWN = 20
 _NEVER = math.inf
-_MODEL = "/v2/models/{endpoint}"
-_VERSION = "/v2/models/{endpoint}/versions/{number}"
+MODEL = "/v2/models/{endpoint}"
+VERSION = "/v2/models/{endpoint}/versions/{number}"
+
+
+class Asked(Protocol):
+    """A request for an inference on its way."""
+
+    error: ArgosyError | None
+    outputs: Sequence[Tensor]
+    ref: str
+    prediction: str
+    failover: str
+
+    def cancel(self) -> None:
+        """Forget it."""
+        ...
+
+
+class Plane(Protocol):
+    """What answers requests: the data plane of this process (`DataPlane`), or another's (`front.RemotePlane`)."""
+
+    @property
+    def endpoints(self) -> Mapping[str, Any]:
+        """The endpoints by name."""
+        ...
+
+    @property
+    def counters(self) -> Any:
+        """Where `count(name, *labels)` adds one."""
+        ...
+
+    def endpoint(self, name: str) -> Any:
+        """Return an endpoint; NotFound."""
+        ...
+
+    def signature(self, endpoint: Any, number: str = "") -> Signature:
+        """Return what callers of an endpoint, or of one of its versions by number, must send."""
+        ...
+
+    def infer(
+        self,
+        endpoint: Any,
+        tensors: Mapping[str, Tensor],
+        on_done: Callable[[Any], None],
+        *,
+        timeout_s: float = 0.0,
+        caller: str = "",
+        number: str = "",
+        client: Client | None = None,
+    ) -> Asked:
+        """Start an inference; `on_done` is called once, later, unless it is cancelled."""
+        ...
 
 
 class HttpFront:
-    """The HTTP side of one gateway."""
+    """HTTP with callers: who may come in, who asks, inferences and errors. What else there is, subclasses say."""
 
     def __init__(
         self,
-        plane: DataPlane,
+        plane: Plane,
         access: Access,
         clock: Clock,
         *,
@@ -80,33 +131,15 @@ class HttpFront:
         self.grpc_port = 0
         """Where gRPC is served beside us; 0 if it is not."""
         self._hosts = _allowed_hosts(host, hosts)
-        self._pages: dict[str, tuple[str, Callable[[Exchange], None]]] = {
-            "/": ("GET", self._index),
-            "/metrics": ("GET", self._metrics),
-            "/v2": ("GET", self._server_metadata),
-            "/v2/health/live": ("GET", self._live),
-            "/v2/health/ready": ("GET", self._ready),
-            "/v2/repository/index": ("POST", self._repository),
-            "/v2/models/stats": ("GET", self._all_statistics),
-            "/openapi.json": ("GET", self._openapi),
-            "/docs": ("GET", self._docs),
-        }
+        self._pages: dict[str, tuple[str, Callable[[Exchange], None]]] = {}
+        """Method and answer of each path without a name in it."""
         self._paths: dict[str, tuple[str, Callable[[str, str, Exchange], None]]] = {
             "/predict/{endpoint}": ("POST", self._predict),
-            _MODEL: ("GET", self._model),
-            f"{_MODEL}/infer": ("POST", self._infer),
-            f"{_MODEL}/ready": ("GET", self._model_ready),
-            f"{_MODEL}/config": ("GET", self._config),
-            f"{_MODEL}/stats": ("GET", self._statistics),
-            _VERSION: ("GET", self._model),
-            f"{_VERSION}/infer": ("POST", self._infer),
-            f"{_VERSION}/ready": ("GET", self._model_ready),
-            f"{_VERSION}/config": ("GET", self._config),
-            f"{_VERSION}/stats": ("GET", self._statistics),
+            f"{MODEL}/infer": ("POST", self._infer),
+            f"{VERSION}/infer": ("POST", self._infer),
         }
-        self.inferences = frozenset(p for p, (_, found) in self._paths.items() if found in (self._infer, self._predict))
-        """The paths that ask for an inference."""
-        check_policies((*self._pages, *self._paths))
+        """The same of the paths of an endpoint."""
+        check_policies(self._paths)
 
     def admit(self, head: Head) -> ArgosyError | None:
         """Refuse what no path would accept, before its body is read."""
@@ -117,14 +150,14 @@ class HttpFront:
             return InvalidInput("the request has no Host header", code="bad_http")  # RFC 9112, section 3.2
         # A page of another site can make a browser send requests here; its name, resolved to this address, stands in
         # Host (DNS rebinding), and its address in Origin.
-        if _host(headers.get(b"host", b"")) not in self._hosts:
+        if host_of(headers.get(b"host", b"")) not in self._hosts:
             return InvalidInput(
                 f"this server is not called {headers.get(b'host', b'')[:100].decode('latin-1')!r}",
                 hint=f"use one of: {', '.join(sorted(self._hosts))}",
                 code="foreign_host",
             )
         origin = headers.get(b"origin", b"")
-        if origin and _host(origin.partition(b"://")[2]) not in self._hosts:
+        if origin and host_of(origin.partition(b"://")[2]) not in self._hosts:
             return InvalidInput("requests from pages of other sites are refused", code="foreign_origin")
         try:
             self._authorize(head)
@@ -166,7 +199,8 @@ class HttpFront:
             body["hint"] = error.hint
         body |= {key: value for key, value in error.context.items() if key in _SHOWN}
         if error.code == "unknown_endpoint":
-            body["known"] = [name for name, _ in self._endpoints_of(exchange)][:_MOST_SHOWN]
+            caller = exchange.head.caller
+            body["known"] = [name for name in self.plane.endpoints if caller.may(name)][:_MOST_SHOWN]
         headers = ""
         if "retry_after_s" in error.context:
             headers = f"retry-after: {max(1, round(error.context['retry_after_s']))}\r\n"
@@ -209,6 +243,10 @@ class HttpFront:
             if method == "POST":
                 head.facts = _facts(head.headers)
             return functools.partial(answer, name, number)
+        return self._other(head)
+
+    def _other(self, head: Head) -> Callable[[Exchange], None]:
+        """Return what answers a head whose path is none of those known here; NotFound if nothing does."""
         shown = head.target.partition(b"?")[0][:200].decode("latin-1")
         if not shown.startswith("/"):
             raise InvalidInput("the request's target is not a path", code="bad_http")
@@ -233,7 +271,7 @@ class HttpFront:
         if asked.outputs:
             v2.check_outputs(plane.signature(endpoint, number), asked)
 
-        def done(call: Call) -> None:
+        def done(call: Asked) -> None:
             if call.error is not None:
                 self.refuse(exchange, call.error)
                 return
@@ -265,7 +303,7 @@ class HttpFront:
         signature = plane.signature(endpoint)
         asked = (plain.of_image if facts.is_image else plain.decode_request)(exchange.body, signature)
 
-        def done(call: Call) -> None:
+        def done(call: Asked) -> None:
             if call.error is not None:
                 self.refuse(exchange, call.error)
                 return
@@ -292,105 +330,6 @@ class HttpFront:
             number=number,
             client=exchange.head.caller,
         ).cancel
-
-    # Pages -------------------------------------------------------------------------------------------------------
-
-    def _index(self, exchange: Exchange) -> None:
-        endpoints = {}
-        for name, endpoint in self._endpoints_of(exchange):
-            entry: dict[str, Any] = {
-                "version": endpoint.plan.serving_ref,
-                "is_ready": not endpoint.plan.is_held,
-                "predict": f"/predict/{name}",
-                "infer": f"/v2/models/{name}/infer",
-            }
-            if endpoint.plan.canary:
-                entry |= {"canary": endpoint.plan.canary_ref, "canary_share": endpoint.plan.share}
-            endpoints[name] = entry
-        exchange.respond_json(200, {"server": "argosy", "version": __version__, "endpoints": endpoints})
-
-    def _endpoints_of(self, exchange: Exchange) -> list[tuple[str, Endpoint]]:
-        caller = exchange.head.caller
-        return [(name, endpoint) for name, endpoint in self.plane.endpoints.items() if caller.may(name)]
-
-    def _openapi(self, exchange: Exchange) -> None:
-        host = exchange.head.headers[b"host"].decode("latin-1")
-        body = pages.openapi(
-            [endpoint for _, endpoint in self._endpoints_of(exchange)],
-            lambda endpoint: self.plane.signatures.get(endpoint.plan.serving),
-            f"{self.scheme}://{host}",
-            grpc=f"{_host(host.encode('latin-1'))}:{self.grpc_port}" if self.grpc_port > 0 else "",
-            needs_key=self.access.is_on,
-        )
-        exchange.respond(200, [body], "content-type: application/json\r\n")
-
-    def _docs(self, exchange: Exchange) -> None:
-        body, headers = pages.docs()
-        exchange.respond(200, [body], headers)
-
-    def _metrics(self, exchange: Exchange) -> None:
-        body, kind = self.plane.counters.expose()
-        exchange.respond(200, [body], f"content-type: {kind}\r\n")
-
-    def _server_metadata(self, exchange: Exchange) -> None:
-        exchange.respond_json(200, {"name": "argosy", "version": __version__, "extensions": list(triton.EXTENSIONS)})
-
-    def _live(self, exchange: Exchange) -> None:
-        exchange.respond_json(200, {"live": True})
-
-    def _ready(self, exchange: Exchange) -> None:
-        held = [name for name, endpoint in self.plane.endpoints.items() if endpoint.plan.is_held]
-        exchange.respond_json(503 if held else 200, {"ready": not held})
-
-    def _repository(self, exchange: Exchange) -> None:
-        exchange.respond_json(
-            200,
-            [
-                {
-                    "name": name,
-                    "version": version_number(endpoint.plan.serving_ref),
-                    "state": "UNAVAILABLE" if endpoint.plan.is_held else "READY",
-                    "reason": endpoint.plan.note,
-                }
-                for name, endpoint in self._endpoints_of(exchange)
-            ],
-        )
-
-    def _model(self, name: str, number: str, exchange: Exchange) -> None:
-        endpoint = self.plane.endpoint(name)
-        signature = self.plane.signature(endpoint, number)
-        exchange.respond_json(200, v2.metadata(endpoint.route.name, endpoint.numbers(), signature))
-
-    def _config(self, name: str, number: str, exchange: Exchange) -> None:
-        plane = self.plane
-        endpoint = plane.endpoint(name)
-        signature = plane.signature(endpoint, number)
-        found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
-        sizes = [r.hello.max_batch for r in plane.pool.replicas.values() if found and r.hello.digest == found[0]]
-        exchange.respond_json(200, triton.model_config(name, signature, max(sizes, default=0)))
-
-    def _statistics(self, name: str, number: str, exchange: Exchange) -> None:
-        endpoint = self.plane.endpoint(name)
-        if number:
-            self.plane.signature(endpoint, number)  # which says what is wrong with the number
-        refs = [ref for ref in endpoint.refs() if not number or version_number(ref) == number]
-        exchange.respond_json(200, triton.statistics(self.plane.counters, [(name, ref) for ref in refs]))
-
-    def _all_statistics(self, exchange: Exchange) -> None:
-        if "stats" in self.plane.endpoints:  # then this is the path of its metadata
-            exchange.head.caller.check("stats")
-            self._model("stats", "", exchange)
-            return
-        versions = [(name, ref) for name, endpoint in self._endpoints_of(exchange) for ref in endpoint.refs()]
-        exchange.respond_json(200, triton.statistics(self.plane.counters, versions))
-
-    def _model_ready(self, name: str, number: str, exchange: Exchange) -> None:
-        endpoint = self.plane.endpoint(name)
-        found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
-        if found is None:
-            self.plane.signature(endpoint, number)  # which says that there is no such version
-        is_ready = found is not None and found[0] in self.plane.pool.ready
-        exchange.respond_json(200 if is_ready else 503, {"name": endpoint.route.name, "ready": is_ready})
 
 
 class _Facts(NamedTuple):
@@ -431,13 +370,13 @@ def place_of(target: bytes) -> tuple[str, str, str]:
         case ["v2", "models", "stats"]:
             return "/v2/models/stats", "", ""
         case ["v2", "models", name]:
-            return _MODEL, name, ""
+            return MODEL, name, ""
         case ["v2", "models", name, "infer" | "ready" | "config" | "stats" as what]:
-            return f"{_MODEL}/{what}", name, ""
+            return f"{MODEL}/{what}", name, ""
         case ["v2", "models", name, "versions", number]:
-            return _VERSION, name, number
+            return VERSION, name, number
         case ["v2", "models", name, "versions", number, "infer" | "ready" | "config" | "stats" as what]:
-            return f"{_VERSION}/{what}", name, number
+            return f"{VERSION}/{what}", name, number
     return path.rstrip("/") or "/", "", ""
 
 
@@ -446,7 +385,7 @@ def _need(head: Head, method: str) -> None:
         raise InvalidInput(f"this path takes {method}, but {head.method} was sent", code="method_not_allowed")
 
 
-def _named(call: Call) -> str:
+def _named(call: Asked) -> str:
     if call.failover:
         return (
             f"argosy-prediction: {call.prediction}\r\nargosy-version: {call.ref}\r\n"
@@ -455,7 +394,7 @@ def _named(call: Call) -> str:
     return f"argosy-prediction: {call.prediction}\r\nargosy-version: {call.ref}\r\n"
 
 
-def _host(value: bytes) -> str:
+def host_of(value: bytes) -> str:
     """Return the name in a Host header or an authority, without its port."""
     text = value.strip().lower().decode("latin-1")
     name, colon, port = text.rpartition(":")

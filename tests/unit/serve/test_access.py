@@ -22,8 +22,8 @@ from argosy.serve.access import (
     is_loopback,
     url_of,
 )
+from argosy.serve.gateway_front import GatewayFront
 from argosy.serve.heads import Head
-from argosy.serve.http import HttpFront
 from plane import World
 
 KEYS = [make_key(Random(seed).randbytes) for seed in range(4)]
@@ -303,7 +303,7 @@ def front(clock):
     world = World()
     world.replica("1")
     world.route("1")
-    return HttpFront(
+    return GatewayFront(
         world.plane,
         Access(clock, closed(granted(KEYS[0], "ada", ("m",)), granted(KEYS[1], "bob", ("other",)))),
         clock,
@@ -337,7 +337,7 @@ def test_a_path_without_a_policy_stops_the_start(front, clock, monkeypatch):
     for path in routes(front):
         monkeypatch.setattr(module, "POLICIES", {p: policy for p, policy in POLICIES.items() if p != path})
         with pytest.raises(Internal, match="has no policy that says who may use it") as caught:
-            HttpFront(front.plane, front.access, clock, max_body_bytes=1, receive_s=1.0, host="127.0.0.1")
+            GatewayFront(front.plane, front.access, clock, max_body_bytes=1, receive_s=1.0, host="127.0.0.1")
         assert path in caught.value.message
     with pytest.raises(Internal):
         check_policies(["/new/page"])
@@ -451,7 +451,7 @@ def test_refusals_are_counted_by_reason_and_not_by_caller(front):
 
 def test_names_given_to_the_gateway_may_stand_in_host_and_nothing_else(front, clock):
     access = Access(clock, OPEN)
-    open_front = HttpFront(
+    open_front = GatewayFront(
         front.plane,
         access,
         clock,

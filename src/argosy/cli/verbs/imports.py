@@ -11,7 +11,7 @@ from argosy.cli.workspace import Workspace
 from argosy.cluster.launcher import Launcher, ProcessSpec
 from argosy.core.config import read_toml
 from argosy.core.digest import sha256
-from argosy.core.errors import Conflict, IntegrityError, Internal, InvalidInput, NotFound
+from argosy.core.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from argosy.formats.inspection import Inspection
 from argosy.pipeline.config import check_name
 from argosy.registry.versions import MODEL_FILE, Evaluation, FileRef, Manifest, Version
@@ -156,9 +156,10 @@ def run_check(
         if error is not None:
             raise error
         if not result.is_file():
-            raise Internal(
+            raise InvalidInput(
                 f"the process that looked at '{what}' ended without a result: {_last_words(launcher, name)}",
-                hint="the model may need more memory than a self-check allows",
+                hint="the model may need more memory than a self-check allows, or crash what runs it",
+                code="check_ended",
             )
         return msgspec.json.decode(result.read_bytes(), type=kind)
     finally:

@@ -7,16 +7,22 @@ from typing import Any
 import numpy as np
 
 from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, Refused
-from argosy.core.tensors import DATATYPE_OF_NUMPY, DATATYPES, Signature
+from argosy.core.tensors import DATATYPES, Signature
 from argosy.formats.runner import Runner
 from argosy.registry.versions import MODEL_FILE, Manifest
 from argosy.serve import wire
-from argosy.serve.values import item_size, pack_texts
+from argosy.serve.values import pack_texts
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 Function = Callable[[Arrays], Mapping[str, np.ndarray[Any, np.dtype[Any]]]]
 # The model's outputs, and what the preparation made: pooling needs to know which tokens are padding.
 Finish = Callable[[Arrays, Arrays], Mapping[str, np.ndarray[Any, np.dtype[Any]]]]
+
+# Looked up for every tensor: NumPy takes microseconds to name a dtype.
+_DTYPES = {name: np.dtype(numpy_name) for name, (numpy_name, size) in DATATYPES.items() if size}
+_DATATYPES = {dtype.str: name for name, dtype in _DTYPES.items()}
+_COPIED_BYTES = 4096
+"""Copying so few bytes is cheaper than making views of them."""
 
 NON_FINITE = "non_finite_output"
 RUN_FAILED = "model_run_failed"
@@ -40,6 +46,8 @@ class Engine:
         self._prepare = prepare
         self._model = model
         self._finish = finish
+        self._is_batched = signature.is_batched and bool(signature.inputs)
+        self._outputs = tuple(spec.name for spec in signature.outputs)
 
     def compute(self, inputs: Arrays) -> Arrays:
         """Return the outputs of the signature. Refused blames the caller; anything else blames the version."""
@@ -53,14 +61,14 @@ class Engine:
         if self._finish is not None:
             arrays = self._finish(dict(arrays), dict(prepared))
         found = {}
-        rows = next(iter(inputs.values())).shape[0] if self.signature.is_batched and inputs else 0
-        for spec in self.signature.outputs:
-            if spec.name not in arrays:
-                raise InvalidInput(f"the version has no output '{spec.name}'; it gave: {', '.join(arrays)}")
-            array = np.asarray(arrays[spec.name])
+        rows = next(iter(inputs.values())).shape[0] if self._is_batched else 0
+        for name in self._outputs:
+            if name not in arrays:
+                raise InvalidInput(f"the version has no output '{name}'; it gave: {', '.join(arrays)}")
+            array = np.asarray(arrays[name])
             if rows and (array.ndim == 0 or array.shape[0] != rows):
-                raise InvalidInput(f"output '{spec.name}' has shape {list(array.shape)} for {rows} rows")
-            found[spec.name] = array
+                raise InvalidInput(f"output '{name}' has shape {list(array.shape)} for {rows} rows")
+            found[name] = array
         return found
 
     def run(self, order: wire.Run, body: memoryview) -> tuple[wire.Done, list[bytes | memoryview], bool]:
@@ -79,9 +87,11 @@ class Engine:
                 return self._single_failure(order.batch, error), [], False
             return (*self._one_by_one(order, inputs), True)
         failures = _non_finite(outputs, order.rows)
+        answered: Sequence[int] = order.rows
         if failures:
-            outputs = _without(outputs, order.rows, {failure.index for failure in failures})
-        answered = [n for i, n in enumerate(order.rows) if i not in {failure.index for failure in failures}]
+            left_out = {failure.index for failure in failures}
+            outputs = _without(outputs, order.rows, left_out)
+            answered = [n for i, n in enumerate(order.rows) if i not in left_out]
         described, pieces = write_outputs(outputs, answered) if answered else ((), [])
         return wire.Done(order.batch, 0.0, described, tuple(failures)), pieces, False
 
@@ -160,7 +170,7 @@ def read_inputs(order: wire.Run, body: memoryview) -> Arrays:
             texts, at = _texts(body, at, count)
             found[name] = texts.reshape(shape)
             continue
-        dtype = np.dtype(DATATYPES[datatype][0])
+        dtype = _DTYPES[datatype]
         array = np.frombuffer(body, dtype=dtype, count=count, offset=at).reshape(shape)
         # Behind an odd number of bytes an array may start anywhere; compiled kernels rely on alignment.
         found[name] = array if array.flags.aligned else array.copy()
@@ -191,12 +201,16 @@ def write_outputs(outputs: Arrays, rows: Sequence[int]) -> tuple[tuple[wire.Outp
             described.append(wire.Output(name, "BYTES", array.shape, cuts))
             pieces.append(data)
             continue
-        datatype = DATATYPE_OF_NUMPY.get(array.dtype.name)
-        if datatype is None or not item_size(datatype):
-            raise InvalidInput(f"output '{name}' is of the type {array.dtype}, which can't be sent")
-        if array.dtype.byteorder == ">":
+        datatype = _DATATYPES.get(array.dtype.str)
+        if datatype is None and array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))  # noqa: PLW2901
+            datatype = _DATATYPES.get(array.dtype.str)
+        if datatype is None:
+            raise InvalidInput(f"output '{name}' is of the type {array.dtype}, which can't be sent")
         described.append(wire.Output(name, datatype, array.shape))
+        if array.nbytes <= _COPIED_BYTES:
+            pieces.append(array.tobytes())
+            continue
         # A view as bytes: `memoryview.cast` knows neither half precision nor empty arrays.
         pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return tuple(described), pieces

@@ -155,9 +155,10 @@ class Replica:
 
     def _converse(self, connection: socket.socket) -> bool:
         """Answer until the gateway says goodbye (True) or is gone (False)."""
+        receiver = wire.Receiver(connection)
         while True:
             try:
-                frame, body = wire.receive(connection)
+                frame, body = receiver.receive()
             except ArgosyError:
                 return False
             if isinstance(frame, wire.Bye):

@@ -20,6 +20,8 @@ from argosy.core.tensors import Signature
 PREFIX = struct.Struct("<IQ")
 MAX_HEADER_BYTES = 16 << 20
 """Status of a gateway with thousands of replicas and windows stays far below this."""
+_SMALL_BYTES = 16 << 10
+"""Frames up to this size are copied together, or taken in one piece: that is cheaper than another call."""
 MAX_BODY_BYTES = 1 << 30
 """The largest batch that may travel; a length beyond it means that the peer speaks something else."""
 
@@ -300,8 +302,12 @@ class FrameReader:
 
 
 def send(connection: socket.socket, message: Message, body: Sequence[bytes | memoryview] = ()) -> None:
-    """Send one frame over a blocking socket."""
-    pieces = [memoryview(piece).cast("B") for piece in encode(message, body) if len(piece)]
+    """Send one frame over a blocking socket; a small one by one call of the system."""
+    encoded = encode(message, body)
+    if sum([len(piece) for piece in encoded]) <= _SMALL_BYTES:
+        connection.sendall(encoded[0] if len(encoded) == 1 else b"".join(encoded))
+        return
+    pieces = [memoryview(piece).cast("B") for piece in encoded if len(piece)]
     while pieces:
         sent = connection.sendmsg(pieces[:64])
         while pieces and sent >= len(pieces[0]):
@@ -311,24 +317,74 @@ def send(connection: socket.socket, message: Message, body: Sequence[bytes | mem
 
 
 def receive(connection: socket.socket) -> tuple[Frame, memoryview]:
-    """Wait for one frame on a blocking socket; Unavailable when the peer is gone, DeadlineExceeded on its timeout."""
+    """Wait for one frame on a blocking socket; Unavailable when the peer is gone, DeadlineExceeded on its timeout.
+
+    Takes not a byte more than the frame, so the next one may be waited for elsewhere.
+    """
     header_size, body_size = PREFIX.unpack(_exactly(connection, PREFIX.size))
     check_lengths(header_size, body_size)
     frame = decode(_exactly(connection, header_size))
     return frame, _exactly(connection, body_size)
 
 
+class Receiver:
+    """Takes frames from a blocking socket, a small one by one call of the system.
+
+    Each body is memory of its own that nothing writes to again: a version may keep what it was given.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._rest = memoryview(b"")
+
+    def receive(self) -> tuple[Frame, memoryview]:
+        """Wait for one frame; Unavailable when the peer is gone, DeadlineExceeded on the socket's timeout."""
+        data = self._at_least(self._rest, PREFIX.size)
+        header_size, body_size = PREFIX.unpack_from(data)
+        check_lengths(header_size, body_size)
+        start = PREFIX.size + header_size
+        end = start + body_size
+        data = self._at_least(data, start)
+        frame = decode(data[PREFIX.size : start])
+        if len(data) >= end:
+            self._rest = data[end:]
+            return frame, data[start:end]
+        self._rest = memoryview(b"")
+        body = memoryview(bytearray(body_size))
+        have = len(data) - start
+        body[:have] = data[start:]
+        _fill(self._connection, body, have)
+        return frame, body
+
+    def _at_least(self, data: memoryview, size: int) -> memoryview:
+        have = len(data)
+        if have >= size:
+            return data
+        buffer = memoryview(bytearray(max(size, _SMALL_BYTES)))
+        buffer[:have] = data
+        while have < size:
+            have += _some(self._connection, buffer[have:])
+        return buffer[:have]
+
+
 def _exactly(connection: socket.socket, size: int) -> memoryview:
     buffer = memoryview(bytearray(size))
-    got = 0
-    while got < size:
-        try:
-            count = connection.recv_into(buffer[got:])
-        except TimeoutError as error:
-            raise DeadlineExceeded("the peer sent nothing in the time given", code="peer_silent") from error
-        except OSError as error:
-            raise Unavailable(f"the connection broke: {error.strerror}", code="peer_gone") from error
-        if count == 0:
-            raise Unavailable("the peer closed the connection", code="peer_gone")
-        got += count
+    _fill(connection, buffer, 0)
     return buffer
+
+
+def _fill(connection: socket.socket, buffer: memoryview, have: int) -> None:
+    while have < len(buffer):
+        have += _some(connection, buffer[have:])
+
+
+def _some(connection: socket.socket, buffer: memoryview) -> int:
+    try:
+        count = connection.recv_into(buffer)
+    except TimeoutError as error:
+        raise DeadlineExceeded("the peer sent nothing in the time given", code="peer_silent") from error
+    except OSError as error:
+        raise Unavailable(f"the connection broke: {error.strerror}", code="peer_gone") from error
+    if count == 0:
+        raise Unavailable("the peer closed the connection", code="peer_gone")
+    return count

@@ -78,3 +78,52 @@ def test_a_silent_peer_meets_the_deadline():
         right.settimeout(0.01)
         with pytest.raises(DeadlineExceeded):
             wire.receive(right)
+
+
+@pytest.fixture
+def ends():
+    left, right = socket.socketpair()
+    left.settimeout(5)
+    right.settimeout(5)
+    with left, right:
+        yield left, right
+
+
+def frame(number, size):
+    message = wire.Run(number, (("x", "UINT8", (1, size)),), (1,))
+    return b"".join(bytes(piece) for piece in wire.encode(message, [bytes([number]) * size]))
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000, 1 << 20])
+@pytest.mark.parametrize("sizes", [(0,), (3, 0, 5), (20_000,), (100, 70_000, 100)])
+def test_a_receiver_puts_frames_together_however_they_arrive(ends, step, sizes):
+    left, right = ends
+    data = b"".join(frame(number, size) for number, size in enumerate(sizes, 1))
+    sender = threading.Thread(target=lambda: [left.sendall(data[at : at + step]) for at in range(0, len(data), step)])
+    sender.start()
+    receiver = wire.Receiver(right)
+    bodies = []
+    for number, size in enumerate(sizes, 1):
+        found, body = receiver.receive()
+        assert found.batch == number
+        assert (len(body), body.readonly) == (size, False)
+        bodies.append(body)
+    sender.join()
+    # What came earlier is not written over: a version may have kept it.
+    for number, body in enumerate(bodies, 1):
+        assert set(bytes(body)) <= {number}
+
+
+def test_a_receiver_says_that_the_peer_is_gone_in_the_middle_of_a_frame(ends):
+    left, right = ends
+    left.sendall(frame(1, 50_000)[:30_000])
+    left.close()
+    with pytest.raises(Unavailable, match="closed"):
+        wire.Receiver(right).receive()
+
+
+def test_a_receiver_refuses_absurd_lengths_before_it_takes_memory(ends):
+    left, right = ends
+    left.sendall(wire.PREFIX.pack(1 << 30, 1 << 60))
+    with pytest.raises(InvalidInput, match="announced"):
+        wire.Receiver(right).receive()

@@ -235,6 +235,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        if self._error is not None:
+            return  # the answer belongs to the one before, whose method decides whether it has a body
         self._head = Head()
         self._head_bytes = self._read_bytes = self._header_count = self._body_bytes = self._chunks = 0
 

@@ -102,7 +102,7 @@ def revoke(registry: RegistryLike, name: str) -> Accepted:
         if name in state.access.by_name:
             return
         if registry.log.last(REVOKED, name) is not None:
-            raise AsWanted(Accepted(endpoint="", is_changed=False, summary=f"'{name}' has no key any more already"))
+            raise AsWanted(Accepted(endpoint="", is_changed=False, summary=f"the key of '{name}' was revoked already"))
         known = ", ".join(f"'{other}'" for other in sorted(state.access.by_name))
         raise NotFound(
             f"nobody called '{name}' has a key; known are: {known or 'none'}",

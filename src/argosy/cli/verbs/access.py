@@ -110,8 +110,8 @@ def _enforce(output: Output, workspace: Workspace) -> bool:
     if not _desired(workspace).is_running:
         output.line("  nothing is served now; it holds from the start on")
         return False
-    start_controller(workspace.settings, workspace.launcher)
     clock, began = workspace.clock, workspace.clock.monotonic()
+    start_controller(workspace.settings, workspace.launcher)
     with GatewayClient(gateway_socket(workspace.settings), timeout_s=2.0) as client:
         while clock.monotonic() - began < _PATIENCE_S:
             with contextlib.suppress(Unavailable):

@@ -31,15 +31,15 @@ def show(*, as_json: bool) -> None:
     desired = workspace.observer.desired
     settings, access = desired.gateway, desired.access
     certificate = _certificate(settings, workspace.clock.now())
-    has_keys = f"{len(access.by_name)} of them granted" if access.is_on else "no key is needed"
+    port = desired.bound_port or settings.port
     rows = {
-        "address": f"{settings.url(desired.bound_port or settings.port)}, on {settings.address}",
+        "address": f"{settings.url(port)}, on {settings.host}" if port else f"any free port of {settings.host}",
         "state": view.gateway + (f": {view.gateway_error}" if view.gateway_error else ""),
         "gRPC": view.grpc or ("off" if settings.grpc_port < 0 else "any free port"),
         "TLS": certificate.get("summary", "off"),
         "fronts": f"{settings.fronts} processes" if settings.fronts else "none, the gateway speaks HTTP itself",
-        "names": ", ".join((*settings.names, "localhost")),
-        "keys": f"{'needed, ' if access.is_on else ''}{has_keys}",
+        "names": ", ".join(dict.fromkeys((*settings.names, "localhost"))),
+        "keys": f"needed; {len(access.by_name)} granted" if access.is_on else "not needed",
     }
     for name, text in rows.items():
         output.line(f"{name:<8} {text}")

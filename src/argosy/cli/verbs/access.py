@@ -1,12 +1,11 @@
 """`access grant|list|revoke|off`: keys for callers. A wish goes to the log, then it is seen to that it holds."""
 
-import contextlib
 from typing import Any
 
 from argosy.cli.output import Output
 from argosy.cli.verbs.models import when
 from argosy.cli.workspace import Workspace
-from argosy.core.errors import Unavailable
+from argosy.core.errors import ArgosyError
 from argosy.core.units import format_time, parse_time
 from argosy.operate import access as commands
 from argosy.operate.desired import Desired
@@ -112,17 +111,21 @@ def _enforce(output: Output, workspace: Workspace) -> bool:
         return False
     clock, began = workspace.clock, workspace.clock.monotonic()
     start_controller(workspace.settings, workspace.launcher)
+    trouble = "the gateway does not answer"
     with GatewayClient(gateway_socket(workspace.settings), timeout_s=2.0) as client:
         while clock.monotonic() - began < _PATIENCE_S:
-            with contextlib.suppress(Unavailable):
+            try:
                 rules = _desired(workspace).access.rules()
                 if client.status().access == rules.digest:
                     output.line(f"  in force after {format_time(clock.monotonic() - began)}")
                     return True
                 if clock.monotonic() - began > _CONTROLLER_S:
                     client.set_access(rules)
+            except ArgosyError as error:
+                # Not raised: a key that was granted has to be shown, whatever else goes wrong.
+                trouble = error.message
             clock.sleep(0.02)
-    output.line("  the gateway does not answer now; whatever it was, a new one starts with these rules")
+    output.line(f"  [yellow]not in force yet[/]: {trouble}; a gateway that starts anew has these rules")
     return False
 
 

@@ -1,12 +1,17 @@
 """The gateway is opened to others by the installed command: keys, TLS, names, and closed again."""
 
 import json
+import os
+import signal
 import ssl
 import urllib.error
 import urllib.request
 
 import pytest
 
+from argosy.cluster.local import LocalLauncher
+from argosy.core.config import load_settings
+from argosy.operate.processes import process_folder
 from served import constant
 
 
@@ -78,6 +83,20 @@ def test_a_gateway_is_opened_with_a_key_and_a_certificate_and_closed_again(serve
     told = served.ok("audit", "show", "--json") + served.ok("config", "show") + served.ok("access", "list", "--json")
     assert key[16:] not in told
     assert served.json("audit", "verify")["entries"] > 5
+
+
+@pytest.mark.capability("Z2")
+def test_a_controller_that_hangs_does_not_keep_a_revoked_key_alive(served):
+    key = served.json("access", "grant", "ada")["key"]
+    assert ask(served.url, key)[0] == 200
+    launcher = LocalLauncher(process_folder(load_settings(served.environment)))
+    controller = next(info.pid for info in launcher.list("controller") if info.alive)
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        assert served.json("access", "revoke", "ada")["enforced"]
+        assert ask(served.url, key) == (401, "unauthorized")
+    finally:
+        os.kill(controller, signal.SIGCONT)
 
 
 def test_a_key_that_is_set_is_not_shown(installed):

@@ -376,9 +376,27 @@ def config_show(as_json: AsJson = False) -> None:
 @endpoints.command("list")
 def endpoints_list(as_json: AsJson = False) -> None:
     """List endpoints, what they serve, and where."""
-    from argosy.cli.verbs import watch as verb
+    from argosy.cli.verbs import endpoints as verb
 
-    verb.watch("", once=True, as_json=as_json)
+    verb.list_endpoints(as_json=as_json)
+
+
+@endpoints.command("show")
+def endpoints_show(name: Annotated[str, typer.Argument(help="Name of the endpoint.")], as_json: AsJson = False) -> None:
+    """Show one endpoint: route, replicas, calibration with its reasons, limits, URLs, and how to ask it."""
+    from argosy.cli.verbs import endpoints as verb
+
+    verb.show(name, as_json=as_json)
+
+
+@endpoints.command("calibrate")
+def endpoints_calibrate(
+    name: Annotated[str, typer.Argument(help="Name of the endpoint.")], as_json: AsJson = False
+) -> None:
+    """Measure again how its versions run best on this machine; replicas and batches follow."""
+    from argosy.cli.verbs import endpoints as verb
+
+    verb.calibrate(name, as_json=as_json)
 
 
 @endpoints.command("remove")

@@ -70,6 +70,10 @@ class ProcessorClock(Protocol):
 class SystemProcessorClock:
     """The machine's own count."""
 
+    def process(self) -> float:
+        """Return the CPU seconds that this process has used, all threads together."""
+        return time.process_time()
+
     def cpu(self) -> float:
         """Return the CPU seconds that the calling thread has used."""
         return time.thread_time()

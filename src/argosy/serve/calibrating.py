@@ -11,19 +11,22 @@ import threading
 import msgspec
 
 from argosy.cluster.machine import process_memory_bytes
-from argosy.core.clock import SystemClock, SystemProcessorClock
+from argosy.core.clock import Clock, SystemClock, SystemProcessorClock
 from argosy.core.errors import ArgosyError
 from argosy.core.logs import configure_logs
 from argosy.serve.bench import EngineBench
 from argosy.serve.calibrator import Calibrator, Loaded, Memory
 from argosy.serve.control import ReplicaConfig
-from argosy.serve.host import free_memory, this_host
+from argosy.serve.host import free_memory, this_host, worked_s
 from argosy.serve.loading import Version, load
-from argosy.serve.profile import Profile, encode
+from argosy.serve.profile import Host, Profile, encode
 from argosy.serve.samples import Samples
 from argosy.serve.tuning import Request
 
 _LOWEST = 19
+_MOST_WAIT_S = 3.0
+_WINDOW_S = 0.25
+_BUSY_PART = 0.3
 
 
 def main() -> int:
@@ -36,6 +39,7 @@ def main() -> int:
     configure_logs(request.replica.log_level, process="calibration", replica=request.replica.id)
     if request.is_gentle:
         os.nice(_LOWEST)
+        wait_for_quiet(ThisMachine(), SystemClock())
     try:
         profile = calibrate(request.replica)
     except ArgosyError as error:
@@ -52,12 +56,37 @@ def calibrate(config: ReplicaConfig) -> Profile:
     def again(threads: int) -> Loaded:
         return measurable(load(msgspec.structs.replace(config, threads=threads)))
 
-    return Calibrator(config.digest, this_host(), again, memory_now, SystemClock()).full(threads=config.threads)
+    return Calibrator(config.digest, again, ThisMachine(), SystemClock()).full(threads=config.threads)
 
 
-def memory_now() -> Memory:
-    """Return what this process has, and what is free beside it."""
-    return Memory(process_memory_bytes(os.getpid()), free_memory())
+class ThisMachine:
+    """The machine this process runs on."""
+
+    def __init__(self, host: Host | None = None) -> None:
+        self._host = host or this_host()
+
+    @property
+    def host(self) -> Host:
+        """Its name in profiles."""
+        return self._host
+
+    def memory(self) -> Memory:
+        """Return what this process has, and what is free beside it."""
+        return Memory(process_memory_bytes(os.getpid()), free_memory())
+
+    def others_s(self) -> float:
+        """Return the CPU seconds that all other processes have taken since some moment."""
+        return worked_s() - SystemProcessorClock().process()
+
+
+def wait_for_quiet(machine: ThisMachine, clock: Clock, *, most_s: float = _MOST_WAIT_S) -> None:
+    """Return when other processes leave most of the machine free, or after `most_s`."""
+    until = clock.monotonic() + most_s
+    while clock.monotonic() < until:
+        before = machine.others_s()
+        clock.sleep(_WINDOW_S)
+        if machine.others_s() - before < _BUSY_PART * machine.host.cores * _WINDOW_S:
+            return
 
 
 def measurable(version: Version) -> Loaded:

@@ -1,8 +1,7 @@
 """Makes a version's profile: batches with one thread, then ways to use all cores, then the choice and its reasons."""
 
-import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from argosy.core.clock import Clock
 from argosy.core.units import format_time
@@ -18,6 +17,8 @@ QUICK_S = 0.2
 _SHAPES_S = 1.0
 """For all ways to use the cores together, loading apart."""
 _ROUNDS = 3
+_QUIET_PART = 0.2
+"""Part of the machine that others may take without a measurement being repeated later."""
 _COMPUTES = 0.8
 """The part of its time for which an undisturbed run computes, unless it waits for something."""
 
@@ -45,18 +46,34 @@ class Memory(NamedTuple):
     free: int
 
 
+class Machine(Protocol):
+    """What measuring needs of the machine."""
+
+    @property
+    def host(self) -> Host:
+        """Its name in profiles."""
+        ...
+
+    def memory(self) -> Memory:
+        """Return the memory now."""
+        ...
+
+    def others_s(self) -> float:
+        """Return the CPU seconds that all other processes have taken since some moment."""
+        ...
+
+
 class Calibrator:
     """Measures one version on this machine. `load(threads)` loads it once more."""
 
-    def __init__(
-        self, version: str, host: Host, load: Callable[[int], Loaded], memory: Callable[[], Memory], clock: Clock
-    ) -> None:
+    def __init__(self, version: str, load: Callable[[int], Loaded], machine: Machine, clock: Clock) -> None:
         self._version = version
-        self._host = host
         self._load = load
-        self._memory = memory
+        self._machine = machine
+        self._cores = machine.host.cores
         self._clock = clock
         self._begun = clock.monotonic()
+        self._others_s = machine.others_s()
 
     def quick(self, loaded: Loaded, *, threads: int = 1, budget_s: float = QUICK_S) -> tuple[Batching, Profile | None]:
         """Return how to feed a version just loaded; and its profile, if nothing else is to be found.
@@ -78,8 +95,8 @@ class Calibrator:
         found = self._batches(loaded, budget_s, wall_s=budget_s, in_wall=threads > 1)
         if not found.is_complete or found.error:
             return alone, None
-        memory = self._memory()
-        choice = tiny_choice(_best_row_s(found, loaded), self._host.cores, replicas_that_fit(*memory))
+        memory = self._machine.memory()
+        choice = tiny_choice(_best_row_s(found, loaded), self._cores, replicas_that_fit(*memory))
         if choice is None:
             return found.batching, None
         # With how many threads such short runs are measured makes no difference.
@@ -90,19 +107,19 @@ class Calibrator:
         until = self._clock.monotonic() + wall_s
         loaded = self._load(1)
         found = self._batches(loaded, BUDGET_S * (2 if loaded.takes_texts else 1), wall_s=wall_s / 2)
-        memory = self._memory()
+        memory = self._machine.memory()
         most = replicas_that_fit(*memory)
-        shapes = _Shapes(loaded, found, self._load, self._host.cores)
+        shapes = _Shapes(loaded, found, self._load, self._cores)
         choice: Choice | None
         if found.error and not found.points:
             choice = Choice(
                 1, 1, 1, most, (f"the version takes no made-up inputs, so nothing was measured ({found.error})",)
             )
         else:
-            choice = tiny_choice(_best_row_s(found, loaded), self._host.cores, most)
+            choice = tiny_choice(_best_row_s(found, loaded), self._cores, most)
         if choice is None:
             shapes.measure(self._clock, memory, until)
-            choice = choose(shapes.single, shapes.others, cores=self._host.cores, memory=memory)
+            choice = choose(shapes.single, shapes.others, cores=self._cores, memory=memory)
         batchings = {1: found.batching}
         for needed in sorted({choice.threads, threads} - {1}):
             other = self._load(needed)
@@ -131,18 +148,19 @@ class Calibrator:
         shapes: "_Shapes | None" = None,
     ) -> Profile:
         reasons = [*choice.reasons, *batch_reasons(batchings[choice.threads])]
-        is_quiet = shapes is None or shapes.is_quiet
+        took_s = self._clock.monotonic() - self._begun
+        # What is done in a moment is done in between whatever else runs.
+        part = (self._machine.others_s() - self._others_s) / (self._cores * max(took_s, 1e-3)) if shapes else 0.0
+        is_quiet = part <= _QUIET_PART
         if not is_quiet:
-            reasons.append(
-                "the machine was busy meanwhile, so CPU time was compared; threads may look worse than they are"
-            )
+            reasons.append(f"others took {min(part, 1):.0%} of the machine meanwhile, so it will be measured again")
         if not found.is_complete:
             reasons.append("there was no time to measure everything; what was not measured is not used")
         return Profile(
             version=self._version,
-            host=self._host,
+            host=self._machine.host,
             measured=self._clock.now(),
-            took_s=round(self._clock.monotonic() - self._begun, 3),
+            took_s=round(took_s, 3),
             batching=batchings,
             replicas=choice.replicas,
             threads=choice.threads,
@@ -165,10 +183,8 @@ class _Shapes:
         self._cores = cores
         self._rows = _allowed_rows(found.batching, loaded.middle)
         self._case: Case = (loaded.middle,) * self._rows
-        self.is_quiet = True
         self.single = Shape(replicas=1, threads=1, rows_s=0.0, row_s=found.batching.row_s)
         self.others: list[Shape] = []
-        self.notes: list[str] = []
 
     @property
     def all(self) -> list[Shape]:
@@ -177,22 +193,24 @@ class _Shapes:
 
     def measure(self, clock: Clock, memory: Memory, until: float) -> None:
         """Measure one replica with one thread, and all ways for whose copies of the model there is memory."""
-        alone = [cost for (cost,) in zip(*together([self._loaded.bench], self._case, 2), strict=True)]
+        alone = together([self._loaded.bench], self._case, 2)[0]
         run_s = max(_fastest(alone), 1e-6)
         ways = {
             (replicas, threads): benches
             for replicas, threads in shapes_to_try(self._cores)
             if (benches := self._benches(replicas, threads, memory)) is not None
         }
-        runs = int(min(50, max(1, _SHAPES_S / _ROUNDS / run_s / (1 + len(ways)))))
+        runs = int(min(50, max(1, _SHAPES_S / _ROUNDS / run_s / (1 + 2 * len(ways)))))
         costs: dict[tuple[int, int], list[Cost]] = {(1, 1): alone, **{way: [] for way in ways}}
+        rows: dict[tuple[int, int], list[Cost]] = {way: [] for way in ways}
         for _ in range(_ROUNDS):
             for way, benches in {(1, 1): [self._loaded.bench], **ways}.items():
-                for of_bench in together(benches, self._case, runs):
-                    costs[way] += of_bench
+                costs[way] += [cost for found in together(benches, self._case, runs) for cost in found]
+                if way[1] > 1:
+                    rows[way] += together(benches[:1], self._case[:1], runs)[0]
             if clock.monotonic() > until:
                 break
-        self._judge(costs, {way: benches[0] for way, benches in ways.items()})
+        self._judge(costs, rows)
 
     def _benches(self, replicas: int, threads: int, memory: Memory) -> list[Bench] | None:
         if threads == 1:
@@ -202,26 +220,24 @@ class _Shapes:
             return None
         return [self._load(threads).bench for _ in range(replicas)]
 
-    def _judge(self, costs: dict[tuple[int, int], list[Cost]], benches: dict[tuple[int, int], Bench]) -> None:
+    def _judge(self, costs: dict[tuple[int, int], list[Cost]], rows: dict[tuple[int, int], list[Cost]]) -> None:
         computes = any(cost.cpu_s >= _COMPUTES * cost.wall_s for cost in costs[1, 1])
         alone_s = _fastest(costs[1, 1], in_cpu=computes)
         self.single = Shape(replicas=1, threads=1, rows_s=self._rows / alone_s, row_s=self.single.row_s or alone_s)
         for (replicas, threads), found in costs.items():
-            if (replicas, threads) == (1, 1):
-                continue
-            # Threads of one run wait for each other, which only the clock on the wall sees.
-            in_cpu = computes and threads == 1
-            run_s = _fastest(found, in_cpu=in_cpu)
-            if in_cpu:
-                self.is_quiet = statistics.median(cost.cpu_s / cost.wall_s for cost in found) >= _COMPUTES
+            if threads == 1 and replicas > 1:
+                run_s = _fastest(found, in_cpu=computes)
                 row_s = self.single.row_s * run_s / alone_s
-            else:
-                row_s = min(benches[replicas, threads]((self._loaded.middle,)).wall_s for _ in range(_ROUNDS))
-            rows_s = max(self._rows / run_s, 1 / row_s) if threads > 1 else self._rows / run_s
-            self.others.append(Shape(replicas=replicas, threads=threads, rows_s=replicas * rows_s, row_s=row_s))
+                self.others.append(self._shape(replicas, threads, self._rows / run_s, row_s))
+            elif threads > 1:
+                # Threads of one run wait for each other, which only the clock on the wall sees.
+                row_s = _fastest(rows[replicas, threads])
+                self.others.append(self._shape(replicas, threads, max(self._rows / _fastest(found), 1 / row_s), row_s))
         if not self._loaded.is_shared and self._cores > 1:
-            rows_s = self._cores * self.single.rows_s
-            self.others.append(Shape(replicas=self._cores, threads=1, rows_s=rows_s, row_s=self.single.row_s))
+            self.others.append(self._shape(self._cores, 1, self.single.rows_s, self.single.row_s))
+
+    def _shape(self, replicas: int, threads: int, rows_s: float, row_s: float) -> Shape:
+        return Shape(replicas=replicas, threads=threads, rows_s=replicas * rows_s, row_s=row_s)
 
 
 def batch_reasons(batching: Batching) -> list[str]:

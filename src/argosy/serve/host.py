@@ -46,6 +46,14 @@ def free_memory(root: Path = _ROOT) -> int:
     return free
 
 
+def worked_s(root: Path = _ROOT) -> float:
+    """Return the CPU seconds that all cores together have worked since some moment, those taken by a host included."""
+    fields = _text(root / "proc/stat").partition("\n")[0].split()[1:9]
+    ticks = [int(field) for field in fields if field.isdigit()]
+    # user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); user holds guests already
+    return sum(ticks[:3] + ticks[5:8]) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu(root: Path) -> str:
     fields: dict[str, str] = {}
     for line in _text(root / "proc/cpuinfo").partition("\n\n")[0].splitlines():

@@ -108,9 +108,7 @@ class Profile(Config, frozen=True):
         ...         threads=1, alone=2, most=9, memory_bytes=0).summary()
         '2 replicas x 1 thread, batches up to 8'
         """
-        batching = self.batching.get(self.threads, Batching())
-        batches = f"batches up to {batching.max_batch}" if batching.max_batch > 1 else "no batches"
-        return f"{shape_text(self.replicas, self.threads)}, {batches}"
+        return f"{shape_text(self.replicas, self.threads)}, {batch_text(self.batching.get(self.threads))}"
 
 
 def shape_text(replicas: int, threads: int) -> str:
@@ -120,6 +118,11 @@ def shape_text(replicas: int, threads: int) -> str:
     '1 replica x 2 threads'
     """
     return f"{replicas} replica{'s' * (replicas != 1)} x {threads} thread{'s' * (threads != 1)}"
+
+
+def batch_text(batching: Batching | None) -> str:
+    """Return the largest batch in words."""
+    return f"batches up to {batching.max_batch}" if batching is not None and batching.max_batch > 1 else "no batches"
 
 
 def decode(data: bytes, version: str, host: Host) -> Profile | None:

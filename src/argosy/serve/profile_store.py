@@ -3,6 +3,8 @@
 import contextlib
 from pathlib import Path
 
+import msgspec
+
 from argosy.core.digest import check_digest
 from argosy.core.errors import ArgosyError
 from argosy.core.files import FileLock, resolve_inside, write_atomic
@@ -26,13 +28,19 @@ class ProfileStore:
             return decode(stream.read(_MAX_BYTES), version, self.host)
         return None
 
-    def write(self, profile: Profile) -> bool:
-        """Keep a profile and return whether that worked: a full or read-only disk is no reason not to serve."""
+    def keep(self, profile: Profile) -> Profile | None:
+        """Keep a profile, with what was known of other numbers of threads, and return it as it is kept.
+
+        None when it can't be kept: a full or read-only disk is no reason not to serve.
+        """
+        former = self.read(profile.version)
+        if former is not None:
+            profile = msgspec.structs.replace(profile, batching={**former.batching, **profile.batching})
         try:
             write_atomic(self._path(profile.version), encode(profile), mode=0o600)
         except (OSError, ArgosyError):
-            return False
-        return True
+            return None
+        return profile
 
     def forget(self, version: str) -> None:
         """Drop what is known of a version, so that it is measured again."""

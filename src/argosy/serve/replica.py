@@ -22,7 +22,7 @@ from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.arena import LEAST_BYTES, Place, Window, write_pieces
-from argosy.serve.calibrating import measurable, memory_now
+from argosy.serve.calibrating import ThisMachine, measurable
 from argosy.serve.calibrator import Calibrator
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.engine import Engine
@@ -67,7 +67,7 @@ def first_feed(config: ReplicaConfig, version: Version, tuning: Tuning, clock: C
         with contextlib.suppress(Exception):  # the first run allocates; whatever it raises, real inputs may do better
             loaded.bench((loaded.middle,))
         return stored
-    calibrator = Calibrator(config.digest, tuning.host, lambda _: loaded, memory_now, clock)
+    calibrator = Calibrator(config.digest, lambda _: loaded, ThisMachine(tuning.host), clock)
     batching, profile = calibrator.quick(loaded, threads=config.threads)
     if profile is not None:
         return tuning.keep(profile)

@@ -28,7 +28,8 @@ log = get_logger()
 
 MODULE = "argosy.serve.calibrating"
 _TRIES = 3
-_AGAIN_S = 30.0
+_AGAIN_S, _QUIETER_S = 30.0, 60.0
+"""Until the next try: after one that came to nothing, and after one on a busy machine; longer each time."""
 _MOST_S = 600.0
 """A calibration that is not done by then never ends, or never gets a core; it is ended and tried again."""
 
@@ -141,14 +142,11 @@ class Tuning:
 
     def keep(self, profile: Profile) -> Feed:
         """Store a profile and return what it says; what can't be stored is not recommended to anybody."""
-        former = self._store.read(profile.version)
-        if former is not None:
-            profile = msgspec.structs.replace(profile, batching={**former.batching, **profile.batching})
-        is_kept = self._store.write(profile)
+        kept = self._store.keep(profile)
         self._stamp = self._store.stamp(self._config.digest)
         feed = self._feed(profile)
         assert feed is not None, "a calibration measures for its replica's threads"
-        if not is_kept:
+        if kept is None:
             # Another replica would measure again, find something slightly different, and be followed in its turn.
             log.warning("profile_not_kept", version=self._config.ref)
             return Feed(feed.batching, None)
@@ -180,7 +178,9 @@ class Tuning:
         batching = profile.batching.get(self._config.threads) if profile is not None else None
         if profile is None or batching is None:
             return None
-        self._is_settled = True
+        # What was measured on a busy machine holds until it could be measured better.
+        self._is_settled = profile.is_quiet or self._tries >= _TRIES
+        self._next_try = self._clock.monotonic() + _QUIETER_S * (1 + self._tries)
         return Feed(batching, profile.advice)
 
     def _begin(self) -> Feed | None:
@@ -197,12 +197,15 @@ class Tuning:
         if not is_free:
             return None
         self._lock = lock
-        found = self.stored()  # whoever had the lock may have measured this very version
-        if found is not None or not self._has_memory():
+        if self._store.stamp(self._config.digest) != self._stamp:
+            # Whoever had the lock may have measured this very version.
             self.close()
-            self._put_off("there is no memory for another copy of the version") if found is None else None
-            return found
+            return self.stored()
         self._tries += 1
+        if not self._has_memory():
+            self.close()
+            self._put_off("there is no memory for another copy of the version")
+            return None
         try:
             self._child, self._child_since = self._start(Request(replica=self._config)), now
         except OSError as error:

@@ -8,6 +8,7 @@ import msgspec
 from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, Project, load_project
+from argosy.cli.verbs.endpoints import plan_text
 from argosy.cli.verbs.import_model import import_model
 from argosy.cli.verbs.watch import find
 from argosy.cli.workspace import Workspace
@@ -66,6 +67,9 @@ def deploy(
     # The first version of an endpoint has nothing to be compared with, and nothing to roll back to.
     is_first = not accepted.undo.startswith("argosy rollback")
     output.line(f"[bold]plan[/] {accepted.summary}{'' if is_first else _judged(rollout)}")
+    known = workspace.observer.desired.endpoints.get(endpoint)
+    config = kept or (known.config if known is not None else EndpointConfig())
+    output.line(f"     {plan_text(workspace, version.digest, config)}")
     start_controller(workspace.settings, workspace.launcher)
     view = _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=detach)
     _end(output, view, endpoint, accepted.undo)

@@ -22,7 +22,7 @@ _UPRIGHT = {
     8: "ROTATE_90",
 }  # fmt: skip
 # What Pillow raises for damaged files: its own errors are OSError and SyntaxError, chunk parsers raise the rest.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError)
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError)
 
 
 class DecodeImage(PlainStep, frozen=True, tag="decode-image"):

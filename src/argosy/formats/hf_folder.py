@@ -215,7 +215,7 @@ def _task(config: _Config, *, is_sentence: bool) -> tuple[str, Any]:
     named = architecture or config.model_type or "model without a name"
     raise InvalidInput(
         f"config.json says it is a {named}, which can't be served",
-        hint=f"supported are: {SUPPORTED}",
+        hint=f"supported are: {SUPPORTED}; others as ONNX files, those of images with --prepare",
         code="unsupported_model",
     )
 

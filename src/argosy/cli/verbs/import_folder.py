@@ -30,7 +30,7 @@ def import_folder(output: Output, workspace: Workspace, path: Path, name: str) -
     It is exported to ONNX in a child process without network and compared with the original there. Raises
     InvalidInput, NotFound or PluginError, each saying what to do.
     """
-    folder = _usable(read_folder(path))
+    folder = usable(read_folder(path))
     chosen = check_name(name or as_name(path.absolute().name))
     recipe: dict[str, Any] = {
         "source": folder.digest,
@@ -65,7 +65,7 @@ def import_folder(output: Output, workspace: Workspace, path: Path, name: str) -
     )
 
 
-def _usable(folder: Folder) -> Folder:
+def usable(folder: Folder) -> Folder:
     """Return the folder with the weights this machine can use, after checking that the libraries are there."""
     has_export = all(importlib.util.find_spec(library) for library in ("transformers", "torch", "onnxscript"))
     if folder.weights and not has_export:

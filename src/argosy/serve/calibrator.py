@@ -147,7 +147,7 @@ class Calibrator:
         memory: Memory,
         shapes: "_Shapes | None" = None,
     ) -> Profile:
-        reasons = [*choice.reasons, *batch_reasons(batchings[choice.threads])]
+        reasons = [*choice.reasons, *batchings[choice.threads].in_words()]
         took_s = self._clock.monotonic() - self._begun
         # What is done in a moment is done in between whatever else runs.
         part = (self._machine.others_s() - self._others_s) / (self._cores * max(took_s, 1e-3)) if shapes else 0.0
@@ -238,20 +238,6 @@ class _Shapes:
 
     def _shape(self, replicas: int, threads: int, rows_s: float, row_s: float) -> Shape:
         return Shape(replicas=replicas, threads=threads, rows_s=replicas * rows_s, row_s=row_s)
-
-
-def batch_reasons(batching: Batching) -> list[str]:
-    """Return in plain words how a replica is fed."""
-    if batching.max_batch == 1:
-        return ["rows run one by one: together they would not be cheaper"]
-    run = format_time(batching.run_s)
-    alone = format_time(batching.row_s)
-    found = [f"up to {batching.max_batch} rows run together, in {run} at most; a row alone takes {alone}"]
-    if batching.max_bytes:
-        found.append(f"but no more than {batching.max_bytes} bytes, rows times the longest: beyond, batches are slower")
-    if batching.spare:
-        found.append(f"texts may be padded by some {batching.spare:.0f} bytes to share a run; more would not pay")
-    return found
 
 
 def _allowed_rows(batching: Batching, length: int) -> int:

@@ -3,6 +3,7 @@
 import msgspec
 
 from argosy.core.config import Config
+from argosy.core.units import format_time
 from argosy.serve.wire import Advice
 
 FORMAT = 1
@@ -33,6 +34,18 @@ class Batching(Config, frozen=True):
     max_bytes: int = 0
     spare: float = 0.0
     padding: float = 1.0
+
+    def in_words(self) -> list[str]:
+        """Return in plain sentences how a replica is fed."""
+        if self.max_batch == 1:
+            return ["rows run one by one: together they would not be cheaper"]
+        run, alone = format_time(self.run_s), format_time(self.row_s)
+        found = [f"up to {self.max_batch} rows run together, in {run} at most; a row alone takes {alone}"]
+        if self.max_bytes:
+            found.append(f"but at most {self.max_bytes} bytes, rows times the longest: beyond, batches are slower")
+        if self.spare:
+            found.append(f"texts may be padded by some {self.spare:.0f} bytes to share a run; more would not pay")
+        return found
 
     def check(self) -> bool:
         """Return whether the values are possible."""

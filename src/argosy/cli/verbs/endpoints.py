@@ -14,7 +14,6 @@ from argosy.operate.config import AUTO, EndpointConfig, to_plain
 from argosy.operate.desired import Endpoint
 from argosy.operate.layout import sizes
 from argosy.operate.view import EndpointView, SystemView, VersionView
-from argosy.serve.calibrator import batch_reasons
 from argosy.serve.control import GatewayConfig, ReplicaConfig
 from argosy.serve.profile import Profile, batch_text, decode, shape_text
 from argosy.serve.profile_store import ProfileStore
@@ -231,7 +230,7 @@ class _Page:
             self._output.line(f"  - {_plain(reason)}")
         for threads, batching in sorted(profile.batching.items()):
             if threads != profile.threads:
-                self._output.line(f"  - with {threads} threads: {_plain('; '.join(batch_reasons(batching)))}")
+                self._output.line(f"  - with {threads} threads: {_plain('; '.join(batching.in_words()))}")
         self._points(profile)
 
     def _points(self, profile: Profile) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from argosy.core.clock import Clock
-from argosy.core.units import format_time
 from argosy.serve.bench import together
 from argosy.serve.calibration import Bench, Case, Cost, Found, measure_batching
 from argosy.serve.profile import Batching, Host, Profile, Shape

@@ -237,6 +237,10 @@ class Connection(asyncio.Protocol):
         """Begin a request."""
         if self._error is not None:
             return  # the answer belongs to the one before, whose method decides whether it has a body
+        if self._phase == _IDLE:
+            # Behind another request in the same read. If the rest comes later, that must not be taken for a beginning.
+            self._phase = _HEAD
+            self._since = self._front.now
         self._head = Head()
         self._head_bytes = self._read_bytes = self._header_count = self._body_bytes = self._chunks = 0
 

@@ -39,7 +39,6 @@ _USED = {
     ),
     "ReceiveCloseOnServerOperation": ("cancelled",), "ReceiveMessageOperation": ("message",),
     "SendInitialMetadataOperation": (), "SendMessageOperation": (), "SendStatusFromServerOperation": (),
-    "CompletionType": ("queue_timeout",),
 }  # fmt: skip
 _CALLS_AHEAD = 64
 """Calls the core may take before it hears from us."""
@@ -169,7 +168,7 @@ class Core:
             except Exception:
                 log.exception("grpc_event_lost")
                 continue
-            if event.completion_type == cygrpc.CompletionType.queue_timeout:
+            if event.tag is None:
                 return  # the queue has been shut down, and nothing is left in it
             self._loop.call_soon_threadsafe(self._take, event)
             # A call that has ended must not be kept by a name here until the next event comes.
@@ -185,8 +184,8 @@ class Core:
                 # The outermost point of one event: the others go on.
                 log.exception("grpc_event_failed")
             event = self._queue.poll(deadline=0)
-            if event.completion_type == cygrpc.CompletionType.queue_timeout:
-                break
+            if event.tag is None:
+                break  # nothing has come
         else:
             self._loop.call_soon(self._take, event)
             return

@@ -22,6 +22,7 @@ _IDLE_S = 600
 _PING_AFTER_S, _PING_ANSWER_S = 20, 10
 _LEAST_PING_GAP_S = 5
 _PING_STRIKES = 5
+_LAST_MESSAGES_S = 0.5
 _IDENTITY_ONLY = 1  # a set of bits, one for each algorithm of compression; the first is none at all
 
 
@@ -84,6 +85,8 @@ class GrpcFront:
 
     async def stop(self, grace_s: float) -> None:
         """Take no calls any more, and wait for those under way, at most `grace_s`."""
+        # Messages that are on their way arrive in a moment; others may never do.
+        asyncio.get_running_loop().call_later(_LAST_MESSAGES_S, self.service.end)
         await self._core.stop(grace_s)
 
     def check(self, now: float) -> None:

@@ -193,6 +193,11 @@ class InferenceService:
         rpc.caller().check(name)
         return self.plane.endpoint(name)
 
+    def end(self) -> None:
+        """Wait no longer for messages: the gateway stops."""
+        for rpc in list(self.receiving):
+            rpc.refuse(Unavailable("the gateway stops", hint="send it again", code="stopping"))
+
     # Methods -------------------------------------------------------------------------------------------------------
 
     def infer(self, rpc: Rpc, data: bytes) -> None:

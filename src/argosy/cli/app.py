@@ -146,6 +146,10 @@ def deploy(
     changes: Set = None,
     replicas: Annotated[int, typer.Option(help="Replicas, 0: as [endpoint] says.")] = 0,
     port: Annotated[int, typer.Option(help="Port of the gateway, 0: any free one; default 8700.")] = -1,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option("--grpc-port", help="Port of gRPC, 0: any free one, -1: off; default the one after --port."),
+    ] = None,
     now: Annotated[
         bool, typer.Option("--now", help="Skip the canary: switch over as soon as the version is ready.")
     ] = False,
@@ -162,6 +166,7 @@ def deploy(
         changes=changes,
         replicas=replicas,
         port=port,
+        grpc_port=grpc_port,
         now=now,
         detach=detach,
         extra=extra,

@@ -24,6 +24,7 @@ from argosy.registry.versions import Version
 DEFAULT_PORT = 8700
 _LOOK_EVERY_S = 0.1
 _START_PATIENCE_S = 30.0
+_GRPC_PATIENCE_S = 3.0
 
 
 class RolledBack(ArgosyError):
@@ -40,6 +41,7 @@ def deploy(
     changes: list[str] | None,
     replicas: int,
     port: int,
+    grpc_port: int | None,
     now: bool,
     detach: bool,
     extra: list[Path] | None,
@@ -62,7 +64,7 @@ def deploy(
         kept = EndpointConfig(replicas=replicas) if kept is None else _with_replicas(kept, replicas)
     rollout = None if now or rules is None or rules.rollout is None else rules.rollout.with_parity(_parity(rules))
     commands.refuse_failed_gates(version)
-    _choose_port(output, workspace, port)
+    _choose_ports(output, workspace, port, grpc_port)
     accepted = commands.deploy(workspace.registry, version.digest, name=endpoint, endpoint=kept, rollout=rollout)
     # The first version of an endpoint has nothing to be compared with, and nothing to roll back to.
     is_first = not accepted.undo.startswith("argosy rollback")
@@ -72,7 +74,7 @@ def deploy(
     output.line(f"     {plan_text(workspace, version.digest, config)}")
     start_controller(workspace.settings, workspace.launcher)
     view = _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=detach)
-    _end(output, view, endpoint, accepted.undo)
+    _end(output, _with_grpc(workspace, view), endpoint, accepted.undo)
 
 
 def _with_replicas(config: EndpointConfig, replicas: int) -> EndpointConfig:
@@ -118,28 +120,38 @@ def _judged(rollout: RolloutConfig | None) -> str:
     )
 
 
-def _choose_port(output: Output, workspace: Workspace, port: int) -> None:
-    """Ask for a gateway at `port` (0: any; -1: as before, or the default), refusing one that is taken."""
-    observer = workspace.observer
-    view = observer.look()
-    desired = observer.desired
-    if port == -1 and (view.gateway == "running" or desired.bound_port or desired.port):
-        if not desired.is_running:
-            commands.set_gateway(workspace.registry, host=desired.host, port=desired.bound_port or desired.port)
-        return
-    if view.gateway == "running" and port == (desired.bound_port or desired.port):
-        return
+def _choose_ports(output: Output, workspace: Workspace, port: int, grpc_port: int | None) -> None:
+    """Ask for a gateway at these ports, refusing one that is taken.
+
+    `port` 0: any; -1: as before, or the default. `grpc_port` 0: any; -1: no gRPC; None: as before, or any.
+    """
+    view = workspace.observer.look()
+    desired = workspace.observer.desired
+    kept = desired.bound_port or desired.port
+    wanted = wanted_grpc = None
+    if port == -1 and view.gateway != "running" and not kept:
+        wanted = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
+        if not wanted:
+            output.line(f"port {DEFAULT_PORT} is in use, so a free one is taken")
+    elif port == -1 and not desired.is_running:
+        wanted = kept
+    elif port != -1 and (view.gateway != "running" or port != kept):
+        _refuse_taken(port, "--port")
+        wanted = port
+    if grpc_port is not None and grpc_port not in (desired.grpc_port, desired.bound_grpc_port or desired.grpc_port):
+        _refuse_taken(grpc_port, "--grpc-port")
+        wanted_grpc = grpc_port
+    if wanted is not None or wanted_grpc is not None:
+        commands.set_gateway(workspace.registry, port=wanted, grpc_port=wanted_grpc)
+
+
+def _refuse_taken(port: int, flag: str) -> None:
     if port > 0 and not _is_free(port):
         raise Conflict(
             f"port {port} is in use by another program",
-            hint="choose another with --port, or 0 for any free one",
+            hint=f"choose another with {flag}, or 0 for any free one",
             code="port_in_use",
         )
-    if port == -1:
-        port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
-        if not port:
-            output.line(f"port {DEFAULT_PORT} is in use, so a free one is taken")
-    commands.set_gateway(workspace.registry, port=port)
 
 
 def _is_free(port: int) -> bool:
@@ -178,6 +190,20 @@ def _follow(
     return view
 
 
+def _with_grpc(workspace: Workspace, view: SystemView) -> SystemView:
+    """Look again until gRPC is served too, if it is to be: it starts a moment after HTTP."""
+    began = workspace.clock.monotonic()
+    while (
+        view.gateway == "running"
+        and not view.grpc
+        and workspace.observer.desired.grpc_port >= 0
+        and workspace.clock.monotonic() - began < _GRPC_PATIENCE_S
+    ):
+        workspace.clock.sleep(_LOOK_EVERY_S)
+        view = workspace.observer.look()
+    return view
+
+
 def _is_over(
     workspace: Workspace, view: SystemView, endpoint: str, rollout: str, started: float, *, detach: bool
 ) -> bool:
@@ -213,7 +239,7 @@ def _is_served(found: EndpointView, waited: float) -> bool:
 
 def _end(output: Output, view: SystemView, endpoint: str, undo: str) -> None:
     found = find(view, endpoint)
-    output.result({"endpoint": found, "url": view.url, "undo": undo})
+    output.result({"endpoint": found, "url": view.url, "grpc": view.grpc, "undo": undo})
     last = found.last
     if found.rollout is None and last is not None and last.outcome == d.ROLLED_BACK:
         served = next((v.ref for v in found.versions if v.role == "current"), "")
@@ -231,6 +257,8 @@ def _end(output: Output, view: SystemView, endpoint: str, undo: str) -> None:
         )
     output.line(f"  url   {found.url}")
     output.line(f"  v2    {view.url}/v2/models/{endpoint}")
+    if view.grpc:
+        output.line(f"  grpc  {view.grpc}")
     if undo:
         output.line(f"  undo  {undo}")
 

@@ -23,6 +23,16 @@ def test_help_is_instant_and_does_not_import_heavy_libraries(tmp_path):
     assert "rollback" in done.stdout
 
 
+def test_the_controller_starts_without_what_only_the_gateway_needs():
+    code = (
+        "import sys, argosy.operate.processes\n"
+        "heavy={'structlog','asyncio','ssl','cryptography.x509','httptools','uvloop','grpc'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_command_has_help_and_an_unknown_one_is_refused():
     for command in ("init", "plan", "run", "deploy", "watch", "rollback", "predict", "why", "models", "audit", "down"):
         done = subprocess.run([ARGOSY, command, "--help"], capture_output=True, text=True, check=False)

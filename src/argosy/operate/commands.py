@@ -19,7 +19,6 @@ from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout, Target
 from argosy.operate.gateway_settings import GatewaySettings
 from argosy.registry.versions import Version, check_name
 from argosy.security.certificates import check_files
-from argosy.serve.tls import make_context
 
 
 class VersionsLike(Protocol):
@@ -277,6 +276,9 @@ def set_gateway(
     `is_wanted` False leaves a stopped gateway stopped. Raises InvalidInput: impossible values, files that don't fit,
     or an address that others can reach without TLS and access control.
     """
+    # Late, because it takes megabytes along, and the controller, which reads this module too, never needs it.
+    from argosy.serve.tls import make_context
+
     given = {"host": host, "port": port, "grpc_port": grpc_port, "hosts": None if hosts is None else tuple(hosts)}
     given["fronts"] = fronts
     given |= {"tls_cert": tls[0], "tls_key": tls[1]} if tls is not None else {}

@@ -9,20 +9,13 @@ import hmac
 import ipaddress
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
-
-import msgspec
 
 from argosy.core.clock import Clock
 from argosy.core.config import Config
 from argosy.core.digest import digest_of
-from argosy.core.errors import ArgosyError, Denied, Internal, InvalidInput, Unavailable
-from argosy.core.files import write_atomic
-from argosy.core.logs import get_logger
+from argosy.core.errors import Denied, Internal, InvalidInput, Unavailable
 from argosy.security.api_keys import MAX_KEY_CHARACTERS, key_digest, key_id
-
-log = get_logger()
 
 EVERY = "*"
 """Stands for every endpoint; no endpoint can be called so."""
@@ -237,39 +230,6 @@ def url_of(host: str, hosts: Sequence[str], port: int, *, has_tls: bool) -> str:
     """Return the address by which callers reach a gateway."""
     name = (*hosts, *own_names(host), "127.0.0.1")[0]
     return f"{'https' if has_tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
-
-
-class AccessFile:
-    """Where a gateway keeps its rules, so that after a restart it asks for keys before any controller has spoken."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self, *, is_guarded: bool) -> AccessRules | None:
-        """Return the rules of last time; None: not known, and so closed.
-
-        `is_guarded`: whoever starts the gateway knows that a key is needed. Open only where the file (or its absence)
-        and the starter agree on it.
-        """
-        try:
-            rules = msgspec.json.decode(self._path.read_bytes(), type=AccessRules)
-        except FileNotFoundError:
-            return None if is_guarded else AccessRules(is_on=False)
-        except (OSError, msgspec.MsgspecError) as error:
-            log.warning("access_rules_unreadable", path=str(self._path), error=str(error))
-            return None
-        return rules if rules.is_on or not is_guarded else None
-
-    def save(self, rules: AccessRules) -> None:
-        """Keep the rules. Where that fails the former ones must go: they may hold a key that was revoked."""
-        try:
-            write_atomic(self._path, msgspec.json.encode(rules), mode=0o600)
-        except (OSError, ArgosyError) as error:
-            log.warning("access_rules_not_saved", error=str(error))
-            try:
-                self._path.unlink(missing_ok=True)
-            except OSError as failed:
-                log.warning("former_access_rules_not_removed", path=str(self._path), error=str(failed))
 
 
 def _unknown() -> Unavailable:

@@ -18,7 +18,8 @@ from argosy.core.files import FileLock, write_atomic
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
-from argosy.serve.access import Access, AccessFile, AccessRules, check_exposure, url_of
+from argosy.serve.access import Access, AccessRules, check_exposure, url_of
+from argosy.serve.access_file import AccessFile
 from argosy.serve.control import LISTENING, EndpointRoute, GatewayConfig, GatewayStatus
 from argosy.serve.dataplane import DataPlane
 from argosy.serve.fronts import FrontPeer

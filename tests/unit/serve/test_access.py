@@ -10,11 +10,11 @@ from argosy.core.clock import FakeClock
 from argosy.core.errors import Denied, Internal, InvalidInput, Unavailable
 from argosy.security.api_keys import make_key
 from argosy.serve import access as module
+from argosy.serve import access_file
 from argosy.serve.access import (
     EVERY,
     POLICIES,
     Access,
-    AccessFile,
     AccessKey,
     AccessRules,
     check_exposure,
@@ -22,6 +22,7 @@ from argosy.serve.access import (
     is_loopback,
     url_of,
 )
+from argosy.serve.access_file import AccessFile
 from argosy.serve.gateway_front import GatewayFront
 from argosy.serve.heads import Head
 from plane import World
@@ -249,7 +250,7 @@ def test_rules_that_cannot_be_saved_take_the_former_ones_with_them(tmp_path, mon
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_atomic", full)
+    monkeypatch.setattr(access_file, "write_atomic", full)
     file.save(closed())
     assert not (tmp_path / "access.json").exists()
     assert file.load(is_guarded=True) is None, "the revoked key is not believed"

@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types layers docs proto bench bench-rollouts bench-faults soak bench-serving clean
+.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-faults soak bench-serving clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,9 @@ test: .venv/dev  ## Run the tests (slow ones excepted)
 
 test-slow: .venv/dev  ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m 'slow or not slow' --timeout 1800
+
+fuzz: .venv/dev  ## Send the gateway's parsers what nobody expects, for FUZZ_SECONDS (60)
+	$(BIN)/python -m pytest tests/property/test_serving_fuzz.py -m slow -s
 
 lint: .venv/dev
 	$(BIN)/ruff format --check

@@ -11,8 +11,9 @@ import httptools
 
 from argosy.core.clock import FakeClock
 from argosy.core.tensors import Signature, TensorSpec
+from argosy.security.api_keys import make_key
 from argosy.serve import wire
-from argosy.serve.access import Access, AccessRules
+from argosy.serve.access import Access, AccessKey, AccessRules
 from argosy.serve.connection import Connection
 from argosy.serve.gateway_front import GatewayFront
 from malformed import CORPUS, CORPUS_OF_KINDS, HOST, binary, chunked, get, infer, photo, plain, png, post, texts
@@ -154,12 +155,24 @@ SIGNATURES = {
 }
 
 
-class Gateway:
-    """The HTTP side of a gateway with a replica for each of `SIGNATURES`; every row is answered with 0.5."""
+KEY = make_key(lambda count: bytes(range(count)))
 
-    def __init__(self):
+
+def signed(raw):
+    """Return requests with the key in each."""
+    return raw.replace(HOST, HOST + f"Authorization: Bearer {KEY.text}\r\n".encode())
+
+
+class Gateway:
+    """The HTTP side of a gateway with a replica for each of `SIGNATURES`; every row is answered with 0.5.
+
+    `is_guarded`: only for holders of `KEY`.
+    """
+
+    def __init__(self, *, is_guarded=False):
         self.world = World()
-        access = Access(self.world.clock, AccessRules(is_on=False))
+        holder = AccessKey(id=KEY.id, name="ada", digest=KEY.digest, endpoints=("*",))
+        access = Access(self.world.clock, AccessRules(is_on=is_guarded, keys=(holder,)))
         self.front = GatewayFront(
             self.world.plane, access, FakeClock(), max_body_bytes=100_000, receive_s=8.0, host="127.0.0.1"
         )

@@ -15,7 +15,7 @@ from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.tensors import Signature
 from argosy.serve import plain, v2, wire
 from argosy.serve.requests import check_inputs
-from fuzzing import GOOD, POOL, SIGNATURES, Gateway, answers, case, cuts, mutated
+from fuzzing import GOOD, KEY, POOL, SIGNATURES, Gateway, answers, case, cuts, mutated, signed
 from malformed import CORPUS, CORPUS_OF_KINDS
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
@@ -97,6 +97,49 @@ def test_every_cut_of_a_pipeline_means_the_same():
     assert gateway.talk([raw[i : i + 1] for i in range(len(raw))])[0] == whole
     for at in range(1, len(raw), 31):
         assert gateway.talk([raw[:at], raw[at:]])[0] == whole, at
+
+
+def fuzz_access(seed, runs):
+    """Let a holder of the key and strangers talk in turns; no stranger may be answered as if they held it."""
+    gateway = Gateway(is_guarded=True)
+    infer, asked = gateway.world.plane.infer, []
+
+    def counted(*given, **named):
+        asked.append(named["client"].name)
+        return infer(*given, **named)
+
+    gateway.world.plane.infer = counted
+    count = answered = 0
+    for number in runs:
+        random = Random(f"{seed}-{number}")
+        friend = b"".join(random.choice(GOOD) for _ in range(random.choice((1, 2, 3))))
+        stranger = case(seed, number)
+        if KEY.text.encode() in stranger:
+            continue
+        try:
+            sent = cuts(random, signed(friend))
+            found, _ = gateway.talk(sent)
+            assert 401 not in [status for status, _ in found]
+            assert set(asked) <= {"ada"}
+            answered += len(asked)
+            asked.clear()
+            # Also what the holder's own connection was cut into means nothing from somebody else.
+            places = [random.randrange(1, len(sent)) for _ in range(3 if len(sent) > 1 else 0)]
+            for pieces in (cuts(random, stranger), cuts(random, friend), *(sent[at:] for at in places)):
+                if KEY.text.encode() not in b"".join(pieces):
+                    gateway.talk(pieces)
+                    assert asked == [], pieces
+        except BaseException as error:
+            error.add_note(f"seed {seed}, number {number}: {friend!r} {stranger!r}")
+            raise
+        count += 1
+    return count, answered
+
+
+def test_no_stranger_is_answered_however_requests_are_cut_and_mixed():
+    count, answered = fuzz_access(seed_of(is_long=False), range(800))
+    assert count > 700
+    assert answered > 500
 
 
 # Bodies --------------------------------------------------------------------------------------------------------------
@@ -203,7 +246,9 @@ def test_any_frame_is_read_or_refused_however_it_is_cut():
 @pytest.mark.slow
 @pytest.mark.timeout(3 * SECONDS + 300)
 @pytest.mark.parametrize(
-    ("fuzz", "part"), [(fuzz_http, 0.7), (fuzz_bodies, 0.2), (fuzz_frames, 0.1)], ids=["http", "bodies", "frames"]
+    ("fuzz", "part"),
+    [(fuzz_http, 0.5), (fuzz_access, 0.2), (fuzz_bodies, 0.2), (fuzz_frames, 0.1)],
+    ids=["http", "access", "bodies", "frames"],
 )
 def test_a_minute_of_it_finds_nothing_and_keeps_nothing(fuzz, part):
     seed = seed_of(is_long=True)

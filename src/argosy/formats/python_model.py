@@ -77,11 +77,11 @@ INT64: TypeAlias = Annotated[npt.NDArray[np.int64], Datatype("INT64")]
 FP16: TypeAlias = Annotated[npt.NDArray[np.float16], Datatype("FP16")]
 FP32: TypeAlias = Annotated[npt.NDArray[np.float32], Datatype("FP32")]
 FP64: TypeAlias = Annotated[npt.NDArray[np.float64], Datatype("FP64")]
-Text: TypeAlias = Annotated[npt.NDArray[np.object_], Datatype("BYTES", "text")]
+Text: TypeAlias = Annotated[npt.NDArray[Any], Datatype("BYTES", "text")]
 """Texts, an array of `str`."""
-Bytes: TypeAlias = Annotated[npt.NDArray[np.object_], Datatype("BYTES")]
+Bytes: TypeAlias = Annotated[npt.NDArray[Any], Datatype("BYTES")]
 """An array of `bytes`."""
-Image: TypeAlias = Annotated[npt.NDArray[np.object_], Datatype("BYTES", "image")]
+Image: TypeAlias = Annotated[npt.NDArray[Any], Datatype("BYTES", "image")]
 """An array of `bytes`, each a whole image file."""
 ImageFile: TypeAlias = Annotated[bytes, Datatype("BYTES", "image")]
 """The bytes of one image file, for `argosy.RowModel`."""

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from argosy.core.tensors import Signature, TensorSpec
+from argosy.security.api_keys import make_key
+from argosy.serve.access import AccessKey, AccessRules
 from described import run_schemathesis
 from served import Served, graph
 
@@ -78,6 +80,27 @@ expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 def test_schemathesis_finds_nothing_against_our_own_document(served, tmp_path, examples):
     url = f"http://127.0.0.1:{served.port}/openapi.json"
     run_schemathesis(tmp_path, url, examples=examples, settings=SETTINGS)
+
+
+@pytest.mark.capability("Z1")
+def test_schemathesis_gets_in_with_the_key_and_never_without(tmp_path):
+    key = make_key()
+    served = Served()
+    with contextlib.closing(served):
+        served.gateway()
+        table = served.publish(bounded(), "table", signature=TABLE, prepare=PREPARE, finish=FINISH)
+        served.ready(served.replica(table))
+        served.route(table, "table")
+        served.client.set_access(
+            AccessRules(is_on=True, keys=(AccessKey(id=key.id, name="ada", digest=key.digest, endpoints=("table",)),))
+        )
+        url = f"http://127.0.0.1:{served.port}/openapi.json"
+        assert served.ask("GET", "/openapi.json")[0] == 401
+        assert served.ask("GET", "/docs")[0] == 200
+        options = ("--header", f"Authorization: Bearer {key.text}", "--phases", "examples,coverage")
+        said = run_schemathesis(tmp_path, url, *options, examples=1, settings=SETTINGS)
+        assert key.text not in served.ask("GET", "/openapi.json", headers={"authorization": f"Bearer {key.text}"})[2]
+        assert "Errored" not in said
 
 
 def test_the_document_shows_what_is_served_now(served):

@@ -14,9 +14,7 @@ from argosy.formats.python_spec import SPEC_FILE, PythonSpec
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "serve-python-code.md").read_text()
-SOURCES = {
-    name: source for name, source in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL)
-}  # fmt: skip
+SOURCES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
 
 
 def opened(name):

@@ -40,11 +40,14 @@ class Sources(importlib.abc.MetaPathFinder):
                 self._modules.setdefault(package, _Module(f"{package.replace('.', '/')}/", b"", is_package=True))
 
     def install(self) -> None:
-        """Let these modules be imported, before any others of the same names."""
+        """Let these modules be imported, before any others of the same names.
+
+        Raises InvalidInput for one that this process has imported from elsewhere, because it needs that one itself.
+        """
         for former in [finder for finder in sys.meta_path if isinstance(finder, Sources)]:
             former.remove()
         for module in self._modules:
-            sys.modules.pop(module, None)
+            self._check_free(module)
         for name in self.names:
             linecache.cache.pop(name, None)  # lines of another version's file of this name
         sys.meta_path.insert(0, self)
@@ -57,6 +60,14 @@ class Sources(importlib.abc.MetaPathFinder):
             loader = getattr(module, "__loader__", None)
             if isinstance(loader, _Loader) and loader.source is self._modules.get(name):
                 del sys.modules[name]
+
+    def _check_free(self, module: str) -> None:
+        if module in sys.modules:
+            raise InvalidInput(
+                f"'{self._modules[module].file}' would take the place of the module '{module}', which Argosy uses",
+                hint="give it another name",
+                code="model_file_name",
+            )
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -74,6 +74,14 @@ def test_a_file_that_would_take_the_place_of_a_module_of_python_is_refused(name)
         check_module_name(name)
 
 
+def test_a_file_called_like_a_library_that_is_in_use_is_refused_and_the_library_stays():
+    import msgspec
+
+    with pytest.raises(InvalidInput, match=r"'msgspec\.py' would take the place of the module 'msgspec'"):
+        imported(model__dot__py=source("import msgspec\n" + PLAIN), msgspec__dot__py=b"")
+    assert sys.modules["msgspec"] is msgspec
+
+
 @pytest.mark.parametrize("name", ["json.txt", "data/json.py", "my_json.py"])
 def test_other_names_are_no_trouble(name):
     check_module_name(name)

@@ -8,7 +8,7 @@ import msgspec
 
 from argosy.core.digest import canonical, sha256
 from argosy.core.errors import Denied, IntegrityError, InvalidInput
-from argosy.security.envelope import pae
+from argosy.security.envelope import from_base64, pae
 from argosy.security.keys import KeyRing, key_id_of, parse_public, public_text, verifies
 
 CREATED = "log.created"
@@ -193,6 +193,6 @@ def _signed_bytes(entry: Entry) -> bytes:
 
 def _decoded(signature: str) -> bytes:
     try:
-        return base64.b64decode(signature, validate=True)
+        return from_base64(signature)
     except (binascii.Error, ValueError):
         return b""

@@ -238,7 +238,7 @@ def test_wrong_inputs_are_refused_before_anything_is_drawn(world):
 
 def test_an_unknown_endpoint_is_not_found_and_tells_no_others_name(world):
     world.route()
-    with pytest.raises(NotFound, match="there is no endpoint 'other'$"):
+    with pytest.raises(NotFound, match=r"there is no endpoint 'other'$"):
         world.plane.endpoint("other")
 
 

@@ -151,11 +151,11 @@ class Served:
         self.port = until(lambda: self.client.status().port)
         return self
 
-    def replica(self, version, name=""):
+    def replica(self, version, name="", **changes):
         name = name or f"replica-{self._next()}"
         config = ReplicaConfig(
             id=name, digest=version.digest, ref=str(version), socket=self.socket, store=self.settings.store,
-            home=str(self.settings.home), threads=1,
+            home=str(self.settings.home), **{"threads": 1} | changes,
         )  # fmt: skip
         self.launcher.start(
             ProcessSpec(

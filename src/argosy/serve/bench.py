@@ -46,7 +46,8 @@ class EngineBench:
 def together(benches: Sequence[Callable[[Case], Cost]], case: Case, runs: int) -> list[list[Cost]]:
     """Run a batch `runs` times on each bench at once, each in a thread of its own; return the costs of each.
 
-    Every bench runs the batch once before any is timed. Raises what a bench raised.
+    Every bench runs the batch once before any is timed, and goes on until all are done: nobody is timed without the
+    others. Raises what a bench raised.
     """
     found: list[list[Cost]] = [[] for _ in benches]
     raised: list[BaseException] = []
@@ -57,6 +58,8 @@ def together(benches: Sequence[Callable[[Case], Cost]], case: Case, runs: int) -
             benches[index](case)
             start.wait()
             found[index] = [benches[index](case) for _ in range(runs)]
+            while not all(found) and not raised:
+                benches[index](case)
         except threading.BrokenBarrierError:
             return
         except BaseException as error:  # noqa: BLE001 - handed to the thread that asked

@@ -31,7 +31,7 @@ _SPARE_PART = 0.5
 """The part of a saved run that may be spent on padding; the rest is the gain."""
 _FREE_PADDING = 1e6
 # Parts of the budget: for finding out which sizes are worth measuring, and for measuring them often.
-_EXPLORING, _REPEATING = 0.4, 0.75
+_EXPLORING, _REPEATING = 0.4, 0.5
 
 Case = tuple[int, ...]
 """A batch: the length of each row in bytes, 0 where all rows are alike."""
@@ -300,6 +300,7 @@ class _Rules:
             if not self._meter.knows(case):
                 self.is_short = True
                 return False
+            self._rows[length] = sorted({*self._rows[length], rows})
         return True
 
     def _longest(self, length: int, max_batch: int, max_bytes: int) -> float:
@@ -326,28 +327,38 @@ class _Rules:
         )
 
     def _allowed(self, batching: Batching) -> list[tuple[int, int]]:
-        """Return the measured sizes of more than one row inside the bounds, with their length."""
+        """Return the sizes of more than one row inside the bounds, with their length."""
         return [
             (n, length)
             for length in self._lengths
-            for n in self._rows[length]
-            if 1 < n <= batching.max_batch and (not batching.max_bytes or n * length <= batching.max_bytes)
+            for n in range(2, min(batching.max_batch, self._rows[length][-1]) + 1)
+            if not batching.max_bytes or n * length <= batching.max_bytes
         ]
 
     def _saved(self, batching: Batching) -> float:
         """Return what saving one run is worth in bytes of padding: the least over all sizes."""
-        saved = []
-        for n, length in self._allowed(batching):
-            gain_s = n * self._meter.seconds((length,)) - self._meter.seconds((length,) * n) + (n - 1) * HOP_S
+        allowed = self._allowed(batching)
+        saved = [_FREE_PADDING / _SPARE_PART if allowed else 0.0]
+        for n, length in allowed:
+            gain_s = n * self._meter.seconds((length,)) - self._between(n, length) + (n - 1) * HOP_S
             slope = self._slope(length)
-            saved.append(gain_s / slope / (n - 1) if slope > 0 else _FREE_PADDING / _SPARE_PART)
-        return min([*saved, _FREE_PADDING / _SPARE_PART]) if saved else 0.0
+            if slope > 0:
+                saved.append(gain_s / slope / (n - 1))
+        return max(0.0, min(saved))
+
+    def _between(self, n: int, length: int) -> float:
+        """Return the seconds of a run of n rows, between those that were measured."""
+        rows = self._rows[length]
+        low, high = max(k for k in rows if k <= n), min(k for k in rows if k >= n)
+        part = (n - low) / (high - low) if high > low else 0.0
+        low_s, high_s = (self._meter.seconds((length,) * k) for k in (low, high))
+        return (1 - part) * low_s + part * high_s
 
     def _slope(self, length: int) -> float:
-        """Return the seconds that a byte more costs a row near this length, by the steepest neighbour."""
-        others = [other for other in self._lengths if other < length] or self._lengths[1:2]
+        """Return the seconds that a byte more costs a row near this length, by the steepest of the others."""
         here = self._meter.seconds((length,))
-        return max((here - self._meter.seconds((other,))) / (length - other) for other in others) if others else 0.0
+        others = [(other, self._meter.seconds((other,))) for other in self._lengths if other != length]
+        return max(((here - there) / (length - other) for other, there in others), default=0.0)
 
     def _pays(self, batching: Batching, spare: float) -> bool:
         """Try a batch in which all rows but one are padded by `spare`; return whether its rows alone take longer."""

@@ -307,6 +307,32 @@ def test_the_oldest_text_is_always_in_the_next_run():
     assert names(hand) == [["odd"]]
 
 
+def test_long_texts_share_no_run_though_short_ones_do():
+    q, hand = queue(), Hand(max_batch=8, max_bytes=240)
+    ask(q, 0.0, *(Timely(f"{name}", length=length) for name, length in (("a", 200), ("b", 200), ("c", 60), ("d", 60))))
+    ask(q, 0.0, *(Timely(f"{name}", length=60) for name in ("e", "f", "g")))
+    for _ in range(4):
+        dispatch(q, hand)
+    assert names(hand) == [["a"], ["b"], ["c", "d", "e", "f"], ["g"]]
+
+
+def test_each_saved_run_allows_so_much_padding():
+    q, hand = queue(), Hand(max_batch=8, spare=20.0)
+    ask(q, 0.0, *(Timely(f"{length}", length=length) for length in (100, 81, 60, 90, 61)))
+    for _ in range(3):
+        dispatch(q, hand)
+    # 19 of 20 bytes; with 60 it would be 59 of 40; with 90 it is 29 of 40; 61 again would be 68 of 60.
+    assert names(hand) == [["100", "81", "90"], ["60", "61"]]
+
+
+def test_rows_of_bytes_are_bounded_together_too():
+    q, hand = queue(), Hand(max_batch=8, max_bytes=250)
+    fill(q, *(Note(f"{i}", size=100) for i in range(4)))
+    for _ in range(2):
+        dispatch(q, hand)
+    assert names(hand) == [["0", "1"], ["2", "3"]]
+
+
 @hypothesis.given(
     st.lists(st.tuples(st.integers(1, 200), st.integers(1, 4)), min_size=1, max_size=40),
     st.floats(1.0, 3.0),

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from argosy.core.errors import DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
@@ -696,3 +697,29 @@ def test_a_request_that_waited_too_long_is_not_run(world):
     assert late.error.code == "deadline_exceeded"
     assert only.run is None
     assert world.plane.counters.get("argosy_expired_total", "m", "queue") == 1
+
+
+# Calibration ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_replica_that_was_calibrated_meanwhile_is_fed_as_it_says_from_the_next_batch_on(world):
+    replica = world.replica(max_batch=1)
+    world.route()
+    for _ in range(5):
+        world.send()
+    replica.answer()
+    assert len(replica.run[0].rows) == 1
+    hello = msgspec.structs.replace(replica.inside.hello, max_batch=8, advice=wire.Advice(2, 1, 2, 9), threads=1)
+    replica.inside.greeted(hello)
+    replica.answer()
+    assert len(replica.run[0].rows) == 3
+    found = replica.inside.status()
+    assert (found.max_batch, found.threads, found.advice) == (8, 1, wire.Advice(2, 1, 2, 9))
+
+
+@pytest.mark.parametrize("change", [{"replica": "other"}, {"digest": "sha256:" + "0" * 64}])
+def test_a_replica_that_claims_to_be_another_one_is_refused(world, change):
+    replica = world.replica()
+    with pytest.raises(InvalidInput, match="all at once"):
+        replica.inside.greeted(msgspec.structs.replace(replica.inside.hello, **change))
+    assert replica.inside.hello.replica == "r1"

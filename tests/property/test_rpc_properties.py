@@ -33,7 +33,7 @@ def message(array, *, is_raw):
 
 @given(raw_arrays)
 def test_raw_tensors_come_back_bit_for_bit(array):
-    request = read_request(*parse_infer(message(array, is_raw=True).SerializeToString()))
+    request = read_request(parse_infer(message(array, is_raw=True).SerializeToString()))
     assert bytes(request.inputs["x"].data) == array.tobytes()
     answer = ModelInferResponse.FromString(encode_response(request, "m", "1", list(request.inputs.values()), ""))
     assert list(answer.raw_output_contents) == [array.tobytes()]
@@ -41,7 +41,7 @@ def test_raw_tensors_come_back_bit_for_bit(array):
 
 @given(typed_arrays)
 def test_typed_tensors_come_back_as_they_were(array):
-    request = read_request(*parse_infer(message(array, is_raw=False).SerializeToString()))
+    request = read_request(parse_infer(message(array, is_raw=False).SerializeToString()))
     tensor = request.inputs["x"]
     found = np.frombuffer(bytes(tensor.data), array.dtype).reshape(array.shape)
     np.testing.assert_array_equal(found, array)
@@ -53,7 +53,7 @@ def test_typed_tensors_come_back_as_they_were(array):
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data):
     with contextlib.suppress(InvalidInput):
-        read_request(*parse_infer(data))
+        read_request(parse_infer(data))
 
 
 @given(st.data(), st.booleans())
@@ -64,7 +64,7 @@ def test_a_damaged_message_is_read_or_refused(data, is_raw):
         at = data.draw(st.integers(0, len(whole) - 1))
         whole[at] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InvalidInput):
-        request = read_request(*parse_infer(bytes(whole)))
+        request = read_request(parse_infer(bytes(whole)))
         for tensor in request.inputs.values():
             assert isinstance(tensor, Tensor)
 

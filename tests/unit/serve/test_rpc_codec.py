@@ -40,7 +40,7 @@ def infer(*inputs, raw=(), **more):
 
 
 def read(data):
-    return read_request(*parse_infer(data))
+    return read_request(parse_infer(data))
 
 
 def refused(data):

@@ -3,9 +3,10 @@
 Source: kserve/open-inference-protocol, `specification/protocol/inference_grpc.md`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -24,7 +25,13 @@ MAX_TYPED_BYTES = MAX_JSON_BYTES
 """Typed elements become Python's numbers on the event loop, as those of JSON do."""
 _MAX_RANK = 16
 _MAX_TENSORS = 1024
+_KEPT, _KEPT_BYTES = 256, 4096
+"""So many descriptions of requests are kept, up to this size."""
 _RAW_INPUTS, _RAW_OUTPUTS = 7, 6  # numbers of raw_input_contents and raw_output_contents
+# Numbers of the fields of an answer that are written without protobuf: `id`, `parameters`, a map entry's key and value,
+# and `string_param` of a parameter.
+_ID, _PARAMETERS, _MAP_KEY, _MAP_VALUE, _STRING_PARAM = 3, 4, 1, 2, 3
+_PREDICTION_KEY = length_prefix(_MAP_KEY, len(b"prediction")) + b"prediction"
 
 _FIELDS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -45,9 +52,31 @@ def parse(kind: Any, data: bytes) -> Any:
     return message
 
 
-def parse_infer(data: bytes) -> tuple[Any, list[memoryview]]:
-    """Return a ModelInferRequest without its raw tensors, and these as views of `data`. Raises InvalidInput."""
+class Received(NamedTuple):
+    """A ModelInferRequest that was read as far as is needed to know whom it is for."""
+
+    message: Any
+    """Without its raw tensors."""
+    rest: bytes
+    """The bytes of `message`."""
+    raw: list[memoryview]
+
+
+class _Described(NamedTuple):
+    """What a request says beside its elements."""
+
+    id: str
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    """Name, datatype, shape."""
+    outputs: tuple[str, ...]
+    timeout_s: float
+
+
+def parse_infer(data: bytes) -> Received:
+    """Return a request whose raw tensors are views of `data`. Raises InvalidInput when it is none."""
     rest, raw = cut_out(data, _RAW_INPUTS)
+    if raw and len(rest) <= _KEPT_BYTES:
+        return Received(_parse_kept(rest), rest, raw)
     if len(rest) > MAX_TYPED_BYTES:
         raise InvalidInput(
             f"the message has {len(rest)} bytes beside raw tensors; at most {MAX_TYPED_BYTES} are read, because others "
@@ -55,58 +84,114 @@ def parse_infer(data: bytes) -> tuple[Any, list[memoryview]]:
             hint="send large tensors as raw_input_contents",
             code="body_too_large",
         )
-    return parse(ModelInferRequest, rest), raw
+    return Received(parse(ModelInferRequest, rest), rest, raw)
 
 
-def read_request(message: Any, raw: Sequence[memoryview]) -> InferRequest:
+def read_request(received: Received) -> InferRequest:
     """Return what is asked, not yet checked against any version; InvalidInput has the path of the wrong field."""
-    refuse_parameters(message.parameters, "$")
-    if max(len(message.inputs), len(message.outputs)) > _MAX_TENSORS:
-        raise InvalidInput(f"a request has at most {_MAX_TENSORS} inputs and outputs", code="wrong_field", path="$")
-    tensors = [_tensor(item, f"$.inputs[{index}]") for index, item in enumerate(message.inputs)]
-    if raw and len(raw) != len(tensors):
+    message, rest, raw = received
+    data: Sequence[bytes | memoryview]
+    if not raw:
+        described = _describe(message)
+        data = [_from_contents(item.contents, *described.inputs[i][1:], i) for i, item in enumerate(message.inputs)]
+        is_raw = False
+    else:
+        described = _describe_kept(rest) if len(rest) <= _KEPT_BYTES else _describe(message, is_raw=True)
+        data = raw
+        is_raw = True
+    if len(data) != len(described.inputs):
         raise InvalidInput(
-            f"{len(tensors)} inputs are described, but {len(raw)} raw tensors were sent - at `$.raw_input_contents`",
+            f"{len(described.inputs)} inputs are described, but {len(raw)} raw tensors were sent - at "
+            "`$.raw_input_contents`",
             code="wrong_size",
             path="$.raw_input_contents",
         )
-    inputs: dict[str, Tensor] = {}
-    for index, (tensor, item) in enumerate(zip(tensors, message.inputs, strict=True)):
-        where = f"$.inputs[{index}]"
-        if tensor.name in inputs:
-            raise InvalidInput(f"input '{tensor.name[:100]}' is sent twice - at `{where}`", code="repeated_input")
-        if raw:
-            found = _with_raw(tensor, item, raw[index], where)
-        else:
-            found = _with_data(tensor, _from_contents(item.contents, tensor, f"{where}.contents"))
-        inputs[tensor.name] = found
-    outputs = []
-    for index, output in enumerate(message.outputs):
-        _refuse_unknown(output, f"$.outputs[{index}]")
-        refuse_parameters(output.parameters, f"$.outputs[{index}]")
-        outputs.append((output.name, bool(raw)))
-    return InferRequest(message.id, inputs, tuple(outputs), bool(raw), _timeout_s(message.parameters))
+    inputs = {}
+    for index, (name, datatype, shape) in enumerate(described.inputs):
+        inputs[name] = tensor = Tensor(name, datatype, shape, data[index])
+        if is_raw:
+            check_size(tensor, f"$.inputs[{index}]")
+    outputs = tuple([(name, is_raw) for name in described.outputs]) if described.outputs else ()
+    return InferRequest(described.id, inputs, outputs, is_raw, described.timeout_s)
+
+
+# Whoever asks again and again sends the same bytes but for the elements.
+@functools.lru_cache(maxsize=_KEPT)
+def _parse_kept(rest: bytes) -> Any:
+    return parse(ModelInferRequest, rest)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _describe_kept(rest: bytes) -> _Described:
+    return _describe(_parse_kept(rest), is_raw=True)
 
 
 def encode_response(
     request: InferRequest, name: str, version: str, outputs: Sequence[Tensor], prediction: str
 ) -> bytes:
     """Return an answer: raw when the request was, or when an output can only be raw; else with typed contents."""
+    if request.outputs:
+        by_name = {tensor.name: tensor for tensor in outputs}
+        outputs = [by_name[output] for output, _ in request.outputs]
+    if request.is_binary or any(tensor.datatype not in _FIELDS for tensor in outputs):
+        described = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in outputs])
+        head = _head(name, version, described) + _told(request.id, prediction)
+        return put_in(head, _RAW_OUTPUTS, [tensor.data for tensor in outputs])
     message = ModelInferResponse(model_name=name, model_version=version, id=request.id)
     message.parameters["prediction"].string_param = prediction
-    by_name = {tensor.name: tensor for tensor in outputs}
-    wanted = [by_name[output] for output, _ in request.outputs] if request.outputs else outputs
-    is_raw = request.is_binary or any(tensor.datatype not in _FIELDS for tensor in wanted)
-    for tensor in wanted:
+    for tensor in outputs:
         entry = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        if not is_raw:
-            _to_contents(entry.contents, tensor)
-    head: bytes = message.SerializeToString()
-    return put_in(head, _RAW_OUTPUTS, [tensor.data for tensor in wanted]) if is_raw else head
+        _to_contents(entry.contents, tensor)
+    return message.SerializeToString()  # type: ignore[no-any-return]
 
 
-def _tensor(item: Any, where: str) -> Tensor:
-    """Return an input as it is described, still without its elements."""
+@functools.lru_cache(maxsize=_KEPT)
+def _head(name: str, version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    """Return what is the same in all raw answers of a version to requests of one shape."""
+    described = [{"name": output, "datatype": kind, "shape": shape} for output, kind, shape in outputs]
+    message = ModelInferResponse(model_name=name, model_version=version, outputs=described)
+    return message.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _told(request_id: str, prediction: str) -> bytes:
+    """Return the fields of an answer that are its own: `id`, and the parameter `prediction`."""
+    value = prediction.encode()
+    chosen = length_prefix(_STRING_PARAM, len(value)) + value
+    entry = _PREDICTION_KEY + length_prefix(_MAP_VALUE, len(chosen)) + chosen
+    told = length_prefix(_PARAMETERS, len(entry)) + entry
+    if not request_id:
+        return told
+    given = request_id.encode()
+    return length_prefix(_ID, len(given)) + given + told
+
+
+def _describe(message: Any, *, is_raw: bool = False) -> _Described:
+    refuse_parameters(message.parameters, "$")
+    if max(len(message.inputs), len(message.outputs)) > _MAX_TENSORS:
+        raise InvalidInput(f"a request has at most {_MAX_TENSORS} inputs and outputs", code="wrong_field", path="$")
+    inputs = []
+    names = set()
+    for index, item in enumerate(message.inputs):
+        where = f"$.inputs[{index}]"
+        inputs.append(_describe_input(item, where))
+        if item.name in names:
+            raise InvalidInput(f"input '{item.name[:100]}' is sent twice - at `{where}`", code="repeated_input")
+        names.add(item.name)
+        if is_raw and item.HasField("contents"):
+            raise InvalidInput(
+                f"input '{item.name[:100]}' has contents, and raw_input_contents were sent too - at `{where}.contents`",
+                hint="send all inputs of a request in one of the two ways",
+                code="wrong_field",
+                path=f"{where}.contents",
+            )
+    for index, output in enumerate(message.outputs):
+        _refuse_unknown(output, f"$.outputs[{index}]")
+        refuse_parameters(output.parameters, f"$.outputs[{index}]")
+    outputs = tuple(output.name for output in message.outputs)
+    return _Described(message.id, tuple(inputs), outputs, _timeout_s(message.parameters))
+
+
+def _describe_input(item: Any, where: str) -> tuple[str, str, tuple[int, ...]]:
     _refuse_unknown(item, where)
     refuse_parameters(item.parameters, where)
     if item.datatype not in DATATYPES:
@@ -115,38 +200,24 @@ def _tensor(item: Any, where: str) -> Tensor:
             code="wrong_datatype",
             path=f"{where}.datatype",
         )
-    if len(item.shape) > _MAX_RANK or any(size < 0 for size in item.shape):
+    shape = tuple(item.shape[: _MAX_RANK + 1])
+    if len(shape) > _MAX_RANK or any(size < 0 for size in shape):
         raise InvalidInput(
-            f"the shape {list(item.shape[:_MAX_RANK])} has more than {_MAX_RANK} dimensions, or one below 0 - at "
+            f"the shape {list(shape[:_MAX_RANK])} has more than {_MAX_RANK} dimensions, or one below 0 - at "
             f"`{where}.shape`",
             code="wrong_shape",
             path=f"{where}.shape",
         )
-    return Tensor(item.name, item.datatype, tuple(item.shape), b"")
+    return item.name, item.datatype, shape
 
 
-def _with_data(tensor: Tensor, data: bytes | memoryview) -> Tensor:
-    return Tensor(tensor.name, tensor.datatype, tensor.shape, data)
-
-
-def _with_raw(tensor: Tensor, item: Any, data: memoryview, where: str) -> Tensor:
-    if item.HasField("contents"):
-        raise InvalidInput(
-            f"input '{tensor.name[:100]}' has contents, and raw_input_contents were sent too - at `{where}.contents`",
-            hint="send all inputs of a request in one of the two ways",
-            code="wrong_field",
-            path=f"{where}.contents",
-        )
-    found = _with_data(tensor, data)
-    check_size(found, where)
-    return found
-
-
-def _from_contents(contents: Any, tensor: Tensor, where: str) -> bytes | memoryview:
-    field = _FIELDS.get(tensor.datatype)
+def _from_contents(contents: Any, datatype: str, shape: tuple[int, ...], index: int) -> bytes | memoryview:
+    """Return typed elements as the raw tensor they are."""
+    where = f"$.inputs[{index}].contents"
+    field = _FIELDS.get(datatype)
     if field is None:
         raise InvalidInput(
-            f"{tensor.datatype} has no typed contents - at `{where}`",
+            f"{datatype} has no typed contents - at `{where}`",
             hint="send it as raw_input_contents",
             code="wrong_field",
             path=where,
@@ -155,23 +226,22 @@ def _from_contents(contents: Any, tensor: Tensor, where: str) -> bytes | memoryv
     for other, _ in contents.ListFields():
         if other.name != field:
             raise InvalidInput(
-                f"elements of {tensor.datatype} belong in `{field}`, but {other.name} was sent - at `{where}`",
+                f"elements of {datatype} belong in `{field}`, but {other.name} was sent - at `{where}`",
                 code="wrong_field",
                 path=f"{where}.{other.name}",
             )
     elements = getattr(contents, field)
-    count = math.prod(tensor.shape)
+    count = math.prod(shape)
     if len(elements) != count:
         raise InvalidInput(
-            f"the shape {list(tensor.shape)} needs {count} elements, but {len(elements)} were sent - at "
-            f"`{where}.{field}`",
+            f"the shape {list(shape)} needs {count} elements, but {len(elements)} were sent - at `{where}.{field}`",
             code="wrong_size" if elements else "missing_data",
             path=f"{where}.{field}",
         )
-    if tensor.datatype in _AS_WRITTEN:
+    if datatype in _AS_WRITTEN:
         written = contents.SerializeToString()
-        return memoryview(written)[len(written) - count * values.item_size(tensor.datatype) :]
-    return values.pack(list(elements), tensor.datatype, f"{where}.{field}")
+        return memoryview(written)[len(written) - count * values.item_size(datatype) :]
+    return values.pack(list(elements), datatype, f"{where}.{field}")
 
 
 def _to_contents(contents: Any, tensor: Tensor) -> None:

@@ -203,12 +203,12 @@ class InferenceService:
     def infer(self, rpc: Rpc, data: bytes) -> None:
         """ModelInfer."""
         plane = self.plane
-        message, raw = codec.parse_infer(data)
-        name, number = message.model_name, message.model_version
+        received = codec.parse_infer(data)
+        name, number = received.message.model_name, received.message.model_version
         endpoint = self._endpoint(rpc, name)
         if number:
             plane.signature(endpoint, number)  # a version that is not there matters more than what was sent to it
-        asked = codec.read_request(message, raw)
+        asked = codec.read_request(received)
         if asked.outputs:
             v2.check_outputs(plane.signature(endpoint, number), asked)
 

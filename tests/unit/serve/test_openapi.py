@@ -158,8 +158,9 @@ def test_what_does_not_fit_the_schema_is_refused_or_one_of_the_forms_it_can_not_
         jsonschema.validate(body, predict_schema(signature))
     except jsonschema.ValidationError:
         known = {name for spec in signature.inputs for name in (*spec.columns, spec.name)}
-        if isinstance(inputs, dict) and inputs and set(inputs) <= known:
-            return  # lists of equal length, column by column, or a table as a whole
+        rows = inputs if isinstance(inputs, list) else [inputs]
+        if rows and all(isinstance(row, dict) and row and set(row) <= known for row in rows):
+            return  # lists of equal length, column by column, or a table's row as a whole
         with pytest.raises(InvalidInput):
             plain.decode_request(json.dumps(body).encode(), signature)
     else:

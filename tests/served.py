@@ -20,7 +20,7 @@ from argosy.core.clock import SystemClock
 from argosy.core.config import load_settings
 from argosy.registry.registry import open_registry
 from argosy.registry.versions import Evaluation, Manifest
-from argosy.serve.control import FrontConfig, EndpointRoute, GatewayClient, GatewayConfig, ReplicaConfig
+from argosy.serve.control import EndpointRoute, FrontConfig, GatewayClient, GatewayConfig, ReplicaConfig
 
 KEY = "00112233445566778899aabbccddeeff"
 

@@ -16,6 +16,7 @@ from argosy.web.server import bind
 VIEW = SystemView(
     time=1.0,
     url="http://127.0.0.1:1",
+    grpc="127.0.0.1:2",
     gateway="running",
     gateway_error="",
     controller="running",

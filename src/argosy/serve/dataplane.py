@@ -26,7 +26,7 @@ from argosy.serve.prediction_id import Namer
 from argosy.serve.requests import Inputs, check_inputs
 from argosy.serve.router import CANARY, STABLE, UNCOUNTED, Choice, choose
 from argosy.serve.windows import Segment, Windows
-from argosy.serve.wire import Tensor
+from argosy.serve.wire import TOO_LATE, Tensor
 
 log = get_logger()
 
@@ -337,6 +337,10 @@ class DataPlane:
         target = self._target(call, trouble)
         if not target or call.attempts >= _MAX_ATTEMPTS[call.arm] or not endpoint.budget.spend():
             call.error = _as_error(trouble)
+            if trouble.code == TOO_LATE and self.clock.monotonic() >= call.deadline:
+                # The replica noticed before the wheel did.
+                self.counters.count("argosy_expired_total", endpoint.route.name, "run")
+                call.error = _expired(call)
             self.finish(call)
             return
         call.attempts += 1
@@ -357,7 +361,7 @@ class DataPlane:
             self._time(call)
             if not is_new:
                 return
-            trouble = Trouble("attempt_timeout", f"'{call.ref}' did not answer within half of the request's time")
+            trouble = Trouble(TOO_LATE, f"'{call.ref}' did not answer within half of the request's time")
             self._charge(call, trouble)
             if call.arm == CANARY:
                 if call.state == WAITING:
@@ -371,10 +375,7 @@ class DataPlane:
         stage = "queue" if call.state == WAITING else "run"
         self.counters.count("argosy_expired_total", call.endpoint.route.name, stage)
         self._abandon(call)
-        call.error = DeadlineExceeded(
-            f"'{call.ref}' did not answer within {call.deadline - call.arrived:.3g} s",
-            hint="give more time in the header argosy-timeout, or add replicas",
-        )
+        call.error = _expired(call)
         self.finish(call)
 
     def hedge(self, call: Call, now: float) -> None:
@@ -611,9 +612,16 @@ class DataPlane:
         return found
 
 
+def _expired(call: Call) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"'{call.ref}' did not answer within {call.deadline - call.arrived:.3g} s",
+        hint="give more time in the header argosy-timeout, or add replicas",
+    )
+
+
 def _as_error(trouble: Trouble) -> ArgosyError:
     if trouble.is_callers:
         return InvalidInput(trouble.message, code=trouble.code)
-    if trouble.is_replayable or trouble.code == "attempt_timeout":
+    if trouble.is_replayable or trouble.code == TOO_LATE:
         return Unavailable(trouble.message, hint="it may be sent again", code=trouble.code, retry_after_s=1.0)
     return Internal(trouble.message, hint="the version failed on this input; see its replica's log", code=trouble.code)

@@ -56,7 +56,7 @@ def test_the_limits_are_those_that_hold():
     assert f"the gateway's {config.timeout_s:.0f} s" in PAGE
 
 
-@pytest.mark.capability("I2")
+@pytest.mark.capability("I1")
 def test_the_client_of_the_how_to_runs_as_it_stands(installed):
     (installed.folder / "model.onnx").write_bytes(linear())
     page = (DOCS / "how-to" / "ask-over-grpc.md").read_text()

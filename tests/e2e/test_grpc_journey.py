@@ -32,7 +32,7 @@ def ask(address):
         return client.infer("m", [given], client_timeout=10).as_numpy("y")
 
 
-@pytest.mark.capability("I2")
+@pytest.mark.capability("I1")
 def test_a_deployed_file_is_served_over_grpc_at_the_address_that_is_printed(installed, model):
     said = installed.ok("deploy", model, "--port", "0")
     found = installed.json("deploy", model)

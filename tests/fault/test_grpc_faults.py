@@ -96,7 +96,6 @@ def test_versions_changed_under_load_cost_no_call(served):
     assert load.versions == {"m:1", "m:2", "m:3"}
 
 
-@pytest.mark.capability("Z1")
 def test_a_path_that_is_not_text_ends_nothing(served):
     served.gateway(grpc_port=0)
     version = served.publish(constant(1.0))
@@ -133,7 +132,6 @@ def ends_within(raw, seconds):
     return said
 
 
-@pytest.mark.capability("Z1")
 @pytest.mark.parametrize("hello", [b"", HELLO[:10], HELLO, b"\x16\x03\x01"], ids=["nothing", "half", "preface", "tls"])
 def test_a_client_that_does_not_finish_its_hello_is_hung_up_on(impatient, hello):
     raw = Raw(grpc_port(impatient), hello=b"")
@@ -142,7 +140,6 @@ def test_a_client_that_does_not_finish_its_hello_is_hung_up_on(impatient, hello)
         ends_within(raw, 5.0)
 
 
-@pytest.mark.capability("Z1")
 def test_many_calls_whose_message_never_comes_are_given_up_for_others(impatient):
     raws = [Raw(grpc_port(impatient), timeout=0.05) for _ in range(20)]
     given_up = set()
@@ -180,7 +177,6 @@ def test_a_message_that_trickles_in_is_answered_while_there_is_room(impatient):
         assert any(b"argosy-prediction" in payload for _, _, _, payload in raw.frames())
 
 
-@pytest.mark.capability("Z1")
 def test_a_client_that_never_takes_its_answer_is_let_go(impatient):
     raw = Raw(grpc_port(impatient), hello=HELLO + settings((4, 0)))  # a window of no bytes at all
     with contextlib.closing(raw):
@@ -190,7 +186,6 @@ def test_a_client_that_never_takes_its_answer_is_let_go(impatient):
     assert impatient.ask("GET", "/v2/health/ready")[0] == 200
 
 
-@pytest.mark.capability("Z1")
 def test_five_hundred_slow_clients_of_every_kind_do_not_slow_others(impatient):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))

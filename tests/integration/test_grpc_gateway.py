@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import time
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def test_a_gateway_without_grpc_never_loads_it(served):
     assert "cygrpc" not in maps(served)
 
 
-@pytest.mark.capability("I2")
+@pytest.mark.capability("I1")
 def test_a_gateway_with_grpc_stays_small(served):
     served.gateway(grpc_port=0)
     version = served.publish(linear())
@@ -241,7 +242,7 @@ def trusting(certificate):
     return grpc.ssl_channel_credentials(root_certificates=certificate)
 
 
-@pytest.mark.capability("Z2")
+@pytest.mark.capability("Z1")
 def test_grpc_speaks_tls_with_the_gateways_certificate_and_takes_a_new_one(served):
     first = write_certificate(served.folder)
     served.gateway(grpc_port=0, tls_cert=str(served.folder / "cert.pem"), tls_key=str(served.folder / "key.pem"))
@@ -259,12 +260,24 @@ def test_grpc_speaks_tls_with_the_gateways_certificate_and_takes_a_new_one(serve
         assert rows_of(rpc.infer([[1.0]])) == [[1.0]]  # a connection keeps the certificate it began with
     with Rpc(grpc_port(served)) as plain:
         assert plain.infer([[1.0]], timeout=0.5).code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+    assert shake_hands(served, ssl.TLSVersion.TLSv1_3, second) == "TLSv1.3"
+    with pytest.raises(ssl.SSLError):
+        shake_hands(served, ssl.TLSVersion.TLSv1_2, second)
+
+
+def shake_hands(served, version, trusted):
+    context = ssl.create_default_context(cadata=trusted.decode())
+    context.set_alpn_protocols(["h2"])
+    context.minimum_version = context.maximum_version = version
+    raw = socket.create_connection(("127.0.0.1", grpc_port(served)), timeout=10)
+    with context.wrap_socket(raw, server_hostname="localhost") as found:
+        return found.version()
 
 
 # The end ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.capability("I2")
+@pytest.mark.capability("I1")
 def test_what_was_accepted_is_answered_when_the_gateway_stops(served):
     served.gateway(grpc_port=0)
     version = served.publish(slow())

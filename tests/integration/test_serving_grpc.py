@@ -92,7 +92,7 @@ def given(name, array, datatype="FP32"):
 # Triton's client -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.capability("I2")
+@pytest.mark.capability("I1")
 def test_tritonclient_asks_about_server_and_models(client):
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -132,7 +132,7 @@ def test_tritonclient_counts(client):
     assert [stats.name for stats in client.get_inference_statistics("m", "1").model_stats] == ["m"]
 
 
-@pytest.mark.capability("I2")
+@pytest.mark.capability("I1")
 def test_the_answer_over_grpc_is_the_answer_over_http(served, client):
     found = client.infer("m", [given("x", ROWS)], outputs=[triton.InferRequestedOutput("y")], request_id="r7")
     _, _, body = served.infer(ROWS)
@@ -304,7 +304,6 @@ def quiet(served, text):
         assert shown not in text, text
 
 
-@pytest.mark.capability("Z1")
 @pytest.mark.parametrize(("name", "data", "statuses"), MESSAGES, ids=[case[0] for case in MESSAGES])
 def test_a_malformed_message_is_refused_with_its_status(served, name, data, statuses):
     with Rpc(grpc_port(served), options=[("grpc.max_send_message_length", -1)]) as found:
@@ -316,7 +315,6 @@ def test_a_malformed_message_is_refused_with_its_status(served, name, data, stat
     alive(served)
 
 
-@pytest.mark.capability("Z1")
 @pytest.mark.parametrize("case", CALLS, ids=[case[0] for case in CALLS])
 def test_a_malformed_call_is_refused_with_its_status(served, case):
     name, method, data, metadata, statuses = case
@@ -337,7 +335,6 @@ def test_compressed_messages_are_refused_before_they_are_unpacked(served, algori
     alive(served)
 
 
-@pytest.mark.capability("Z1")
 @pytest.mark.parametrize(("name", "data", "is_whole"), FRAMES, ids=[case[0] for case in FRAMES])
 def test_what_is_no_call_at_all_leaves_the_others_alone(served, name, data, is_whole):
     raw = Raw(grpc_port(served), hello=b"" if is_whole else None, timeout=0.3)

@@ -1,9 +1,9 @@
 """Argosy takes a large model from data to a running, watched, reversible service, from one file."""
 
-from typing import TYPE_CHECKING, Any
-
 from argosy.core.version import __version__
 
+# What type checkers take for true. `typing` itself would cost every process 10 ms.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argosy.client import AsyncClient, Client, Prediction
     from argosy.core.errors import Refused
@@ -40,7 +40,7 @@ __all__ = [
 _CLIENT = ("AsyncClient", "Client", "Prediction")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the client, or what models are written with, when it is first asked for.
 
     Every process of Argosy imports this module, so it must stay light.
@@ -49,5 +49,6 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         where = "argosy.client" if name in _CLIENT else "argosy.formats.python_model"
-        return getattr(importlib.import_module(where), name)
+        found: object = getattr(importlib.import_module(where), name)
+        return found
     raise AttributeError(f"module 'argosy' has no attribute {name!r}")

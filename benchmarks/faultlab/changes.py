@@ -48,7 +48,9 @@ class Change:
 def run(quiet: Quiet, *, count: int = 20, least: int = _LEAST_REQUESTS) -> list[Line]:
     """Measure."""
     with Deployment() as home:
+        home.shape("m", 1)
         home.deploy(home.file(told(1)))
+        home.settle("m:1", 1)
         changes = [_publish(home, number) for number in range(2, count + 2)]
         heard: list[Heard] = []
         has_grpc = _grpc_port(home) > 0

@@ -86,6 +86,15 @@ class Deployment:
         self.port = int(found["url"].rpartition(":")[2])
         return found
 
+    def shape(self, name: str, replicas: int, rollout: str = "") -> None:
+        """Say in the project file how an endpoint is to run, so that every machine measures the same shape."""
+        text = f'[project]\nname = "{name}"\n[endpoint]\nreplicas = {replicas}\nthreads = 1\n{rollout}'
+        (self.folder / "argosy.toml").write_text(text)
+
+    def settle(self, version: str, count: int) -> None:
+        """Wait until so many replicas of a version are ready and calibrated: that takes the machine for itself."""
+        until(lambda: len([r for r in self.ready(version) if r.advice is not None]) >= count, seconds=120)
+
     def file(self, model: bytes) -> Path:
         """Write a model to a file."""
         self._files += 1
@@ -135,11 +144,6 @@ class Deployment:
     def ready(self, version: str) -> list[ReplicaStatus]:
         """Return a version's replicas that take requests."""
         return [r for r in self.replicas(version) if r.state == "ready"]
-
-    def wait_ready(self, version: str, count: int, *, besides: frozenset[int] = frozenset()) -> float:
-        """Wait until so many replicas are ready, processes `besides` not counted; return the moment."""
-        until(lambda: len([r for r in self.ready(version) if r.pid not in besides]) >= count)
-        return time.monotonic()
 
     def processes(self, role: str) -> list[ProcessInfo]:
         """Return the living processes of a role."""

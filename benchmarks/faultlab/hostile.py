@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 HEADER_TRICKLE, HALF_LINE, SILENCE, BODY_TRICKLE = "header trickle", "half request line", "silence", "body trickle"
-NEVER_READS = "never reads"
+NEVER_READS = {"never reads 2 MB": 128, "never reads 256 KB": 16}
+"""Rows that are asked for. What exceeds the kernel's buffers waits in the server, what doesn't in the kernel."""
 SLOW = (HEADER_TRICKLE, HALF_LINE, SILENCE, BODY_TRICKLE)
 
 _TRICKLE_S = 0.5
@@ -30,7 +31,7 @@ class Peer:
     def __init__(self, kind: str, address: tuple[str, int], begin: bytes, drip: bytes) -> None:
         self.kind = kind
         self.socket = socket.socket()
-        if kind == NEVER_READS:
+        if kind in NEVER_READS:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.connect(address)
         self.opened = time.monotonic()
@@ -72,29 +73,12 @@ def attack(asked: dict[str, Any]) -> dict[str, Any]:
     """Open everything over `ramp_s`, hold for `seconds`, and return for each kind when its connections were closed."""
     address = ("127.0.0.1", asked["port"])
     head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: 127.0.0.1\r\n"
-    big = struct.pack("<f", 1.0) * asked["rows"]
-    told = json.dumps(
-        {
-            "inputs": [
-                {
-                    "name": "x",
-                    "datatype": "FP32",
-                    "shape": [asked["rows"], 1],
-                    "parameters": {"binary_data_size": len(big)},
-                }
-            ],
-            "parameters": {"binary_data_output": True},
-        }
-    ).encode()
-    wide = b"POST /v2/models/wide/infer HTTP/1.1\r\nhost: 127.0.0.1\r\n"
-    wide += b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n" % (len(told), len(told) + len(big))
     begins = {
         HEADER_TRICKLE: (head + b"x-slow: ", b"a"),
         HALF_LINE: (b"POST /v2/mod", b""),
         SILENCE: (b"", b""),
         BODY_TRICKLE: (head + b"content-length: 100000\r\n\r\n{", b" "),
-        NEVER_READS: (wide + told + big, b""),
-    }
+    } | {kind: (_large_request(rows), b"") for kind, rows in NEVER_READS.items()}
     kinds = [kind for kind, count in asked["counts"].items() for _ in range(count)]
     kinds = [kind for i in range(5) for kind in kinds[i::5]]  # mixed
     peers: list[Peer] = []
@@ -120,6 +104,16 @@ def attack(asked: dict[str, Any]) -> dict[str, Any]:
         "ended": time.monotonic(),
         "kinds": {kind: _summary([peer for peer in peers if peer.kind == kind]) for kind in asked["counts"]},
     }
+
+
+def _large_request(rows: int) -> bytes:
+    """Return a request whose answer has 16 KiB for each row."""
+    body = struct.pack("<f", 1.0) * rows
+    tensor = {"name": "x", "datatype": "FP32", "shape": [rows, 1], "parameters": {"binary_data_size": len(body)}}
+    told = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    head = b"POST /v2/models/wide/infer HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+    head += b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n" % (len(told), len(told) + len(body))
+    return head + told + body
 
 
 def _summary(peers: list[Peer]) -> dict[str, Any]:

@@ -25,8 +25,9 @@ def run(quiet: Quiet, *, kills: int = 50, freezes: int = 10, gateways: int = 5) 
     """Measure."""
     lines = []
     with Deployment() as home:
-        home.deploy(home.file(told(1, layers=LAYERS)), "m", "--replicas", REPLICAS)
-        home.wait_ready("m:1", REPLICAS)
+        home.shape("m", REPLICAS)
+        home.deploy(home.file(told(1, layers=LAYERS)))
+        home.settle("m:1", REPLICAS)
         with quiet():
             load_s = _hit(home, signal.SIGKILL)["started_to_ready_s"]
         for number, count in ((signal.SIGKILL, kills), (signal.SIGSTOP, freezes)):

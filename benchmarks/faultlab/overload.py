@@ -10,8 +10,9 @@ from faultlab.kills import Quiet
 from faultlab.load import Heard, clients, stop_all
 from faultlab.models import told
 from faultlab.report import Line, line
+from faultlab.vitals import cpu_s
 
-LAYERS = 16  # about 5 ms, so that ten times the capacity is little for gateway and client
+LAYERS = 40  # 6 ms and more, so that ten times the capacity is little for gateway and client
 DEADLINE_S = 0.25
 """Of every request; a bound of the histogram `argosy_queue_seconds`, so that what was dispatched later can be read."""
 FACTORS = (0.5, 1, 2, 3, 5, 7, 10)
@@ -23,7 +24,9 @@ _REFUSED_MS = 5.0
 def run(quiet: Quiet, *, factors: tuple[float, ...] = FACTORS, seconds: float = _SECONDS) -> list[Line]:
     """Measure."""
     with Deployment() as home:
+        home.shape("m", 1)
         home.deploy(home.file(told(1, layers=LAYERS)))
+        home.settle("m:1", 1)
         with quiet():
             capacity = _capacity(home, seconds)
             steps = [_step(home, capacity, factor, seconds) for factor in factors]
@@ -44,7 +47,8 @@ def _capacity(home: Deployment, seconds: float) -> float:
 def _step(home: Deployment, capacity: float, factor: float, seconds: float) -> dict[str, Any]:
     """Measure one rate."""
     until(lambda: home.status().endpoints[0].waiting == 0)
-    before = _counts(home)
+    pids = {"gateway": home.processes("gateway")[0].pid, "replica": home.ready("m:1")[0].pid}
+    before, used, begun = _counts(home), {name: cpu_s(pid) for name, pid in pids.items()}, time.monotonic()
     loop = [
         {
             "kind": "binary",
@@ -57,7 +61,8 @@ def _step(home: Deployment, capacity: float, factor: float, seconds: float) -> d
     ]
     with clients(loop) as running:
         heard = running[0].finished()
-    after = _counts(home)
+    after, took = _counts(home), time.monotonic() - begun
+    used = {name: cpu_s(pid) - used[name] for name, pid in pids.items()}
     answered = heard.answered
     in_time = answered[answered["done"] - answered["due"] <= DEADLINE_S]
     refused = heard.rows[heard.rows["status"] == 503]
@@ -76,6 +81,9 @@ def _step(home: Deployment, capacity: float, factor: float, seconds: float) -> d
         "dispatched_after_deadline": after["dispatched_late"] - before["dispatched_late"],
         "run_in_vain": after["run"] - before["run"] - len(answered),
         "outcomes": heard.outcomes(),
+        # Of one core: when the replica gets less than one while requests are refused, others took it.
+        "replica_cpu_share": round(used["replica"] / took, 3),
+        "gateway_cpu_ms_per_request": round(used["gateway"] / len(heard.rows) * 1e3, 4),
         "client_cpu_share": round(heard.cpu_share, 3),
         "client_lag_p99_ms": round(heard.lag_ms(99), 2),
         "no_retry_after": sum(count for name, count in heard.outcomes().items() if "without retry-after" in name),

@@ -13,9 +13,7 @@ from faultlab.report import Line, line
 from faultlab.tape import CANCELLED, WRONG
 
 _SECONDS = 15.0
-_ROLLOUT = """[project]
-name = "m"
-[rollout]
+_ROLLOUT = """[rollout]
 steps = [50]
 dwell = "10min"
 time_limit = "1h"
@@ -27,14 +25,15 @@ mirror = 20
 def run(quiet: Quiet, *, seconds: float = _SECONDS) -> list[Line]:
     """Measure."""
     with Deployment() as home:
+        home.shape("m", 1)
         home.deploy(home.file(told(1, layers=4)))
         with quiet():
             cancelled, still_waiting = _cancelling(home, seconds)
         home.deploy(home.file(told(2, layers=4)))
-        home.wait_ready("m:1", 1)
+        until(lambda: home.ready("m:1"))
         with quiet():
             pinned = _pinned(home, seconds)
-        (home.folder / "argosy.toml").write_text(_ROLLOUT)
+        home.shape("m", 1, _ROLLOUT)
         home.deploy(home.file(told(3, layers=4)), "m", "--detach")
         until(lambda: home.status().endpoints[0].share > 0)
         with quiet():

@@ -15,8 +15,8 @@ from faultlab.report import Line, line
 from faultlab.vitals import Peak
 
 CONNECTIONS = 500
-READERS = 24
-_ROWS, _WIDTH = 512, 4096  # an answer of 8 MB, more than the kernel takes from a server whose client doesn't read
+READERS = 12  # of each size
+_WIDTH = 4096
 _CALM_S = 10.0
 _CLOSED_S = 10.0
 _SLOWER = 1.2
@@ -30,8 +30,10 @@ def run(quiet: Quiet, *, rounds: int = 5, connections: int = CONNECTIONS) -> lis
     calm: list[tuple[float, float]] = []
     peaks: list[float] = []
     with Deployment() as home:
-        home.deploy(home.file(told(1, layers=1)))
-        home.deploy(home.file(told(1, width=_WIDTH)), "wide")
+        for name, model in (("m", told(1, layers=1)), ("wide", told(1, width=_WIDTH))):
+            home.shape(name, 1)
+            home.deploy(home.file(model), name)
+            home.settle(f"{name}:1", 1)
         (gateway,) = home.processes("gateway")
         for at in range(rounds):
             with quiet(), clients(_load(home, at)) as running, _hostile(home, connections) as hostile:
@@ -56,8 +58,8 @@ def _load(home: Deployment, seed: int) -> list[dict[str, Any]]:
 
 def _hostile(home: Deployment, connections: int) -> "subprocess.Popen[str]":
     path = home.folder / "hostile.json"
-    counts = {kind: connections // len(SLOW) for kind in SLOW} | {NEVER_READS: READERS}
-    path.write_text(json.dumps({"port": home.port, "counts": counts, "rows": _ROWS, "ramp_s": 1.0, "seconds": 20.0}))
+    counts = {kind: connections // len(SLOW) for kind in SLOW} | dict.fromkeys(NEVER_READS, READERS)
+    path.write_text(json.dumps({"port": home.port, "counts": counts, "ramp_s": 1.0, "seconds": 20.0}))
     return subprocess.Popen(
         [sys.executable, "-m", "faultlab.hostile", str(path)],
         cwd=FOLDER,
@@ -79,7 +81,7 @@ def _lines(
     attacks: list[dict[str, Any]], heard: Heard, calm: list[tuple[float, float]], peaks: list[float]
 ) -> list[Line]:
     lines = []
-    for name, kinds in (("slow connections of four kinds", SLOW), ("readers that never read", (NEVER_READS,))):
+    for name, kinds in (("slow connections of four kinds", SLOW), ("readers that never read", tuple(NEVER_READS))):
         found = [attack["kinds"][kind] for attack in attacks for kind in kinds]
         opened, closed = (sum(one[key] for one in found) for key in ("opened", "closed"))
         last = max((one["last_s"] or float("inf")) for one in found)

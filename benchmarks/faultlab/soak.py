@@ -26,8 +26,10 @@ def run(quiet: Quiet, *, seconds: float = SECONDS) -> list[Line]:
     """Measure. What grows does so beside others, too: no lock is held for so long."""
     del quiet
     with Deployment() as home:
-        home.deploy(home.file(told(1, layers=1)), "m", "--replicas", 2)
-        home.deploy(home.file(told(1, layers=1)), "steady")
+        for name, replicas in (("steady", 1), ("m", 2)):
+            home.shape(name, replicas)
+            home.deploy(home.file(told(1, layers=1)), name)
+            home.settle(f"{name}:1", replicas)
         number = 1
         pids = {role: home.processes(role)[0].pid for role in ("gateway", "controller")}
         pids["replica"] = home.ready("steady:1")[0].pid

@@ -1,5 +1,6 @@
 """What a process holds: memory, descriptors, threads; and whether that grows."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -26,6 +27,12 @@ def vitals(pid: int) -> dict[str, float]:
         "descriptors": float(sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())),
         "threads": float(sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())),
     }
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Peak:

@@ -309,11 +309,18 @@ def test_slow_connections_of_four_kinds_are_closed_in_time_and_others_served(ser
     assert min(closed_after) > 0.5, "a slow client gets its time"
 
 
-def test_readers_that_never_read_are_let_go_with_what_they_asked_for(served):
+@pytest.mark.parametrize(
+    "rows",
+    [
+        # Beyond the 1 MiB from which on the transport tells that it has to wait.
+        512,
+        pytest.param(16, marks=pytest.mark.xfail(reason="what waits in the kernel, or below 1 MiB, is not seen")),
+    ],
+)
+def test_readers_that_never_read_are_let_go_with_what_they_asked_for(served, rows):
     served.gateway(receive_s=1.0)
     version = served.publish(echo(width=4096))
     served.ready(served.replica(version)).route(version)
-    rows = 512
     (gateway,) = served.launcher.list("gateway")
     before = len(os.listdir(f"/proc/{gateway.pid}/fd"))
     asked = infer(shape=[rows, 1], data=[1.0] * rows)
@@ -324,6 +331,6 @@ def test_readers_that_never_read_are_let_go_with_what_they_asked_for(served):
         served.held.append(connection)
         connection.sendall(asked)
     until(lambda: len(os.listdir(f"/proc/{gateway.pid}/fd")) >= before + 8)
-    until(lambda: len(os.listdir(f"/proc/{gateway.pid}/fd")) <= before, seconds=20)
+    until(lambda: len(os.listdir(f"/proc/{gateway.pid}/fd")) <= before, seconds=10)
     with contextlib.closing(served.raw(infer(shape=[1, 1], data=[0.5]))) as good:
         assert good.recv(12) == b"HTTP/1.1 200"

@@ -285,7 +285,7 @@ def test_what_was_accepted_is_answered_when_the_gateway_stops(served):
     port = grpc_port(served)
     pid = served.launcher.list("gateway")[0].pid
     with Rpc(port) as rpc:
-        calls = [rpc.start(np.zeros((100, 1), "float32")) for _ in range(12)]
+        calls = [rpc.start(np.zeros((60, 1), "float32")) for _ in range(12)]
         until(lambda: served.client.status().endpoints[0].waiting >= 5)
         os.kill(pid, signal.SIGTERM)
         for found in calls:

@@ -50,21 +50,30 @@ class Rpc:
 
     def start(self) -> None:
         """Look at the head, and read the message if the call is to go on."""
-        service = self._service
+        self.attempt(self._admit)
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Go one step; whatever goes wrong in it is told to the client, and the others go on."""
         try:
-            if self._method is None:
-                raise NotFound(
-                    f"there is no method '{self._call.path[:200].decode('latin-1')}'",
-                    hint=f"the service is {messages.SERVICE}",
-                    code="unknown_method",
-                )
-            if service.calls > service.max_calls:
-                service.plane.counters.count("argosy_refused_total", "too_many_calls")
-                raise Unavailable("too many calls are under way", hint="send it again", code="too_many_calls")
-            self.caller()  # before the message is read: whoever has no key costs no more than this
+            step()
         except ArgosyError as error:
             self.refuse(error)
-            return
+        except Exception:
+            log.exception("request_failed")
+            self.refuse(Internal("the request could not be processed", hint="see the gateway's log"))
+
+    def _admit(self) -> None:
+        service = self._service
+        if self._method is None:
+            raise NotFound(
+                f"there is no method '{self._call.path[:200].decode('latin-1')}'",
+                hint=f"the service is {messages.SERVICE}",
+                code="unknown_method",
+            )
+        if service.calls > service.max_calls:
+            service.plane.counters.count("argosy_refused_total", "too_many_calls")
+            raise Unavailable("too many calls are under way", hint="send it again", code="too_many_calls")
+        self.caller()  # before the message is read: whoever has no key costs no more than this
         service.receiving[self] = service.clock.monotonic()
         self._call.receive(self._received)
 
@@ -117,19 +126,13 @@ class Rpc:
 
     def _received(self, data: bytes | None) -> None:
         self._service.receiving.pop(self, None)
-        if self._is_answered or self._is_over or self._method is None:
+        method = self._method
+        if self._is_answered or self._is_over or method is None:
             return
         if data is None:
             self.refuse(InvalidInput("the call ended without a message", code="bad_message"))
-            return
-        try:
-            self._method.handle(self._service, self, data)
-        except ArgosyError as error:
-            self.refuse(error)
-        except Exception:
-            # The outermost point of one call: the others go on.
-            log.exception("request_failed")
-            self.refuse(Internal("the request could not be processed", hint="see the gateway's log"))
+        else:
+            self.attempt(lambda: method.handle(self._service, self, data))
 
     def _over(self, is_cancelled: bool) -> None:  # noqa: FBT001
         service = self._service
@@ -212,23 +215,18 @@ class InferenceService:
         if asked.outputs:
             v2.check_outputs(plane.signature(endpoint, number), asked)
 
-        def done(call: Call) -> None:
+        def answer(call: Call) -> None:
             if call.error is not None:
-                rpc.refuse(call.error)
-                return
-            try:
-                answer = codec.encode_response(asked, name, version_number(call.ref), call.outputs, call.prediction)
-            except ArgosyError as error:
-                rpc.refuse(error)
-                return
+                raise call.error
+            found = codec.encode_response(asked, name, version_number(call.ref), call.outputs, call.prediction)
             named = (("argosy-prediction", call.prediction), ("argosy-version", call.ref))
-            rpc.answer(answer, (*named, ("argosy-failover", call.failover)) if call.failover else named)
+            rpc.answer(found, (*named, ("argosy-failover", call.failover)) if call.failover else named)
 
         rpc.wait_for(
             plane.infer(
                 endpoint,
                 asked.inputs,
-                done,
+                lambda call: rpc.attempt(lambda: answer(call)),
                 timeout_s=rpc.timeout_s(asked.timeout_s),
                 caller=str(rpc.metadata.get("argosy-caller", ""))[:256],
                 number=number,

@@ -138,8 +138,16 @@ def drop_environment(**changes: str) -> None:
     """
     for name in list(os.environ):
         if name not in _HARMLESS and not name.startswith(_HARMLESS_STARTS):
-            del os.environ[name]
+            _dropped[name] = os.environ.pop(name)
     os.environ.update(changes)
+
+
+_dropped: dict[str, str] = {}
+
+
+def own_environment() -> dict[str, str]:
+    """Return the environment with what `drop_environment` took, for Argosy's own processes that open the store anew."""
+    return {**_dropped, **os.environ}
 
 
 def prefer_environment(**values: str) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from argosy.cluster.machine import process_memory_bytes
 from argosy.core.clock import Clock
-from argosy.core.config import Config
+from argosy.core.config import Config, own_environment
 from argosy.core.files import FileLock
 from argosy.core.logs import get_logger
 from argosy.serve.control import ReplicaConfig
@@ -61,7 +61,11 @@ class Process:
     def __init__(self, request: Request) -> None:
         # -P: what lies in the folder it is started from is not imported.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True
+            [sys.executable, "-P", "-m", MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            close_fds=True,
+            env=own_environment(),
         )
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(request) + b"\n")

@@ -48,6 +48,16 @@ def test_secrets_of_the_starter_are_gone_and_what_libraries_need_stays():
     assert "s3cret" not in json.dumps(found["environment"])
 
 
+def test_argosys_own_processes_still_find_the_store():
+    code = (
+        "from argosy.cluster.confinement import confine; from argosy.core.config import own_environment; import os\n"
+        "confine(); confine(); print(own_environment()['AWS_SECRET_ACCESS_KEY'], 'AWS_SECRET_ACCESS_KEY' in os.environ)"
+    )
+    environment = os.environ | {"AWS_SECRET_ACCESS_KEY": "s3cret"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["s3cret", "False"]
+
+
 def test_it_stands_in_a_folder_of_its_own_that_ends_with_it():
     found = report()
     assert found["cwd"] == found["folder"]

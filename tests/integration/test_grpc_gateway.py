@@ -21,7 +21,7 @@ from argosy.serve.access import AccessKey, AccessRules
 from argosy.serve.control import GatewayConfig
 from argosy.serve.gateway import reserve
 from argosy.serve.rpc import messages
-from raw_http2 import Raw, call
+from raw_http2 import INFER, Raw, call
 from rpc import SERVICE, Rpc, grpc_port, infer, rows_of
 from served import KEY, Served, constant, linear, slow, until
 
@@ -221,6 +221,16 @@ def test_whoever_has_no_key_is_refused_before_the_message_is_read(guarded):
     raw = Raw(grpc_port(guarded))
     with contextlib.closing(raw):
         raw.send(call())
+        assert any(b"unauthorized" in payload for _, _, _, payload in raw.frames())
+
+
+@pytest.mark.parametrize(
+    "value", [b"\xff\xfe", b"Bearer \xc3\xa9", b"Bearer argosy_", b"Basic YTpi", b"B" * 9000, b""], ids=repr
+)
+def test_an_authorization_that_is_none_is_refused_as_such(guarded, value):
+    raw = Raw(grpc_port(guarded))
+    with contextlib.closing(raw):
+        raw.send(call(INFER, ("authorization", value)))
         assert any(b"unauthorized" in payload for _, _, _, payload in raw.frames())
 
 

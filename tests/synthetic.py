@@ -9,22 +9,21 @@ from argosy.serve.calibration import Cost, measure_batching
 class SyntheticBench:
     """Runs nothing: a batch costs `seconds(lengths)`, made longer by noise, and the clock moves by it."""
 
-    def __init__(self, seconds, *, noise=0.0, seed=0, clock=None, waits=False):
+    def __init__(self, seconds, *, noise=0.0, seed=0, clock=None):
         self.seconds = seconds
         self.noise = noise
         self.clock = clock or FakeClock()
-        self.waits = waits
         self.cases = []
         self._random = random.Random(seed)
 
     def __call__(self, case):
         self.cases.append(case)
         true = self.seconds(case)
-        # Caches and neighbours make it compute a little longer, other processes make it wait much longer now and then.
-        cpu = true * (1 + self.noise * abs(self._random.gauss(0, 0.5)))
-        wall = cpu * (1 + 4 * (self._random.random() < self.noise))
+        # Caches and neighbours make it take a little longer; other processes make it stand in line now and then.
+        own = true * (1 + self.noise * abs(self._random.gauss(0, 0.5)))
+        wall = own * (1 + 4 * (self._random.random() < self.noise))
         self.clock.advance(wall)
-        return Cost(wall, 0.01 * cpu if self.waits else cpu)
+        return Cost(wall, own)
 
 
 def measured(seconds, *, lengths=(0,), budget_s=1.5, wall_s=60.0, **options):

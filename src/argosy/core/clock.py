@@ -60,20 +60,27 @@ class FakeClock:
 
 
 class ProcessorClock(Protocol):
-    """Where the time that a thread really computed comes from."""
+    """What becomes of time on a machine that others use too."""
 
-    def cpu(self) -> float:
-        """Return the CPU seconds that the calling thread has used: waiting, for a core too, does not count."""
+    def stood_in_line(self) -> float:
+        """Return the seconds that the calling thread could have run since it began, but had no core."""
         ...
 
 
 class SystemProcessorClock:
-    """The machine's own count."""
+    """What the kernel counts."""
+
+    def stood_in_line(self) -> float:
+        """Return the seconds that the calling thread could have run since it began, but had no core.
+
+        A kernel that does not count that (CONFIG_SCHED_INFO) says 0.
+        """
+        try:
+            with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - read between two timed runs
+                return int(stream.read().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0
 
     def process(self) -> float:
         """Return the CPU seconds that this process has used, all threads together."""
         return time.process_time()
-
-    def cpu(self) -> float:
-        """Return the CPU seconds that the calling thread has used."""
-        return time.thread_time()

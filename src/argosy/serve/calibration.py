@@ -3,7 +3,7 @@
 The promise is that no batch runs slower than its rows would one by one. So a size is allowed only if it, and every size
 below it, was measured or bounded: a run of more rows takes no less time, so what a run of n rows takes bounds all
 smaller ones. Sizes are compared inside the same round of an interleaved measurement, by the median and by the fastest,
-and in CPU time where the version computes all the time: then other processes can disturb a run, but hardly its figure.
+without the time that a run stood in line for a core: other processes make it wait, but that is not what it takes.
 """
 
 import math
@@ -26,7 +26,6 @@ _NEAR_BEST = 1.05
 """Of the sizes that are as good as the best up to noise, the smallest is taken: it delays the fewest."""
 _ROUNDS = 3
 _MOST_ROUNDS = 9
-_COMPUTES = 0.8
 _SPARE_PART = 0.5
 """The part of a saved run that may be spent on padding; the rest is the gain."""
 _FREE_PADDING = 1e6
@@ -41,8 +40,8 @@ class Cost(NamedTuple):
     """What one run took."""
 
     wall_s: float
-    cpu_s: float
-    """Of the thread that ran it."""
+    own_s: float
+    """Without the time for which the thread that ran it stood in line for a core."""
 
 
 Bench = Callable[[Case], Cost]
@@ -70,7 +69,6 @@ class Meter:
         self._until = clock.monotonic() + wall_s
         self._in_wall = in_wall
         self._spent_s = 0.0
-        self._computes = False
         self._first: dict[Case, Cost] = {}
         self._costs: dict[Case, dict[int, Cost]] = {}
         self._round = 0
@@ -126,13 +124,11 @@ class Meter:
 
     def _run(self, case: Case) -> Cost:
         cost = self._bench(case)
-        # One undisturbed run shows that it computes all the time; otherwise it waits, for threads or another service.
-        self._computes = self._computes or cost.cpu_s >= _COMPUTES * cost.wall_s
         self._spent_s += self._of(cost)
         return cost
 
     def _of(self, cost: Cost) -> float:
-        return cost.cpu_s if self._computes and not self._in_wall else cost.wall_s
+        return cost.wall_s if self._in_wall else cost.own_s
 
 
 def measure_batching(
@@ -148,9 +144,9 @@ def measure_batching(
 ) -> Found:
     """Measure batches of rows of these lengths, and return how the version wants to be fed.
 
-    `budget_s` is CPU time, or wall time with `in_wall`, which several threads need; after `wall_s` it ends anyway. The
-    very first run is made however long it takes. Nothing is raised: a version that takes no made-up inputs is fed one
-    by one.
+    `budget_s` leaves out the time for which runs stood in line for a core; after `wall_s` it ends anyway. The very
+    first run is made however long it takes. `in_wall`: compare by the clock on the wall, as runs of several threads
+    need, which wait for each other. Nothing is raised: a version that takes no made-up inputs is fed one by one.
     """
     meter = Meter(bench, clock, budget_s=budget_s, wall_s=wall_s, in_wall=in_wall)
     usable: list[int] = []

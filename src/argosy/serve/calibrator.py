@@ -18,8 +18,6 @@ _SHAPES_S = 1.0
 _ROUNDS = 3
 _QUIET_PART = 0.2
 """Part of the machine that others may take without a measurement being repeated later."""
-_COMPUTES = 0.8
-"""The part of its time for which an undisturbed run computes, unless it waits for something."""
 
 
 class Loaded(NamedTuple):
@@ -220,18 +218,17 @@ class _Shapes:
         return [self._load(threads).bench for _ in range(replicas)]
 
     def _judge(self, costs: dict[tuple[int, int], list[Cost]], rows: dict[tuple[int, int], list[Cost]]) -> None:
-        computes = any(cost.cpu_s >= _COMPUTES * cost.wall_s for cost in costs[1, 1])
-        alone_s = _fastest(costs[1, 1], in_cpu=computes)
+        alone_s = _fastest(costs[1, 1])
         self.single = Shape(replicas=1, threads=1, rows_s=self._rows / alone_s, row_s=self.single.row_s or alone_s)
         for (replicas, threads), found in costs.items():
             if threads == 1 and replicas > 1:
-                run_s = _fastest(found, in_cpu=computes)
+                run_s = _fastest(found)
                 row_s = self.single.row_s * run_s / alone_s
                 self.others.append(self._shape(replicas, threads, self._rows / run_s, row_s))
             elif threads > 1:
                 # Threads of one run wait for each other, which only the clock on the wall sees.
-                row_s = _fastest(rows[replicas, threads])
-                self.others.append(self._shape(replicas, threads, max(self._rows / _fastest(found), 1 / row_s), row_s))
+                row_s, run_s = _fastest(rows[replicas, threads], in_wall=True), _fastest(found, in_wall=True)
+                self.others.append(self._shape(replicas, threads, max(self._rows / run_s, 1 / row_s), row_s))
         if not self._loaded.is_shared and self._cores > 1:
             self.others.append(self._shape(self._cores, 1, self.single.rows_s, self.single.row_s))
 
@@ -252,5 +249,5 @@ def _best_row_s(found: Found, loaded: Loaded) -> float:
     return min((p.seconds / p.rows for p in points), default=found.batching.row_s)
 
 
-def _fastest(costs: Sequence[Cost], *, in_cpu: bool = False) -> float:
-    return max(1e-9, min(cost.cpu_s if in_cpu else cost.wall_s for cost in costs))
+def _fastest(costs: Sequence[Cost], *, in_wall: bool = False) -> float:
+    return max(1e-9, min(cost.wall_s if in_wall else cost.own_s for cost in costs))

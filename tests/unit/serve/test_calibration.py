@@ -2,7 +2,7 @@
 
 import pytest
 
-from argosy.serve.calibration import HOP_S, MAX_BATCH, MAX_RUN_S
+from argosy.serve.calibration import HOP_S, MAX_BATCH, MAX_RUN_S, Cost, measure_batching
 from synthetic import SyntheticBench, measured, padded, rows
 
 TEXTS = {"lengths": (48, 200, 720), "takes_texts": True, "budget_s": 3.0}
@@ -70,20 +70,25 @@ def test_on_a_machine_that_stands_still_measuring_ends_by_the_clock_on_the_wall(
             self.clock.advance(2.0)
             return super().__call__(case)
 
-    from argosy.serve.calibration import measure_batching
-
     bench = Starved(rows(lambda n: 1e-3 * (1 + 0.2 * n)))
     found = measure_batching(bench, (0,), bench.clock, is_batched=True, takes_texts=False, budget_s=1.5, wall_s=20.0)
     assert bench.clock.monotonic() < 25
     assert found.batching.max_batch == 1
 
 
-def test_a_version_that_waits_for_something_is_measured_by_the_clock_on_the_wall():
-    """Its CPU time says next to nothing: a call to another service takes the time."""
-    found, _ = measured(rows(lambda n: 0.01), waits=True)
-    assert found.batching.max_batch == MAX_BATCH
-    assert found.batching.row_s == pytest.approx(0.01)
-    assert measured(rows(lambda n: 0.01 * n), waits=True)[0].batching.max_batch == 1
+def test_time_in_line_for_a_core_is_not_held_against_a_run():
+    """On a machine where every run waits three times as long as it takes."""
+
+    class Crowded(SyntheticBench):
+        def __call__(self, case):
+            cost = super().__call__(case)
+            self.clock.advance(3 * cost.wall_s)
+            return Cost(4 * cost.wall_s, cost.own_s)
+
+    bench = Crowded(rows(lambda n: 1e-3 * (1 + 0.5 * n)))
+    found = measure_batching(bench, (0,), bench.clock, is_batched=True, takes_texts=False, budget_s=1.5, wall_s=60.0)
+    assert found.batching.max_batch > 4
+    assert found.batching.row_s == pytest.approx(1.5e-3)
 
 
 def test_a_version_that_takes_no_made_up_inputs_is_served_one_by_one_and_says_why():

@@ -74,7 +74,7 @@ INPUTS_ARE_THE_MODELS = ("--exclude-checks", "positive_data_acceptance")
 
 
 @pytest.mark.capability("I1")
-@pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [25, pytest.param(200, marks=pytest.mark.slow)])
 def test_schemathesis_finds_nothing_against_the_protocols_own_description(served, description, tmp_path, examples):
     url = f"http://127.0.0.1:{served.port}"
     run_schemathesis(tmp_path, description, "--url", url, *INPUTS_ARE_THE_MODELS, examples=examples, settings=SETTINGS)

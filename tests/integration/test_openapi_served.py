@@ -76,7 +76,7 @@ expected-statuses = ["2xx", "3xx", "4xx", "504"]
 
 
 @pytest.mark.capability("I2")
-@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_schemathesis_finds_nothing_against_our_own_document(served, tmp_path, examples):
     url = f"http://127.0.0.1:{served.port}/openapi.json"
     run_schemathesis(tmp_path, url, examples=examples, settings=SETTINGS)

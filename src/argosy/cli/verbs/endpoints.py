@@ -21,6 +21,7 @@ from argosy.serve.snippets import snippets
 from argosy.serve.tuning import Process, Request
 
 _MOST_S = 300.0
+_PATIENCE_S = 120.0
 
 
 def list_endpoints(*, as_json: bool) -> None:
@@ -99,10 +100,15 @@ def _measured(workspace: Workspace, store: ProfileStore, version: VersionView, c
         log_level=settings.log_level,
     )
     lock = store.lock()
-    if not lock.acquire():
-        raise Conflict(
-            "something is being calibrated on this machine already", hint="try again in a few seconds", code="busy"
-        )
+    until = workspace.clock.monotonic() + _PATIENCE_S
+    while not lock.acquire():
+        if workspace.clock.monotonic() > until:
+            raise Conflict(
+                f"something else has been calibrated on this machine for {_PATIENCE_S:.0f} s",
+                hint="try again later; two calibrations at once would measure each other",
+                code="calibrating",
+            )
+        workspace.clock.sleep(0.1)
     try:
         process = Process(Request(replica=replica, is_gentle=False))
         try:

@@ -10,7 +10,7 @@ from argosy.serve.profile import Batching, Host, Profile, Shape
 from argosy.serve.scaling import Choice, choose, replicas_that_fit, shapes_to_try, tiny_choice
 
 BUDGET_S = 1.5
-"""For batches; texts, which are measured at several lengths, get twice that."""
+"""For batches; versions that are measured at several lengths get twice that."""
 QUICK_S = 0.2
 """For what is measured before a replica's first answer, of versions so quick that it suffices."""
 _SHAPES_S = 1.0
@@ -103,7 +103,7 @@ class Calibrator:
         """Measure everything, batches for replicas with `threads` threads included; takes some `wall_s` at most."""
         until = self._clock.monotonic() + wall_s
         loaded = self._load(1)
-        found = self._batches(loaded, BUDGET_S * (2 if loaded.takes_texts else 1), wall_s=wall_s / 2)
+        found = self._batches(loaded, BUDGET_S * (2 if len(loaded.lengths) > 1 else 1), wall_s=wall_s / 2)
         memory = self._machine.memory()
         most = replicas_that_fit(*memory)
         shapes = _Shapes(loaded, found, self._load, self._cores)

@@ -46,6 +46,7 @@ def children(pid):
     return found
 
 
+@pytest.mark.capability("C7")
 @pytest.mark.capability("I3")
 def test_a_tiny_version_is_measured_before_its_first_answer_and_never_again(home):
     home.gateway()

@@ -1,6 +1,8 @@
 """`argosy endpoints list|show|calibrate`, and what `deploy` says was chosen, by the installed command."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 
@@ -37,6 +39,10 @@ def test_the_page_of_an_endpoint_says_what_runs_why_and_how_to_ask_it(installed,
         "ask it: tritonclient",
     ):
         assert expected in page, page
+    command = page.partition("ask it: curl\n")[2].partition("\n\n")[0]
+    if shutil.which("curl"):
+        answered = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+        assert json.loads(answered.stdout)["version"] == "m:1"
     found = installed.json("endpoints", "show", "m")
     profile = found["calibration"]["m:1"]
     assert (profile["replicas"], profile["threads"], profile["batching"]["1"]["max_batch"]) == (1, 1, 128)

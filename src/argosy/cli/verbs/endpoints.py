@@ -192,7 +192,8 @@ class _Page:
         for name, text in page["snippets"].items():
             self._head(f"ask it: {name}")
             for line in text.rstrip().splitlines():
-                self._output.line(f"  {_plain(line)}".rstrip())
+                # As it is: escaped for markup, the backslash at a line's end would be doubled.
+                self._output.console.print(f"  {line}".rstrip(), markup=False)
 
     def _head(self, title: str) -> None:
         self._output.line()

@@ -265,7 +265,7 @@ def test_python_versions_and_an_onnx_one_take_turns_without_a_lost_request(home)
 
 @pytest.mark.capability("R4")
 def test_a_replica_that_outgrows_its_memory_is_replaced_and_no_request_is_lost(home):
-    text = CONSTANT.format(before="self.kept.append(np.ones(1 << 18))  # 2 MiB with each batch", value=1)
+    text = CONSTANT.format(before="self.kept.append(np.ones(1 << 12))  # 32 KiB with each batch", value=1)
     version = publish(
         home, text.replace("class Constant(argosy.Model):\n", "class Constant(argosy.Model):\n    kept = []\n\n")
     )

@@ -9,7 +9,6 @@ benchmarks/README.md.
 """
 
 import argparse
-import contextlib
 import fcntl
 import json
 import math
@@ -17,21 +16,22 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from serving import report
 from serving.argosy_server import ArgosyServer
-from serving.contenders import LIMIT_TRIED, PEERS, Peer, Settings
+from serving.contenders import PEERS, Peer, Settings
 from serving.environments import Failed
 from serving.load import ensure_wrk
 from serving.models import MINILM, MODELS, RESNET18, Model
 from serving.prepare import Prepared, prepare
 from serving.report import BATCHING, SCALING, TABLE
-from serving.running import Contender, Place
+from serving.running import Contender, Limit, Place
 from serving.targets import judge
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 SECTIONS = (TABLE, BATCHING, SCALING)
 BATCHING_CONNECTIONS = (1, 2, 4, 8, 16, 64)
 SCALING_CONNECTIONS = 16
+LOCKED_S = 40.0
 
 TITLES = {
     "argosy": "**Argosy**",
@@ -59,7 +60,8 @@ class Bench:
         self.cells: list[dict[str, Any]] = []
         self.starts: list[dict[str, Any]] = []
         self.failed = dict(ready.failed)
-        self.lock = contextlib.ExitStack()
+        self.lock: IO[bytes] | None = None
+        self.locked = 0.0
 
     def turn(self, section: str, number: int, contender: Contender, place: Place, connections: Sequence[int]) -> None:
         """Start a contender, measure it, stop it. One that fails is noted and left alone for the rest of the run."""
@@ -86,7 +88,8 @@ class Bench:
             print(f"{section} {number} {who} FAILED: {error}", flush=True)
         finally:
             contender.stop()
-            self.lock.close()
+            if self.lock is not None and time.monotonic() - self.locked > LOCKED_S:
+                self.lock.close()
 
     def turns(self) -> Iterator[tuple[str, Contender, Place, Sequence[int]]]:
         """Yield the turns of one round."""
@@ -113,7 +116,7 @@ class Bench:
             if peer.name in self.asked.contenders and peer.name in ready.programs:
                 self.table.append(ready.peer(peer, chosen[peer.name]))
         if "limit" in self.asked.contenders:
-            self.table.append(ready.limit(chosen["limit"]))
+            self.table.append(ready.limit())
         homes, programs = ready.argosy.homes, ready.programs["argosy"]
         self.unbatched = ArgosyServer(programs, homes, name="unbatched", title="Argosy, batches of one")
         fixed = ("--set", "endpoint.threads=1", "--replicas")
@@ -121,6 +124,8 @@ class Bench:
             ArgosyServer(programs, homes, name="one-core", title="one", options=(*fixed, "1")),
             ArgosyServer(programs, homes, name="two-cores", title="two", options=(*fixed, "2")),
         ]
+        ways = {name: ({"threads": 1, "workers": count},) for name, count in (("limit-one", 1), ("limit-two", 2))}
+        self.bare = [Limit(ready.programs["limit"], name=name, together=way) for name, way in ways.items()]
         if BATCHING in self.asked.sections and MINILM.name in ready.places:
             try:
                 self.unbatched.copy_unbatched(ready.argosy, ready.places[MINILM.name])
@@ -128,24 +133,19 @@ class Bench:
                 self.failed[f"unbatched, {MINILM.name}"] = str(error)
 
     def _lock(self) -> None:
-        """Wait until nobody else measures, or builds, on this machine."""
-        if self.asked.lock:
-            file = self.lock.enter_context(self.asked.lock.open("ab"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Wait until nobody else measures or builds on this machine; held for some turns, then given up."""
+        if self.asked.lock and (self.lock is None or self.lock.closed):
+            self.lock = self.asked.lock.open("ab")
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            self.locked = time.monotonic()
 
     def _scaling(self, place: Place) -> Iterator[tuple[str, Contender, Place, Sequence[int]]]:
         one, two = sorted(os.sched_getaffinity(0))[:2]
-        bare = {
-            name: self.ready.limit({m: {"threads": 1, "workers": n} for m in LIMIT_TRIED})
-            for name, n in (("limit-one", 1), ("limit-two", 2))
-        }
-        for name, limit in bare.items():
-            limit.name = name
         alone, both = replace(place, cores=(one,), client_cores=(two,)), replace(place, cores=(one, two))
         yield SCALING, self.scaled[0], alone, (SCALING_CONNECTIONS,)
-        yield SCALING, bare["limit-one"], alone, (SCALING_CONNECTIONS,)
+        yield SCALING, self.bare[0], alone, (SCALING_CONNECTIONS,)
         yield SCALING, self.scaled[1], both, (SCALING_CONNECTIONS,)
-        yield SCALING, bare["limit-two"], both, (SCALING_CONNECTIONS,)
+        yield SCALING, self.bare[1], both, (SCALING_CONNECTIONS,)
 
     def _connections(self, model: Model) -> Sequence[int]:
         return model.quick if self.asked.quick else model.connections
@@ -177,13 +177,12 @@ def chosen_settings() -> dict[str, dict[str, Settings]]:
     """Return the settings of each peer for each model: the best that `--tune` has found, or the first."""
     path = RESULTS / "serving_tuning.json"
     tuned = json.loads(path.read_text())["found"] if path.exists() else {}
-    found = {
+    return {
         peer.name: {
             model: tuned.get(peer.name, {}).get(model, {}).get("best", tried[0]) for model, tried in peer.tried.items()
         }
         for peer in PEERS
     }
-    return {**found, "limit": {model: tried[0] for model, tried in LIMIT_TRIED.items()}}
 
 
 def told_of(bench: Bench, chosen: Mapping[str, Mapping[str, Settings]]) -> dict[str, Any]:
@@ -195,12 +194,7 @@ def told_of(bench: Bench, chosen: Mapping[str, Mapping[str, Settings]]) -> dict[
     told: dict[str, Any] = {
         "argosy": {
             "version": f"{ready.versions['argosy'].get('argosy', '')}, {runtime}",
-            "settings": {
-                m: {k: p[k] for k in ("replicas", "threads")}
-                | {"max_batch": p["batching"][str(p["threads"])]["max_batch"]}
-                for m, p in profiles.items()
-                if p
-            },
+            "settings": {model: _calibrated(profile) for model, profile in profiles.items() if profile},
             "note": "as `argosy deploy` leaves it; a key for each request, limits and metrics on",
         }
     }
@@ -214,10 +208,16 @@ def told_of(bench: Bench, chosen: Mapping[str, Mapping[str, Settings]]) -> dict[
             }
     told["limit"] = {
         "version": runtime,
-        "settings": {m: chosen["limit"][m] for m in models},
-        "note": "no server, no client, one request at a time",
+        "settings": {},
+        "note": "no server and no client; one or two processes and threads, whichever is better",
     }
     return told
+
+
+def _calibrated(profile: Mapping[str, Any]) -> Settings:
+    """Return what calibration chose; values that are the default are not stored."""
+    batching = profile["batching"][str(profile["threads"])]
+    return {"replicas": profile["replicas"], "threads": profile["threads"], "max_batch": batching.get("max_batch", 1)}
 
 
 def options() -> argparse.Namespace:
@@ -271,7 +271,11 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     wrk = ensure_wrk()
     peers = [peer for peer in PEERS if peer.name in asked.contenders]
-    bench = Bench(prepare(asked.cache.resolve(), asked.models, peers, source=asked.argosy), asked)
+    try:
+        ready = prepare(asked.cache.resolve(), asked.models, peers, source=asked.argosy)
+    except Failed as error:
+        raise SystemExit(f"the benchmark can't be prepared: {error}") from error
+    bench = Bench(ready, asked)
     shared = {
         "command": "python " + shlex.join(["benchmarks/serving.py", *sys.argv[1:]]),
         "date": report.now(),

@@ -154,5 +154,6 @@ class ArgosyServer(Server):
         )
         said, _ = command.communicate(timeout=DEPLOY_S)
         if command.returncode:
-            raise Failed(f"argosy {arguments[0]} failed: {self.last_words()}")
+            words = f"{said.decode()[-300:]} {self.last_words()}"
+            raise Failed(f"argosy {arguments[0]} ended with status {command.returncode}: {words}")
         return said.decode()

@@ -130,7 +130,7 @@ BENTOML = Peer(
             {"threads": 1, "workers": 2, "max_batch": 1},
         ),
     },
-    environment={"BENTOML_DO_NOT_TRACK": "True", "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false"},
+    environment={"BENTOML_DO_NOT_TRACK": "True"},
     note="pixels are uploaded as a file, the binary input its schemas know",
 )
 MLSERVER = Peer(
@@ -240,16 +240,10 @@ RAY = Peer(
 )
 PEERS = (FASTAPI, FASTAPI_2, LITSERVE, BENTOML, MLSERVER, TRITON, PYTRITON, RAY)
 
-LIMIT_TRIED: Mapping[str, tuple[Settings, ...]] = {
-    "mlp": ({"threads": 1, "workers": 2},),
-    "minilm": ({"threads": 1, "workers": 2}, {"threads": 2, "workers": 1}, {"threads": 1, "workers": 2, "group": 4}),
-    "resnet18": ({"threads": 1, "workers": 2}, {"threads": 2, "workers": 1}),
-}
-
-
-def packages_of(peer: str) -> tuple[str, ...]:
-    """Return what the environment of a peer, or of the limit, holds beside the engine."""
-    return next((each.packages for each in PEERS if each.name == peer), ())
+LIMIT_ALONE: tuple[Settings, ...] = ({"threads": 1, "workers": 1}, {"threads": 2, "workers": 1})
+"""How the runtime alone can answer one request at a time; the better way counts."""
+LIMIT: tuple[Settings, ...] = ({"threads": 1, "workers": 2}, {"threads": 2, "workers": 1})
+"""How it can use both cores for many callers."""
 
 
 def environment() -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serving import contenders
 from serving.argosy_server import ArgosyServer
-from serving.contenders import ENGINE, LIMIT_TRIED, Peer, Settings
+from serving.contenders import ENGINE, Peer, Settings
 from serving.environments import Failed, environment, install_argosy, pip, versions
 from serving.models import MINILM, Model, make
 from serving.running import Limit, PeerServer, Place
@@ -31,9 +31,9 @@ class Prepared:
         """Return a peer's server with the chosen settings for each model."""
         return PeerServer(peer, self.programs[peer.name], chosen)
 
-    def limit(self, chosen: Mapping[str, Settings] | None = None) -> Limit:
+    def limit(self) -> Limit:
         """Return the runtime alone."""
-        return Limit(self.programs["limit"], chosen or {model: tried[0] for model, tried in LIMIT_TRIED.items()})
+        return Limit(self.programs["limit"])
 
 
 def prepare(cache: Path, models: Sequence[Model], peers: Sequence[Peer], *, source: str) -> Prepared:
@@ -57,8 +57,16 @@ def prepare(cache: Path, models: Sequence[Model], peers: Sequence[Peer], *, sour
     ready = Prepared({}, argosy, programs, found, failed)
     for model in models:
         place = Place(model, make(model, cache / "models"), scratch)
-        ready.places[model.name] = place
-        _deploy(ready, place, cache)
+        try:
+            _deploy(ready, place, cache)
+        except Failed as error:
+            # Without it there is no file that all could serve.
+            failed[f"argosy, {model.name}"] = str(error)
+            print(f"{model.name} is left out: {error}", flush=True)
+        else:
+            ready.places[model.name] = place
+    if not ready.places:
+        raise Failed("; ".join(failed.values()))
     return ready
 
 

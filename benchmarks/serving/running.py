@@ -4,7 +4,7 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from serving import load
-from serving.contenders import SERVERS, Peer, Settings, environment
+from serving.contenders import LIMIT, LIMIT_ALONE, SERVERS, Peer, Settings, environment
 from serving.dialects import Dialect
 from serving.environments import Failed, discard, run
 from serving.models import Model, inputs
 from serving.processes import Tree, busy_s, free_port
 
 START_S = 120.0
+LONGEST_S = 10.0
+"""A measurement in which not each connection got an answer is repeated with twice the time, until it is so long."""
 TOLERANCE = 1e-4
 """Greatest difference to the bare runtime's answer, relative to its largest number: a batch sums in another order."""
 
@@ -151,9 +153,14 @@ class Server:
         cores = self._place.client_cores
         load.drive(self.port, self._requests, connections, 1, cores)
         self.tree.settle()
-        before, busy = self.tree.cpu_s(), busy_s()
-        found = load.drive(self.port, self._requests, connections, seconds, cores)
-        cpu_s, busy = self.tree.cpu_s() - before, busy_s() - busy
+        while True:
+            before, busy = self.tree.cpu_s(), busy_s()
+            found = load.drive(self.port, self._requests, connections, seconds, cores)
+            cpu_s, busy = self.tree.cpu_s() - before, busy_s() - busy
+            if found.answered >= connections or seconds > LONGEST_S or found.refused or found.broken:
+                break
+            self.tree.settle()
+            seconds *= 2
         pss, rss = self.tree.memory_mb()
         if not found.answered:
             raise Failed(f"nothing was answered: {found.refused} refused, {found.broken} broken; {self.last_words()}")
@@ -225,30 +232,51 @@ class PeerServer(Server):
 
 
 class Limit:
-    """The bare runtime in a loop, without any server: what could be reached."""
+    """The bare runtime in a loop, without any server: what could be reached, with the cores used in the better way."""
 
-    name = "limit"
-    title = "limit (runtime alone)"
+    title = "limit: the runtime alone"
 
-    def __init__(self, programs: Path, chosen: Mapping[str, Settings]) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        *,
+        name: str = "limit",
+        alone: Sequence[Settings] = LIMIT_ALONE,
+        together: Sequence[Settings] = LIMIT,
+    ) -> None:
+        self.name = name
         self._python = programs / "python"
-        self._chosen = chosen
+        self._alone = alone
+        self._together = together
+        self._found: dict[bool, Cell] = {}
 
     def start(self, place: Place) -> float:
         self._place = place
+        self._found = {}
         return 0.0
 
     def answers(self, place: Place) -> None:
         """Compute the right answers of all requests, one by one."""
-        run(
-            ["env", f"BENCH={json.dumps(self._asked(place))}", str(self._python), str(SERVERS / "limit.py")], "limit.py"
-        )
+        asked = json.dumps({"model": place.model.name, "folder": str(place.folder)})
+        run(["env", f"BENCH={asked}", str(self._python), str(SERVERS / "limit.py")], "limit.py")
 
     def measure(self, connections: int, seconds: float) -> Cell:
-        asked = self._asked(self._place) | self._chosen[self._place.model.name] | {"seconds": seconds}
-        asked["workers"] = min(asked["workers"], connections)
-        tree = Tree(self._place.cores)
-        log = self._place.scratch / "limit.log"
+        """Return the best of the ways; for more than one connection it doesn't matter how many there are."""
+        is_alone = connections == 1
+        if is_alone not in self._found:
+            ways = self._alone if is_alone else self._together
+            self._found[is_alone] = max((self._run(way, seconds) for way in ways), key=lambda cell: cell.per_s)
+        return self._found[is_alone]
+
+    def stop(self) -> None:
+        """Nothing runs between measurements."""
+
+    def _run(self, way: Settings, seconds: float) -> Cell:
+        place = self._place
+        asked = {**way, "model": place.model.name, "folder": str(place.folder), "seconds": seconds}
+        tree = Tree(place.cores)
+        log = place.scratch / "limit.log"
+        before = busy_s()
         try:
             process = tree.start(
                 [str(self._python), str(SERVERS / "limit.py")],
@@ -262,6 +290,7 @@ class Limit:
             if not line.startswith(b"{"):
                 raise Failed(f"limit.py failed: {log.read_text()[-500:]}")
             found = json.loads(line)
+            others_cpu = max(0.0, busy_s() - before - tree.cpu_s()) / found["all_s"]
             pss, rss = tree.memory_mb()
         finally:
             tree.stop()
@@ -275,15 +304,9 @@ class Limit:
             refused=0,
             broken=0,
             client_cpu=0.0,
-            others_cpu=0.0,
-            extra={"load_s": found["load_s"]},
+            others_cpu=others_cpu,
+            extra={"load_s": found["load_s"], **way},
         )
-
-    def stop(self) -> None:
-        """Nothing runs between measurements."""
-
-    def _asked(self, place: Place) -> Settings:
-        return {"model": place.model.name, "folder": str(place.folder)}
 
 
 def difference(row: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> float:

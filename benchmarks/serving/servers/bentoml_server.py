@@ -12,6 +12,12 @@ from engine import Engine, settings
 
 ASKED = settings()
 BATCH = ASKED.get("max_batch", 1)
+SERVICE: dict[str, Any] = {
+    "workers": ASKED.get("workers", 1),
+    "threads": ASKED.get("pool", 1),
+    "traffic": {"timeout": 60},
+    "logging": {"access": {"enabled": False}},
+}
 api: Any = (
     bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=ASKED.get("max_latency_ms", 60000))
     if BATCH > 1
@@ -24,7 +30,7 @@ def answers(engine: Engine, items: Any) -> Any:
     return engine(items).tolist() if BATCH > 1 else engine([items])[0].tolist()
 
 
-@bentoml.service(workers=ASKED.get("workers", 1), threads=ASKED.get("pool", 1), traffic={"timeout": 60})
+@bentoml.service(**SERVICE)
 class Numbers:
     """mlp."""
 
@@ -46,7 +52,7 @@ class Numbers:
             return answers(self.engine, x)
 
 
-@bentoml.service(workers=ASKED.get("workers", 1), threads=ASKED.get("pool", 1), traffic={"timeout": 60})
+@bentoml.service(**SERVICE)
 class Texts:
     """minilm."""
 
@@ -68,7 +74,7 @@ class Texts:
             return answers(self.engine, text)
 
 
-@bentoml.service(workers=ASKED.get("workers", 1), threads=ASKED.get("pool", 1), traffic={"timeout": 60})
+@bentoml.service(**SERVICE)
 class Images:
     """resnet18."""
 

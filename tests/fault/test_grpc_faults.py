@@ -226,7 +226,7 @@ def test_more_calls_than_allowed_are_refused_and_the_others_answered(served):
     raws = [Raw(grpc_port(served)) for _ in range(4)]
     try:
         for raw in raws:
-            raw.send(call(stream=1) + call(stream=3))
+            raw.send(call(stream=1) + call(stream=3) + call(stream=5))
         until(lambda: _refusal(grpc_port(served)) == "too_many_calls")
     finally:
         for raw in raws:

@@ -152,19 +152,17 @@ def log_of(served):
     return (served.folder / "processes" / "gateway-1" / "log").read_text().splitlines()
 
 
-def test_large_tensors_go_both_ways_without_growing_the_gateway(served):
+def test_large_tensors_go_both_ways_and_their_memory_is_given_back(served):
     served.gateway(grpc_port=0)
     version = served.publish(linear(inputs=1024, outputs=1024))
     served.ready(served.replica(version)).route(version)
     rows = np.random.default_rng(1).normal(size=(4096, 1024)).astype("float32")  # 16 MiB each way
     with Rpc(grpc_port(served), options=[("grpc.max_send_message_length", -1)]) as rpc:
         first = rows_of(rpc.infer(rows, timeout=30))
-        sizes = []
         for _ in range(8):
             np.testing.assert_array_equal(rows_of(rpc.infer(rows, timeout=30)), first)
-            sizes.append(served.rss_bytes("gateway"))
     assert first.shape == (4096, 1024)
-    assert max(sizes[4:]) < max(sizes[:4]) + (32 << 20)
+    until(lambda: served.rss_bytes("gateway") < 100e6)
 
 
 # Keys and TLS ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ meanwhile, and sends the thread to wait again. So no call is ever looked at by t
 """
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -45,6 +47,7 @@ _CALLS_AHEAD = 64
 _EVENTS_PER_TURN = 256
 _OK = 0
 _NO_FLAGS = 0
+_M_ARENA_MAX = -8  # glibc, <malloc.h>
 
 
 class CoreCall:
@@ -105,6 +108,7 @@ class Core:
     ) -> None:
         """`accept` gets the event of each new call, to make a `CoreCall` of it. PluginError: grpcio doesn't fit."""
         check_grpcio()
+        share_heaps()
         # What clients send wrong is told to them; grpc would also write a stack into the log for each of it.
         logging.getLogger("grpc").setLevel(logging.CRITICAL)
         self._accept = accept
@@ -190,6 +194,22 @@ class Core:
             self._loop.call_soon(self._take, event)
             return
         self._may_wait.release()
+
+
+def share_heaps() -> None:
+    """Have the core's threads, which are still to be started, use two heaps and not one each; without glibc, nothing.
+
+    They receive large messages in small pieces, and what one of them frees the others can't use. Measured with messages
+    of 16 MiB: a gateway grew to 230 MB and stayed there; so, and with `give_back_memory`, to 145, and back to 70.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def give_back_memory() -> None:
+    """Give free memory back to the system, in some milliseconds; without glibc, do nothing."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_grpcio() -> None:

@@ -19,7 +19,7 @@ from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.deadlines import timeout_of
 from argosy.serve.endpoint import Endpoint, version_number
 from argosy.serve.rpc import codec, messages
-from argosy.serve.rpc.core import CoreCall, Trailers
+from argosy.serve.rpc.core import CoreCall, Trailers, give_back_memory
 from argosy.serve.rpc.status import details_of, status_of, trailers_of
 
 log = get_logger()
@@ -30,6 +30,7 @@ _SLOW_MESSAGES = 8
 """So many messages may take longer than `receive_s` to arrive; beyond that, the longest of them are given up."""
 _BYTES_PER_S = 256 << 10
 """The slowest that large messages may go."""
+_TRIM_BYTES, _TRIM_AFTER_S = 32 << 20, 2.0
 # The core ends a call at its client's deadline by cancelling it, a little before or after our clock says so.
 _DEADLINE_PRECISION_S = 0.02
 
@@ -129,6 +130,7 @@ class Rpc:
         method = self._method
         if self._is_answered or self._is_over or method is None:
             return
+        self._service.received_bytes += len(data or b"")
         if data is None:
             self.refuse(InvalidInput("the call ended without a message", code="bad_message"))
         else:
@@ -176,6 +178,9 @@ class InferenceService:
         """Calls whose message has not arrived yet, the oldest first, and since when."""
         self.answering: dict[Rpc, float] = {}
         """Calls whose answer the client has not taken yet, and until when it may."""
+        self.received_bytes = 0
+        """Of messages, since memory was given back."""
+        self._idle_since = clock.monotonic()
         self._longest_s = receive_s + max_body_bytes / _BYTES_PER_S
 
     def accept(self, event: Any) -> None:
@@ -190,6 +195,11 @@ class InferenceService:
                 rpc.refuse(DeadlineExceeded("the message did not arrive in time", code="request_timeout"))
         for rpc in [rpc for rpc, until in self.answering.items() if now > until]:
             rpc.cancel()
+        if self.calls or self.received_bytes < _TRIM_BYTES:
+            self._idle_since = now
+        elif now - self._idle_since > _TRIM_AFTER_S:
+            self.received_bytes = 0
+            give_back_memory()
 
     def _endpoint(self, rpc: Rpc, name: str) -> Endpoint:
         """Return an endpoint that this caller may use; Denied and NotFound otherwise."""

@@ -224,7 +224,7 @@ def test_tritonclient_shows_its_user_what_was_wrong(client):
 
 def test_tritonclients_own_timeout_is_kept_by_the_server(client):
     with pytest.raises(InferenceServerException, match="did not answer within"):
-        client.infer("slow", [given("x", np.zeros((400, 1), "float32"))], timeout=20_000)
+        client.infer("slow", [given("x", np.zeros((6000, 1), "float32"))], timeout=20_000)
 
 
 # What is told beside the answer ----------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def _raw(array):
 
 
 def test_the_time_a_caller_names_is_kept(rpc):
-    answer = rpc.infer(np.zeros((400, 1)), name="slow", metadata=[("argosy-timeout", "30ms")])
+    answer = rpc.infer(np.zeros((6000, 1)), name="slow", metadata=[("argosy-timeout", "30ms")])
     assert (answer.code, answer.trailers["argosy-code"]) == ("DEADLINE_EXCEEDED", "deadline_exceeded")
 
 
@@ -291,7 +291,7 @@ def counted(served, code):
 
 def test_a_deadline_of_the_client_is_counted_as_not_answered_in_time(served, rpc):
     late, cancelled = counted(served, "deadline_exceeded"), counted(served, "cancelled")
-    assert rpc.infer(np.zeros((400, 1)), name="slow", timeout=0.05).code == "DEADLINE_EXCEEDED"
+    assert rpc.infer(np.zeros((6000, 1)), name="slow", timeout=0.05).code == "DEADLINE_EXCEEDED"
     until(lambda: counted(served, "deadline_exceeded") == late + 1)
     assert counted(served, "cancelled") == cancelled
 

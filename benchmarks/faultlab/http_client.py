@@ -113,10 +113,13 @@ class Group:
         connection.send(due)
 
     def sweep(self, now: float) -> None:
-        """Give up what has had no answer for too long."""
+        """Give up what has had no answer for too long, and connections that are not needed."""
         for connection in list(self.all):
             if connection.is_busy and now - connection.sent > self.patience_s:
                 connection.end(NO_ANSWER, f"no answer within {self.patience_s:g} s")
+        # What a burst has opened is closed again, as pools do; those used last are at the end.
+        for connection in self.idle[: max(0, len(self.idle) - self.connections)]:
+            connection.hang_up()
 
     def finish(self) -> None:
         """Hang up."""

@@ -43,7 +43,7 @@ def python(script: str) -> Callable[[Path, Settings], list[str]]:
     return lambda programs, _: [str(programs / "python"), str(SERVERS / script)]
 
 
-def _fastapi(name: str, title: str, tried: Mapping[str, tuple[Settings, ...]]) -> Peer:
+def _fastapi(name: str, title: str, tried: Mapping[str, tuple[Settings, ...]], note: str = "") -> Peer:
     return Peer(
         name=name,
         title=title,
@@ -52,12 +52,19 @@ def _fastapi(name: str, title: str, tried: Mapping[str, tuple[Settings, ...]]) -
         dialect=lambda _: Plain("/{model}"),
         tried=tried,
         batches=False,
+        note=note,
     )
 
 
 FASTAPI = _fastapi(
     "fastapi",
-    "FastAPI, 1 worker",
+    "FastAPI",
+    {name: ({"access_log": True},) for name in ("mlp", "minilm", "resnet18")},
+    note="as its manual has it: everything at its default, the runtime's threads too",
+)
+FASTAPI_1 = _fastapi(
+    "fastapi1",
+    "FastAPI, 1 worker, tuned",
     {
         "mlp": ({"threads": 1}, {"threads": 1, "pool": 2}),
         "minilm": ({"threads": 1, "pool": 2}, {"threads": 2}, {"threads": 2, "pool": 2}, {"threads": 1, "pool": 3}),
@@ -66,7 +73,7 @@ FASTAPI = _fastapi(
 )
 FASTAPI_2 = _fastapi(
     "fastapi2",
-    "FastAPI, 2 workers",
+    "FastAPI, 2 workers, tuned",
     {
         "mlp": ({"threads": 1, "workers": 2},),
         "minilm": ({"threads": 1, "workers": 2}, {"threads": 1, "workers": 2, "pool": 1}),
@@ -238,12 +245,10 @@ RAY = Peer(
     },
     environment={"RAY_USAGE_STATS_ENABLED": "0"},
 )
-PEERS = (FASTAPI, FASTAPI_2, LITSERVE, BENTOML, MLSERVER, TRITON, PYTRITON, RAY)
+PEERS = (FASTAPI, FASTAPI_1, FASTAPI_2, LITSERVE, BENTOML, MLSERVER, TRITON, PYTRITON, RAY)
 
-LIMIT_ALONE: tuple[Settings, ...] = ({"threads": 1, "workers": 1}, {"threads": 2, "workers": 1})
-"""How the runtime alone can answer one request at a time; the better way counts."""
 LIMIT: tuple[Settings, ...] = ({"threads": 1, "workers": 2}, {"threads": 2, "workers": 1})
-"""How it can use both cores for many callers."""
+"""How the runtime alone can use both cores for many callers; the better way counts."""
 
 
 def environment() -> dict[str, str]:

@@ -33,7 +33,8 @@ class Prepared:
 
     def limit(self) -> Limit:
         """Return the runtime alone."""
-        return Limit(self.programs["limit"])
+        threads = {name: self.argosy.profile(place.model).get("threads", 1) for name, place in self.places.items()}
+        return Limit(self.programs["limit"], threads=threads)
 
 
 def prepare(cache: Path, models: Sequence[Model], peers: Sequence[Peer], *, source: str) -> Prepared:
@@ -95,6 +96,5 @@ def _sentence_transformer(cache: Path, programs: Path) -> Path:
 
 def _shared(name: str) -> str:
     """Return the environment of a contender: two ways to use one package share one."""
-    return {contenders.FASTAPI_2.name: contenders.FASTAPI.name, contenders.PYTRITON.name: contenders.TRITON.name}.get(
-        name, name
-    )
+    fastapi = {peer.name: contenders.FASTAPI.name for peer in (contenders.FASTAPI_1, contenders.FASTAPI_2)}
+    return {**fastapi, contenders.PYTRITON.name: contenders.TRITON.name}.get(name, name)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from serving import load
-from serving.contenders import LIMIT, LIMIT_ALONE, SERVERS, Peer, Settings, environment
+from serving.contenders import LIMIT, SERVERS, Peer, Settings, environment
 from serving.dialects import Dialect
 from serving.environments import Failed, discard, run
 from serving.models import Model, inputs
@@ -241,12 +241,13 @@ class Limit:
         programs: Path,
         *,
         name: str = "limit",
-        alone: Sequence[Settings] = LIMIT_ALONE,
+        threads: Mapping[str, int] | None = None,
         together: Sequence[Settings] = LIMIT,
     ) -> None:
+        """`threads`: of one request at a time, by model; as many as a replica has that is compared with it."""
         self.name = name
         self._python = programs / "python"
-        self._alone = alone
+        self._threads = threads or {}
         self._together = together
         self._found: dict[bool, Cell] = {}
 
@@ -261,10 +262,11 @@ class Limit:
         run(["env", f"BENCH={asked}", str(self._python), str(SERVERS / "limit.py")], "limit.py")
 
     def measure(self, connections: int, seconds: float) -> Cell:
-        """Return the best of the ways; for more than one connection it doesn't matter how many there are."""
+        """Return one caller's speed for one connection, else the best of the ways, however many connections."""
         is_alone = connections == 1
         if is_alone not in self._found:
-            ways = self._alone if is_alone else self._together
+            alone = {"threads": self._threads.get(self._place.model.name, 1), "workers": 1}
+            ways = (alone,) if is_alone else self._together
             self._found[is_alone] = max((self._run(way, seconds) for way in ways), key=lambda cell: cell.per_s)
         return self._found[is_alone]
 

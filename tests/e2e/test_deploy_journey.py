@@ -104,6 +104,19 @@ def proportional_bytes(pid: str) -> int:
 
 
 @pytest.mark.capability("R3")
+def test_what_has_no_project_file_is_set_on_the_command_line(installed, model):
+    path = model("one.onnx", constant(1.0))
+    assert "argosy.toml" in installed.refused("deploy", path, "--set", "train.epochs=3")
+    assert "threads" in installed.refused("deploy", path, "--set", "endpoint.threads=many")
+    installed.ok(
+        "deploy", path, "--name", "m", "--port", "0", "--set", "endpoint.threads=1", "--set", "endpoint.replicas=2"
+    )
+    version = installed.json("endpoints", "show", "m")["endpoint"]["versions"][0]
+    assert version["wanted"] == 2
+    assert {replica["threads"] for replica in version["replicas"]} == {1}
+
+
+@pytest.mark.capability("R3")
 def test_a_switch_and_its_undo(installed, model):
     installed.ok("deploy", model("one.onnx", constant(1.0)), "--name", "m", "--port", "0")
     assert "former version" in installed.refused("rollback", "m")

@@ -32,8 +32,9 @@ class Engine:
 
     def __init__(self, model: str, folder: str, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        if threads:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
         self.model = model
         self._session = onnxruntime.InferenceSession(
             str(Path(folder, "model.onnx")), options, providers=["CPUExecutionProvider"]

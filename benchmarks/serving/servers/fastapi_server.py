@@ -1,6 +1,7 @@
 """FastAPI on uvicorn with uvloop and httptools: the application most people write first.
 
 `pool` runs the model in starlette's thread pool, held to that many threads; without it the event loop runs the model.
+Without `threads` the runtime takes as many as it likes; `access_log` is uvicorn's default.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ class Text(BaseModel):
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Load the model once per worker."""
     global engine
-    engine = Engine(ASKED["model"], ASKED["folder"], ASKED["threads"])
+    engine = Engine(ASKED["model"], ASKED["folder"], ASKED.get("threads", 0))
     if POOL:
         anyio.to_thread.current_default_thread_limiter().total_tokens = POOL
     yield
@@ -75,6 +76,6 @@ if __name__ == "__main__":
         workers=ASKED.get("workers", 1),
         loop="uvloop",
         http="httptools",
-        log_level="warning",
-        access_log=False,
+        log_level="info" if ASKED.get("access_log") else "warning",
+        access_log=ASKED.get("access_log", False),
     )

@@ -45,6 +45,23 @@ def load_project(file: Path, changes: list[str] | None = None) -> tuple[Project,
     return project, path.absolute().parent
 
 
+def serving_rules(changes: list[str]) -> Project:
+    """Return the sections `[endpoint]` and `[rollout]` that `changes` alone make, for what is served without a file."""
+    found: dict[str, Any] = {"project": {"name": "unnamed"}}
+    for change in changes:
+        section = change.partition("=")[0].strip().partition(".")[0]
+        if section not in ("endpoint", "rollout"):
+            raise InvalidInput(
+                f"--set {change!r} needs a project file, and there is no '{FILE_NAME}' here; without one, endpoint and "
+                "rollout can be set",
+                hint="name the project file with --file",
+            )
+        _apply(found, change)
+    project = from_plain(found, Project, where="--set")
+    project.check()
+    return project
+
+
 def _apply(found: dict[str, Any], change: str) -> None:
     import tomllib
 

@@ -6,6 +6,11 @@ connection is closed.
 """
 
 import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -33,6 +38,8 @@ _MAX_PIPELINED = 32
 _MIN_CHUNK_BYTES, _FREE_CHUNKS = 64, 1024
 _BODY_BYTES_PER_S = 256 << 10
 _IDLE_S = 75.0
+_LOOK_S = 1.0
+"""An answer that has not arrived after so long is watched."""
 _LINGER_S = 1.0
 _WRITE_HIGH_BYTES = 1 << 20
 _JOINED_BYTES = 64 << 10
@@ -135,6 +142,8 @@ class Connection(asyncio.Protocol):
         self._stalled_since = 0.0
         """When the client stopped taking our bytes; 0 while it takes them."""
         self._stalled_bytes = 0
+        self._watched_since = 0.0
+        """When it was first seen that an answer that was written is still on its way; 0 when all have arrived."""
         self._error: ArgosyError | None = None
 
     # The event loop calls ------------------------------------------------------------------------------------------
@@ -406,8 +415,11 @@ class Connection(asyncio.Protocol):
             self._stop(_too_slow("head", limit))
         elif self._phase == _BODY and waited > limit + self._body_bytes / _BODY_BYTES_PER_S:
             self._stop(_too_slow("body", limit))
-        elif self._phase == _IDLE and not self._exchanges and waited > _IDLE_S:
-            self._abort()
+        elif self._phase == _IDLE and not self._exchanges and waited > _LOOK_S:
+            if waited > _IDLE_S:
+                self._abort()
+            else:
+                self._check_taken(now)
 
     def finish(self) -> None:
         """Close after the answers that are on their way: the server ends."""
@@ -428,7 +440,30 @@ class Connection(asyncio.Protocol):
         if self._stalled_bytes - buffered >= _BODY_BYTES_PER_S * waited:
             return
         if waited > self._front.receive_s:
-            self._abort()
+            self._reset()
+
+    def _check_taken(self, now: float) -> None:
+        """Close a client that doesn't take its answer, though all of it may be in the kernel by now.
+
+        What the client's own kernel has taken counts as arrived: nobody can see whether it is ever read.
+        """
+        left = self._buffered() + self._unacknowledged()
+        if not left:
+            self._watched_since = 0.0
+        elif self._watched_since < self._since:
+            self._watched_since, self._stalled_bytes = now, left
+        elif self._stalled_bytes - left >= _BODY_BYTES_PER_S * (now - self._watched_since):
+            return
+        elif now - self._since > self._front.receive_s:
+            self._reset()
+
+    def _unacknowledged(self) -> int:
+        """Return how many bytes the kernel holds for the client (tcp(7), SIOCOUTQ)."""
+        peer = self._socket()
+        with contextlib.suppress(OSError, ValueError):
+            if peer is not None:
+                return int(struct.unpack("i", fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+        return 0
 
     def _forget_body(self) -> None:
         self._body = []
@@ -490,6 +525,17 @@ class Connection(asyncio.Protocol):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def _reset(self) -> None:
+        """Close, and have the kernel drop what it still holds for the client: it would keep offering it for minutes."""
+        peer = self._socket()
+        with contextlib.suppress(OSError, ValueError):
+            if peer is not None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._abort()
+
+    def _socket(self) -> socket.socket | None:
+        return self._transport.get_extra_info("socket") if self._transport is not None else None
 
     def _buffered(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0

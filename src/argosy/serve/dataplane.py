@@ -233,7 +233,8 @@ class DataPlane:
         try:
             queue.submit(call, now)
         except Unavailable as error:
-            self._refused(call, error)
+            # Its traceback names this frame, which names the call, which keeps the error: a circle, for each refusal.
+            self._refused(call, error.with_traceback(None))
             return call
         self._young.append(call)
         if choice.mirror and call.segment is not None:

@@ -1,3 +1,5 @@
+import gc
+
 import msgspec
 import pytest
 
@@ -723,3 +725,80 @@ def test_a_replica_that_claims_to_be_another_one_is_refused(world, change):
     with pytest.raises(InvalidInput, match="all at once"):
         replica.inside.greeted(msgspec.structs.replace(replica.inside.hello, **change))
     assert replica.inside.hello.replica == "r1"
+
+
+def refused_by_a_full_queue(world):
+    world.replica()
+    for _ in range(2):
+        world.send()
+    return world.send
+
+
+def refused_as_too_late(world):
+    world.replica(max_batch=1)
+    for _ in range(4):
+        world.send()
+    queue = world.plane.pool.queues[digest("1")]
+    queue.ran(1, 10.0)
+    return lambda: world.send(timeout_s=0.1)
+
+
+def answered(world):
+    replica = world.replica()
+
+    def go():
+        call = world.send()
+        replica.answer()
+        assert call.error is None
+
+    return go
+
+
+def failed(world):
+    replica = world.replica()
+
+    def go():
+        world.send()
+        replica.fail()
+
+    return go
+
+
+def expired(world):
+    replica = world.replica(max_batch=1)
+    world.send()
+
+    def go():
+        world.send(timeout_s=0.05)
+        world.advance(0.2, replica)
+
+    return go
+
+
+def cancelled(world):
+    world.replica(max_batch=1)
+    world.send()
+    return lambda: world.send().cancel()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [answered, failed, expired, cancelled, refused_by_a_full_queue, refused_as_too_late],
+    ids=lambda k: k.__name__,
+)
+def test_no_request_however_it_ends_leaves_work_for_the_garbage_collector(kind):
+    """Collecting thousands of refused requests takes tens of milliseconds, in which nobody is answered."""
+    world = World(**({"queue_requests": 1} if kind is refused_by_a_full_queue else {}))
+    world.route()
+    go = kind(world)
+    go()
+    world.calls.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            go()
+        world.calls.clear()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

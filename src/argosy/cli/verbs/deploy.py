@@ -7,7 +7,7 @@ import msgspec
 
 from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
-from argosy.cli.project import FILE_NAME, Project, load_project
+from argosy.cli.project import FILE_NAME, Project, load_project, serving_rules
 from argosy.cli.verbs.endpoints import plan_text
 from argosy.cli.verbs.import_model import import_model
 from argosy.cli.verbs.watch import find
@@ -53,12 +53,13 @@ def deploy(
     output = Output(as_json=as_json)
     workspace = Workspace()
     project = _project(file, changes)
+    told = serving_rules(changes) if project is None and changes else None
     version = import_model(
         output, workspace, what, name, prepare=prepare, extra=extra or (), requires=requires or ()
     ) or _version(workspace, project, what)
     endpoint = name or version.name
     # A file's rules are for the endpoint it is about: deploying something else from its folder must not use them.
-    rules = project if project is not None and project.project.name == endpoint else None
+    rules = told or (project if project is not None and project.project.name == endpoint else None)
     kept = rules.endpoint if rules else None
     if replicas:
         kept = EndpointConfig(replicas=replicas) if kept is None else _with_replicas(kept, replicas)
@@ -89,7 +90,7 @@ def _parity(project: Project) -> float | None:
 def _project(file: Path, changes: list[str] | None) -> Project | None:
     path = file / FILE_NAME if file.is_dir() else file
     if not path.is_file():
-        if changes or not file.is_dir():
+        if not file.is_dir():
             raise NotFound(f"there is no '{path}'", hint="name the project file with --file")
         return None
     return load_project(file, changes)[0]

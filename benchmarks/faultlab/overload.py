@@ -18,7 +18,7 @@ DEADLINE_S = 0.25
 FACTORS = (0.5, 1, 2, 3, 5, 7, 10)
 _SECONDS = 4.0
 _ROUNDS = 3
-"""Over all rates, one after the other: other tenants make the machine a fifth faster or slower for seconds at a time."""
+"""Over all rates, one after the other: others make the machine a fifth faster or slower for seconds at a time."""
 _CONNECTIONS = 32
 _REFUSED_MS = 5.0
 

@@ -93,8 +93,8 @@ def _texts(home: Path) -> None:
 def evenly(items: list[str]) -> list[str]:
     """Return sorted items in an order of which each short stretch has small and large ones in their proportions.
 
-    A measurement sees some hundred texts, and what they cost differs tenfold. In random order the same server would seem
-    up to a fifth faster or slower from one measurement to the next. The order is that of van der Corput's sequence.
+    A measurement sees some hundred texts, and what they cost differs tenfold. In random order the same server would
+    seem up to a fifth faster or slower from one measurement to the next. The order is van der Corput's sequence.
     """
     bits = (len(items) - 1).bit_length()
     return [items[at] for n in range(1 << bits) if (at := int(f"{n:0{bits}b}"[::-1], 2)) < len(items)]

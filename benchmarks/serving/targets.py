@@ -10,7 +10,7 @@ NOISE = 0.02
 NAMED = ("fastapi", "pytriton", "mlserver", "litserve", "bentoml", "ray")
 """The contenders as their manuals have them run, with the best settings where they have any to choose."""
 STRONGEST = ("fastapi1", "fastapi2", "triton")
-"""The strongest ways to run two of them: with threads and workers chosen by hand, and without Triton's Python client."""
+"""The strongest ways to run two of them: threads and workers chosen by hand; Triton without its Python client."""
 Line = dict[str, str]
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import structlog
@@ -24,10 +24,23 @@ def _structlog() -> Any:
     return structlog
 
 
+class _Logger:
+    """structlog's logger, imported when something is logged: most commands of the CLI never do."""
+
+    def __init__(self) -> None:
+        self._inside: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self._inside is None:
+            self._inside = _structlog().get_logger()
+        return getattr(self._inside, name)
+
+
 def get_logger() -> "structlog.stdlib.BoundLogger":
     """Return a logger; it writes as `configure_logs` says, also when that is called later."""
-    found: structlog.stdlib.BoundLogger = _structlog().get_logger()
-    return found
+    return cast("structlog.stdlib.BoundLogger", _Logger())
 
 
 def configure_logs(level: str = "info", **bound: Any) -> None:

@@ -135,20 +135,24 @@ def is_file_name(name: str) -> bool:
     return len(name) <= _MAX_FILE_NAME and _FILE_NAME.fullmatch(name) is not None
 
 
+def open_version(blobs: Blobs, keys: KeyRing, digest: str) -> "tuple[Version, VersionFiles]":
+    """Return a version by its digest, its signature verified, and its files, each verified when it is read.
+
+    Needs no log, so a replica can do it. Raises NotFound or IntegrityError. Whoever has read what it needs calls
+    `check_rest` before the version may be used: then all of it has been verified, and nothing was hashed twice.
+    """
+    version = _read(blobs, keys, digest, number=0)
+    return version, VersionFiles(blobs, version)
+
+
 def load_version(blobs: Blobs, keys: KeyRing, digest: str) -> Version:
     """Load a version by its digest and verify everything: signature, and the digest and size of each file.
 
-    Needs no log, so a replica can do it. Raises NotFound or IntegrityError; nothing of the version may be used then.
+    Raises NotFound or IntegrityError; nothing of the version may be used then.
     """
-    version = _read(blobs, keys, digest, number=0)
-    check_files(blobs, version)
+    version, files = open_version(blobs, keys, digest)
+    files.check_rest()
     return version
-
-
-def check_files(blobs: Blobs, version: Version) -> None:
-    """Read and hash every file of `version`; raise NotFound or IntegrityError for the first that is not whole."""
-    for name in version.manifest.files:
-        open_file(blobs, version, name)
 
 
 class VersionFiles(Mapping[str, bytes]):
@@ -157,11 +161,20 @@ class VersionFiles(Mapping[str, bytes]):
     def __init__(self, blobs: Blobs, version: Version) -> None:
         self._blobs = blobs
         self._version = version
+        self._verified: set[str] = set()
 
     def __getitem__(self, name: str) -> bytes:
         if name not in self._version.manifest.files:
             raise KeyError(name)
-        return open_file(self._blobs, self._version, name)
+        content = open_file(self._blobs, self._version, name)
+        self._verified.add(name)
+        return content
+
+    def check_rest(self) -> None:
+        """Read and hash the files that nobody has asked for; raise NotFound or IntegrityError for a damaged one."""
+        for name in self._version.manifest.files:
+            if name not in self._verified:
+                _ = self[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._version.manifest.files)

@@ -1,6 +1,8 @@
 """Loads a version into this process: verified, confined where its own code runs, and within its bound of memory."""
 
+import contextlib
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,17 +29,26 @@ def load(config: ReplicaConfig) -> Version:
     """
     from argosy.registry.blobs import Blobs
     from argosy.registry.store import open_store
-    from argosy.registry.versions import VersionFiles, load_version
+    from argosy.registry.versions import open_version
     from argosy.security.keys import KeyRing
 
     home = Path(config.home)
     blobs = Blobs(open_store(config.store), home / "cache")
-    version = load_version(blobs, KeyRing.open(home), config.digest)
+    version, files = open_version(blobs, KeyRing.open(home), config.digest)
     if version.manifest.format == "python":
         # Its code runs from here on. Growth is seen from outside and answered in good order; this is for leaps.
         confine(memory_bytes=2 * config.memory_bytes)
-    engine = engine_of(version.manifest, VersionFiles(blobs, version), threads=config.threads)
+    elif version.manifest.format == "onnx":
+        # Reading and hashing the files leaves the interpreter free.
+        threading.Thread(target=_import_runtime, name="import", daemon=True).start()
+    engine = engine_of(version.manifest, files, threads=config.threads)
+    files.check_rest()
     return Version(engine, version.manifest)
+
+
+def _import_runtime() -> None:
+    with contextlib.suppress(Exception):  # what is wrong with it, its first use says
+        import onnxruntime  # noqa: F401
 
 
 def check_memory(config: ReplicaConfig) -> None:

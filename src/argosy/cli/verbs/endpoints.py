@@ -18,7 +18,6 @@ from argosy.serve.control import GatewayConfig, ReplicaConfig
 from argosy.serve.profile import Profile, batch_text, decode, shape_text
 from argosy.serve.profile_store import ProfileStore
 from argosy.serve.snippets import snippets
-from argosy.serve.tuning import Process, Request
 
 _MOST_S = 300.0
 _PATIENCE_S = 120.0
@@ -87,6 +86,8 @@ def calibrate(name: str, *, as_json: bool) -> None:
 
 
 def _measured(workspace: Workspace, store: ProfileStore, version: VersionView, config: EndpointConfig) -> Profile:
+    from argosy.serve.tuning import Process, Request
+
     settings = workspace.settings
     replica = ReplicaConfig(
         id="calibration",

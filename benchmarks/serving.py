@@ -1,7 +1,7 @@
 """Serving, side by side: Argosy, its peers and the bare runtime on the same ONNX files, under the same client.
 
     python benchmarks/serving.py             about half an hour; writes results/serving.{json,md}
-    python benchmarks/serving.py --quick     about five minutes; one short round, writes nothing
+    python benchmarks/serving.py --quick     about five minutes; one short turn, writes nothing
     python benchmarks/serving.py --tune      tries every setting of every peer; writes results/serving_tuning.json
 
 Environments of the contenders are made on the first run, below `.bench/`. What is measured and how to read it:
@@ -17,7 +17,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,7 @@ SECTIONS = (TABLE, BATCHING, SCALING)
 BATCHING_CONNECTIONS = (1, 2, 4, 8, 16, 64)
 SCALING_CONNECTIONS = 16
 LOCKED_S = 40.0
+STARTS = 3
 
 TITLES = {
     "argosy": "**Argosy**",
@@ -60,58 +61,119 @@ class Bench:
         self.cells: list[dict[str, Any]] = []
         self.starts: list[dict[str, Any]] = []
         self.failed = dict(ready.failed)
+        self.places: dict[str, Place] = {}
         self.lock: IO[bytes] | None = None
         self.locked = 0.0
 
-    def turn(self, section: str, number: int, contender: Contender, place: Place, connections: Sequence[int]) -> None:
-        """Start a contender, measure it, stop it. One that fails is noted and left alone for the rest of the run."""
-        who = f"{contender.name}, {place.model.name}"
-        if who in self.failed:
-            return
-        labels = {"section": section, "model": place.model.name, "contender": contender.name, "round": number}
+    def compare(
+        self,
+        section: str,
+        first: Contender,
+        others: Sequence[tuple[Contender, Place]],
+        place: Place,
+        connections: Sequence[int],
+    ) -> None:
+        """Measure `first` and each of the others in turns, both running: what drifts slower than a turn cancels."""
         try:
-            self._lock()
-            seconds = contender.start(place)
-            self.starts.append({**labels, "seconds": seconds})
-            for at in connections:
-                cell = contender.measure(at, self.asked.seconds)
-                self.cells.append({**labels, "connections": at, **cell.as_dict()})
-                print(
-                    f"{section} {number} {place.model.name:9}{contender.name:11}{at:4} connections: {cell.per_s:9.1f}/s"
-                    f"  p50 {cell.p50_ms:8.2f}  p99 {cell.p99_ms:8.2f} ms  CPU {cell.cpu_ms:8.4f} ms"
-                    f"  PSS {cell.pss_mb:5.0f} MB  start {seconds:5.2f} s  others {cell.others_cpu:.2f} cores"
-                    + (f"  REFUSED {cell.refused} BROKEN {cell.broken}" if cell.refused or cell.broken else ""),
-                    flush=True,
-                )
-        except (Failed, RuntimeError) as error:
-            self.failed[who] = str(error)
-            print(f"{section} {number} {who} FAILED: {error}", flush=True)
+            if not self._start(section, first, place, times=STARTS if section == TABLE else 1):
+                return
+            for other, there in others:
+                try:
+                    if self._start(section, other, there):
+                        self._in_turns(section, (first, other), connections)
+                finally:
+                    other.stop()
+        finally:
+            first.stop()
+
+    def alone(self, section: str, contender: Contender, place: Place, connections: Sequence[int]) -> None:
+        """Measure a contender by itself."""
+        try:
+            if self._start(section, contender, place):
+                for at in connections:
+                    self._measure(section, contender, at, contender.name)
         finally:
             contender.stop()
-            if self.lock is not None and time.monotonic() - self.locked > LOCKED_S:
-                self.lock.close()
 
-    def turns(self) -> Iterator[tuple[str, Contender, Place, Sequence[int]]]:
-        """Yield the turns of one round."""
+    def run(self) -> None:
+        """Measure everything that was asked for."""
         sections = self.asked.sections
         wanted = [model for model in MODELS if model.name in self.ready.places]
+        ours = self.ready.argosy
         if TABLE in sections:
             for model in wanted:
-                for contender in self.table:
-                    yield TABLE, contender, self.ready.places[model.name], self._connections(model)
+                place, at = self.ready.places[model.name], self._connections(model)
+                if self.has_ours and self.table:
+                    self.compare(TABLE, ours, [(other, place) for other in self.table], place, at)
+                else:
+                    for contender in [ours] * self.has_ours + self.table:
+                        self.alone(TABLE, contender, place, at)
         if BATCHING in sections and MINILM in wanted:
             place = self.ready.places[MINILM.name]
-            yield BATCHING, self.ready.argosy, place, BATCHING_CONNECTIONS
-            yield BATCHING, self.unbatched, place, BATCHING_CONNECTIONS
+            self.compare(BATCHING, ours, [(self.unbatched, place)], place, BATCHING_CONNECTIONS)
         if SCALING in sections and len(os.sched_getaffinity(0)) > 1:
             for model in (MINILM, RESNET18):
                 if model in wanted:
-                    yield from self._scaling(self.ready.places[model.name])
+                    self._scaling(self.ready.places[model.name])
+
+    def _start(self, section: str, contender: Contender, place: Place, *, times: int = 1) -> bool:
+        """Start a contender, several times for the time it takes; one that fails is noted and left alone."""
+        who = f"{contender.name}, {place.model.name}"
+        self.places[contender.name] = place
+        if who in self.failed:
+            return False
+        labels = {"section": section, "model": place.model.name, "contender": contender.name}
+        try:
+            self._lock()
+            for at in range(times):
+                seconds = contender.start(place)
+                self.starts.append({**labels, "seconds": seconds})
+                print(f"{section} {place.model.name:9}{contender.name:11} started in {seconds:.2f} s", flush=True)
+                if at < times - 1:
+                    contender.stop()
+        except (Failed, RuntimeError) as error:
+            self._fail(who, error)
+            return False
+        return True
+
+    def _in_turns(self, section: str, pair: tuple[Contender, Contender], connections: Sequence[int]) -> None:
+        for at in connections:
+            for turn in range(self.asked.rounds):
+                for contender in pair if turn % 2 == 0 else pair[::-1]:
+                    if not self._measure(section, contender, at, f"{pair[1].name}.{turn}"):
+                        return
+
+    def _measure(self, section: str, contender: Contender, connections: int, turn: str) -> bool:
+        """Measure once; `turn` names what is compared with it."""
+        model = self.places[contender.name].model.name
+        try:
+            self._lock()
+            cell = contender.measure(connections, self.asked.seconds)
+        except (Failed, RuntimeError, OSError) as error:
+            self._fail(f"{contender.name}, {model}", error)
+            return False
+        labels = {"section": section, "model": model, "contender": contender.name, "round": turn}
+        self.cells.append({**labels, "connections": connections, **cell.as_dict()})
+        print(
+            f"{section} {model:9}{contender.name:11}{connections:4} connections: {cell.per_s:9.1f}/s"
+            f"  p50 {cell.p50_ms:8.2f}  p99 {cell.p99_ms:8.2f} ms  CPU {cell.cpu_ms:8.4f} ms"
+            f"  PSS {cell.pss_mb:5.0f} MB  others {cell.others_cpu:.2f} cores  ({turn})"
+            + (f"  REFUSED {cell.refused} BROKEN {cell.broken}" if cell.refused or cell.broken else ""),
+            flush=True,
+        )
+        if self.lock is not None and time.monotonic() - self.locked > LOCKED_S:
+            self.lock.close()
+        return True
+
+    def _fail(self, who: str, error: Exception) -> None:
+        self.failed[who] = str(error)
+        print(f"{who} FAILED: {error}", flush=True)
 
     def prepare(self, chosen: Mapping[str, Mapping[str, Settings]]) -> None:
         """Make the contenders, with their settings by peer and model."""
         ready = self.ready
-        self.table: list[Contender] = [ready.argosy] if "argosy" in self.asked.contenders else []
+        self.has_ours = "argosy" in self.asked.contenders
+        self.table: list[Contender] = []
         for peer in PEERS:
             if peer.name in self.asked.contenders and peer.name in ready.programs:
                 self.table.append(ready.peer(peer, chosen[peer.name]))
@@ -139,13 +201,13 @@ class Bench:
             fcntl.flock(self.lock, fcntl.LOCK_EX)
             self.locked = time.monotonic()
 
-    def _scaling(self, place: Place) -> Iterator[tuple[str, Contender, Place, Sequence[int]]]:
+    def _scaling(self, place: Place) -> None:
         one, two = sorted(os.sched_getaffinity(0))[:2]
         alone, both = replace(place, cores=(one,), client_cores=(two,)), replace(place, cores=(one, two))
-        yield SCALING, self.scaled[0], alone, (SCALING_CONNECTIONS,)
-        yield SCALING, self.bare[0], alone, (SCALING_CONNECTIONS,)
-        yield SCALING, self.scaled[1], both, (SCALING_CONNECTIONS,)
-        yield SCALING, self.bare[1], both, (SCALING_CONNECTIONS,)
+        for server in (self.scaled[0], self.scaled[1]):
+            server.sources = self.ready.argosy.sources
+        self.compare(SCALING, self.scaled[1], [(self.scaled[0], alone)], both, (SCALING_CONNECTIONS,))
+        self.compare(SCALING, self.bare[1], [(self.bare[0], alone)], both, (SCALING_CONNECTIONS,))
 
     def _connections(self, model: Model) -> Sequence[int]:
         return model.quick if self.asked.quick else model.connections
@@ -165,7 +227,7 @@ def tune(bench: Bench) -> dict[str, Any]:
 def _tried(bench: Bench, peer: Peer, place: Place, settings: Settings) -> dict[str, Any]:
     before = len(bench.cells)
     bench.failed.pop(f"{peer.name}, {place.model.name}", None)
-    bench.turn(TABLE, 0, bench.ready.peer(peer, {place.model.name: settings}), place, place.model.connections)
+    bench.alone(TABLE, bench.ready.peer(peer, {place.model.name: settings}), place, place.model.connections)
     per_s = {cell["connections"]: cell["per_s"] for cell in bench.cells[before:]}
     complete = len(per_s) == len(place.model.connections)
     score = math.exp(sum(map(math.log, per_s.values())) / len(per_s)) if complete else 0.0
@@ -228,13 +290,13 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--sections", default=",".join(SECTIONS), help="parts to run (default: all): %(default)s")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="turns of every contender, 0 to prepare only (default: %(default)s)"
+        "--rounds", type=int, default=2, help="turns of each pair that is compared (default: %(default)s)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=4, help="of each measurement, whole ones (default: %(default)s)"
+        "--seconds", type=float, default=3, help="of each measurement, whole ones (default: %(default)s)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one round of 2 s and the outer numbers of connections only"
+        "--quick", action="store_true", help="one turn of 2 s and the outer numbers of connections only"
     )
     parser.add_argument("--tune", action="store_true", help="try every setting of every peer instead of comparing")
     parser.add_argument(
@@ -290,9 +352,7 @@ def main() -> None:
         return
     chosen = chosen_settings()
     bench.prepare(chosen)
-    for number in range(1, asked.rounds + 1):
-        for turn in bench.turns():
-            bench.turn(turn[0], number, *turn[1:])
+    bench.run()
     run: dict[str, Any] = {
         **shared,
         "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],

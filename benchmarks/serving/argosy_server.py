@@ -37,6 +37,8 @@ class ArgosyServer(Server):
         self._options = options
         self._ports: dict[str, int] = {}
         self._keys: dict[str, Mapping[str, str]] = {}
+        self.sources: dict[str, Path] = {}
+        """What to deploy where it is not the model's ONNX file."""
         self.deployed_s: dict[str, float] = {}
         """From `argosy deploy` to the first answer, publishing and its checks included."""
         self.dialect = ArgosyDialect({"resnet18": "image"})
@@ -56,6 +58,7 @@ class ArgosyServer(Server):
         seconds = self.await_answer(place, began, starter)
         if starter.wait(timeout=START_S):
             raise Failed(f"argosy up failed: {self.last_words()}")
+        time.sleep(1.0)  # replicas after the first begin to load when that one answers
         self.serve(place)
         return seconds
 
@@ -70,10 +73,10 @@ class ArgosyServer(Server):
                 self._run("down").wait(timeout=60)
             self.tree.stop()
 
-    def deploy(self, place: Place, what: Path | None = None) -> None:
+    def deploy(self, place: Place) -> None:
         """Deploy for the first time and grant a key, wait for the calibration, and stop the endpoint again.
 
-        `what` is the model's ONNX file if nothing else is given. Without right answers yet, none is waited for.
+        Without right answers yet, none is waited for.
         """
         model = place.model
         self._enter(place)
@@ -84,7 +87,9 @@ class ArgosyServer(Server):
         began = time.monotonic()
         try:
             self._ok(
-                "deploy", what or place.folder / "model.onnx", "--name", model.name, "--port", self.port, *self._options
+                "deploy",
+                self.sources.get(model.name, place.folder / "model.onnx"),
+                *("--name", model.name, "--port", self.port, *self._options),
             )
             key = json.loads(self._ok("access", "grant", "benchmark", "--endpoint", model.name, "--json"))["key"]
             self.headers = {"Authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""The client: wrk with one thread, whose requests are the model's, one after the other over all connections."""
+"""What a client saw, and the client of fast models: wrk with one thread, whose requests go over all connections."""
 
 import json
 import os
@@ -31,6 +31,11 @@ class Load:
     def per_s(self) -> float:
         """Answered requests a second."""
         return self.answered / self.seconds
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return the value below which a part of the values lies; 0 of none."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))] if values else 0.0
 
 
 def ensure_wrk() -> str:

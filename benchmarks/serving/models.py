@@ -25,9 +25,11 @@ class Model:
     quick: tuple[int, ...]
     """Connections of a quick run."""
     what: str
+    is_fast: bool = False
+    """Thousands of requests a second: asked by wrk."""
 
 
-MLP = Model("mlp", (1, 64), (1, 64), "64-256-10 perceptron, float32, JSON")
+MLP = Model("mlp", (1, 64), (1, 64), "64-256-10 perceptron, float32, JSON", is_fast=True)
 MINILM = Model("minilm", (1, 8, 16, 64), (1, 64), "all-MiniLM-L6-v2, texts of 8 to 120 words, tokenized in the server")
 RESNET18 = Model("resnet18", (1, 4, 16), (1, 16), "ResNet-18, 3x224x224 float32, binary where the contender allows it")
 MODELS = (MLP, MINILM, RESNET18)

@@ -74,8 +74,9 @@ def prepare(cache: Path, models: Sequence[Model], peers: Sequence[Peer], *, sour
 def _deploy(ready: Prepared, place: Place, cache: Path) -> None:
     """Deploy a model with Argosy; what it then serves is what all others get."""
     print(f"deploying {place.model.name} with argosy ...", flush=True)
-    what = _sentence_transformer(cache, ready.programs["limit"]) if place.model is MINILM else None
-    ready.argosy.deploy(place, what)
+    if place.model is MINILM:
+        ready.argosy.sources[place.model.name] = _sentence_transformer(cache, ready.programs["limit"])
+    ready.argosy.deploy(place)
     for name, path in ready.argosy.files(place).items():
         if place.model is MINILM:
             shutil.copyfile(path, place.folder / name)

@@ -1,4 +1,4 @@
-"""From single measurements to tables: medians over the rounds, their spread, and ratios inside the same round."""
+"""From single measurements to tables: medians over the turns, their spread, and ratios inside the same turn."""
 
 import os
 import platform
@@ -64,7 +64,7 @@ class Results:
         """Return the numbers of connections that were measured."""
         return sorted({r["connections"] for r in self.rows if (r["section"], r["model"]) == (section, model)})
 
-    def of(self, section: str, model: str, contender: str, connections: int) -> dict[int, Row]:
+    def of(self, section: str, model: str, contender: str, connections: int) -> dict[str, Row]:
         """Return the measurements of one cell by round."""
         wanted = (section, model, contender, connections)
         return {
@@ -137,12 +137,12 @@ HEAD = """\
 # Serving, side by side
 
 `{command}`, {date}, commit {commit}, on {machine}.
-{rounds} rounds of {seconds:g} s per cell, every contender in turn in each round; load average {before} at the start and
-{after} at the end; beside the server and the client the machine was busy with {others} cores (median of all cells).
+Argosy and each other contender were measured in turns of {seconds:g} s, {rounds} each, both running; load average
+{before} at the start and {after} at the end; beside server and client the machine was busy with {others} cores (median).
 
-Each figure is the median of the rounds, with the least and the greatest in brackets; ratios are taken inside a round.
+Each figure is a median, with the least and the greatest in brackets; ratios are taken between neighbours in time.
 *CPU ms* is the processor time (user and system) of all processes of a server for each request it answered: on a machine
-that others use it is steadier than requests a second. The client (wrk, one thread) runs on the same cores and takes its
+that others use it is steadier than requests a second. The client runs on the same cores and takes its
 part of them from every contender alike; it isn't counted. *How to read this* is in `benchmarks/README.md`.
 """
 

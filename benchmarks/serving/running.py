@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from serving import load
+from serving import closed_loop, load
 from serving.contenders import LIMIT, SERVERS, Peer, Settings, environment
 from serving.dialects import Dialect
 from serving.environments import Failed, discard, run
@@ -20,8 +20,6 @@ from serving.models import Model, inputs
 from serving.processes import Tree, busy_s, free_port
 
 START_S = 120.0
-LONGEST_S = 10.0
-"""A measurement in which not each connection got an answer is repeated with twice the time, until it is so long."""
 TOLERANCE = 1e-4
 """Greatest difference to the bare runtime's answer, relative to its largest number: a batch sums in another order."""
 
@@ -139,28 +137,18 @@ class Server:
         self._place = place
         self._requests = place.scratch / f"{self.name}-{place.model.name}.requests"
         self._extra: dict[str, float] = {}
-        load.write_requests(
-            self._requests,
-            [self.dialect.request(place.model.name, i, self.port, self.headers) for i in inputs(place.folder)],
-        )
+        self._sent = [self.dialect.request(place.model.name, i, self.port, self.headers) for i in inputs(place.folder)]
+        load.write_requests(self._requests, self._sent)
         if place.model.name not in self._checked:
             self._extra["difference"] = self.check(place)
             self._checked.add(place.model.name)
         self.tree.settle()
 
     def measure(self, connections: int, seconds: float) -> Cell:
-        """Drive with wrk; processor time is read around it."""
-        cores = self._place.client_cores
-        load.drive(self.port, self._requests, connections, 1, cores)
-        self.tree.settle()
-        while True:
-            before, busy = self.tree.cpu_s(), busy_s()
-            found = load.drive(self.port, self._requests, connections, seconds, cores)
-            cpu_s, busy = self.tree.cpu_s() - before, busy_s() - busy
-            if found.answered >= connections or seconds > LONGEST_S or found.refused or found.broken:
-                break
-            self.tree.settle()
-            seconds *= 2
+        """Drive with the model's client; processor time is read around it."""
+        found, cpu_s, busy = (
+            self._wrk(connections, seconds) if self._place.model.is_fast else self._loop(connections, seconds)
+        )
         pss, rss = self.tree.memory_mb()
         if not found.answered:
             raise Failed(f"nothing was answered: {found.refused} refused, {found.broken} broken; {self.last_words()}")
@@ -177,6 +165,25 @@ class Server:
             others_cpu=max(0.0, busy - cpu_s - found.client_cpu_s) / found.seconds,
             extra=dict(self._extra),
         )
+
+    def _wrk(self, connections: int, seconds: float) -> tuple[load.Load, float, float]:
+        cores = self._place.client_cores
+        load.drive(self.port, self._requests, connections, 1, cores)
+        self.tree.settle()
+        before, busy = self._spent()
+        found = load.drive(self.port, self._requests, connections, seconds, cores)
+        after, busy_after = self._spent()
+        return found, after - before, busy_after - busy
+
+    def _loop(self, connections: int, seconds: float) -> tuple[load.Load, float, float]:
+        found, (before, busy), (after, busy_after) = closed_loop.drive(
+            self.port, self._sent, connections, seconds, read=self._spent, cores=self._place.client_cores
+        )
+        self.tree.settle()
+        return found, after - before, busy_after - busy
+
+    def _spent(self) -> tuple[float, float]:
+        return self.tree.cpu_s(), busy_s()
 
     def last_words(self) -> str:
         """Return the end of the log."""
@@ -249,11 +256,10 @@ class Limit:
         self._python = programs / "python"
         self._threads = threads or {}
         self._together = together
-        self._found: dict[bool, Cell] = {}
+        self._best: dict[str, Settings] = {}
 
     def start(self, place: Place) -> float:
         self._place = place
-        self._found = {}
         return 0.0
 
     def answers(self, place: Place) -> None:
@@ -262,13 +268,14 @@ class Limit:
         run(["env", f"BENCH={asked}", str(self._python), str(SERVERS / "limit.py")], "limit.py")
 
     def measure(self, connections: int, seconds: float) -> Cell:
-        """Return one caller's speed for one connection, else the best of the ways, however many connections."""
-        is_alone = connections == 1
-        if is_alone not in self._found:
-            alone = {"threads": self._threads.get(self._place.model.name, 1), "workers": 1}
-            ways = (alone,) if is_alone else self._together
-            self._found[is_alone] = max((self._run(way, seconds) for way in ways), key=lambda cell: cell.per_s)
-        return self._found[is_alone]
+        """Return one caller's speed for one connection, else that of the better way, however many connections."""
+        model = self._place.model.name
+        if connections == 1:
+            return self._run({"threads": self._threads.get(model, 1), "workers": 1}, seconds)
+        if model not in self._best and len(self._together) > 1:
+            tried = [(self._run(way, seconds).per_s, at) for at, way in enumerate(self._together)]
+            self._best[model] = self._together[max(tried)[1]]
+        return self._run(self._best.get(model, self._together[0]), seconds)
 
     def stop(self) -> None:
         """Nothing runs between measurements."""

@@ -64,6 +64,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What is stored of a version's calibration on this machine."""
     memory_bytes: int = 0
     """Memory that a replica may take where its endpoint says nothing; 0: no bound."""
+    at_once: int = 0
+    """How many replicas may be loading at a time; 0: any number."""
     make_gateway: MakeGatewayConfig
     make_front: MakeFrontConfig
     report: Report
@@ -84,6 +86,7 @@ class Reconciler:
             parts.randomness,
             parts.make_replica,
             memory_bytes=parts.memory_bytes,
+            at_once=parts.at_once,
             report=parts.report,
         )
         self._advice: dict[str, Advice] = {}

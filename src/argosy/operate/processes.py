@@ -25,6 +25,7 @@ from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import Wanted
 from argosy.registry.registry import Registry
 from argosy.serve.control import FrontConfig, GatewayClient, GatewayConfig, ReplicaConfig
+from argosy.serve.host import usable_cores
 from argosy.serve.profile_store import ProfileStore
 from argosy.serve.wire import Advice
 
@@ -255,6 +256,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             make_replica=make_replica,
             advised=advised,
             memory_bytes=machine.memory_bytes() // 2,
+            at_once=max(1, usable_cores() - 1),
             make_gateway=make_gateway,
             make_front=make_front,
             report=report,

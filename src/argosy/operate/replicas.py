@@ -1,6 +1,7 @@
 """Replica processes: as many of each version as wanted, the dead and the sick replaced, the superfluous drained."""
 
 import random
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ BACKOFF_S = 0.5
 """Time before a version's replicas are started again when the last start came to nothing, doubled each time. One that
 ended while it served is replaced at this pace whatever came before: a start that works costs about one CPU second."""
 MAX_BACKOFF_S = 30.0
+LOADING_S = 5.0
+"""A replica that takes longer to be ready no longer holds up the start of others: it may wait for something."""
 LOST_S = 10.0
 """A living replica that has been connected and is not for so long is replaced. It dials again every second or less."""
 FROZEN_S = 5.0
@@ -113,11 +116,17 @@ class Replicas:
         make_config: MakeConfig,
         *,
         memory_bytes: int = 0,
+        at_once: int = 0,
         report: Callable[..., None] | None = None,
     ) -> None:
-        """`memory_bytes`: what a replica may take where its endpoint says nothing, 0 for no bound."""
+        """`memory_bytes`: what a replica may take where its endpoint says nothing, 0 for no bound.
+
+        `at_once`: how many replicas may be loading at a time, 0 for any number. Those of versions of which none is
+        ready come first, so that on a small machine the first answer does not wait for the second replica.
+        """
         self._launcher = launcher
         self._memory_bytes = memory_bytes
+        self._at_once = at_once
         self._report = report or _say_nothing
         self._bounds: dict[str, int] = {}
         """For each version's key, the memory a replica of it may take."""
@@ -165,14 +174,16 @@ class Replicas:
         self._bounds = {version_key(digest): self._bound(want) for digest, want in wanted.items()}
         self._threads = {version_key(digest): want.threads for digest, want in wanted.items()}
         self._failures = {key: failures for key, failures in self._failures.items() if key in self._bounds}
-        for digest, want in wanted.items():
+        room = self._room()
+        for digest, want in sorted(wanted.items(), key=lambda item: self.ready(item[0]) > 0):
             key = version_key(digest)
             missing = self._missing(key, want.replicas)
             failures = self._failures.get(key)
             if failures is not None and failures.count:
                 missing = min(missing, 1) if now >= failures.next_at else 0
-            for _ in range(missing):
+            for _ in range(min(missing, room)):
                 self._start(want)
+                room -= 1
 
     def stop_sick(self) -> None:
         """End replicas that live but can't work, so that the next look replaces them."""
@@ -214,6 +225,13 @@ class Replicas:
         """Stop every replica."""
         for replica in list(self.living):
             self._stop(replica)
+
+    def _room(self) -> int:
+        """Return how many replicas may be started now."""
+        if not self._at_once:
+            return sys.maxsize
+        loading = [r for r in self.living if r.state == "starting" and self._clock.now() - r.started < LOADING_S]
+        return max(0, self._at_once - len(loading))
 
     def _missing(self, key: str, wanted: int) -> int:
         staying = [replica for replica in self.living if replica.key == key and replica.is_staying]

@@ -15,6 +15,7 @@ from argosy.operate.memory import FakeGateway
 from argosy.operate.replicas import (
     DRAIN_S,
     FROZEN_S,
+    LOADING_S,
     LOST_S,
     PROVEN_S,
     READY_LIMIT_S,
@@ -71,6 +72,25 @@ def test_as_many_run_as_are_wanted(it):
     it.look((ONE, 2), (TWO, 1))
     it.look((ONE, 2), (TWO, 1))
     assert (it.replicas.ready(ONE.digest), it.replicas.ready(TWO.digest), len(it.launcher.started)) == (2, 1, 3)
+
+
+def test_replicas_load_a_few_at_a_time_those_first_of_which_none_is_ready(it):
+    """Two that load on the same core are both ready late; one after the other, the first answers in half the time."""
+    it.replicas._at_once = 1
+    counts = []
+    for _ in range(4):
+        it.look((ONE, 2), (TWO, 1))
+        counts.append((it.replicas.ready(ONE.digest), it.replicas.ready(TWO.digest), len(it.launcher.started)))
+    assert counts == [(0, 0, 1), (1, 0, 2), (1, 1, 3), (2, 1, 3)]
+
+
+def test_one_that_never_gets_ready_does_not_hold_up_the_others(it):
+    it.replicas._at_once = 1
+    it.look((ONE, 1), (TWO, 1), connect=False)
+    it.look((ONE, 1), (TWO, 1), connect=False)
+    assert len(it.launcher.started) == 1
+    it.look((ONE, 1), (TWO, 1), connect=False, seconds=LOADING_S)
+    assert len(it.launcher.started) == 2
 
 
 def test_looking_twice_changes_nothing(it):

@@ -15,7 +15,7 @@ def test_help_is_instant_and_does_not_import_heavy_libraries(tmp_path):
         "from argosy.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy={'torch','numpy','onnxruntime','rich','structlog','obstore'} & set(sys.modules)\n"
+        "heavy={'torch','numpy','onnxruntime','rich','structlog','obstore','pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -25,7 +25,7 @@ def test_help_is_instant_and_does_not_import_heavy_libraries(tmp_path):
 
 def test_the_controller_starts_without_what_only_the_gateway_needs():
     code = (
-        "import sys, argosy.operate.processes\n"
+        "import sys, argosy.operate.controller_process\n"
         "heavy={'structlog','asyncio','ssl','cryptography.x509','httptools','uvloop','grpc'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -6,7 +6,7 @@ from argosy.cluster.launcher import ProcessSpec
 from argosy.core.errors import Internal
 from argosy.operate import commands
 from argosy.operate.config import EndpointConfig, RolloutConfig
-from argosy.operate.processes import run
+from argosy.operate.controller_process import run
 from argosy.operate.view import Observer, describe
 from controller_world import ENDPOINT, World
 

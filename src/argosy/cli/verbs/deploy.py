@@ -9,7 +9,6 @@ from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, Project, load_project, serving_rules
 from argosy.cli.verbs.endpoints import plan_text
-from argosy.cli.verbs.import_model import import_model
 from argosy.cli.verbs.watch import find
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound, Unavailable
@@ -50,6 +49,8 @@ def deploy(
     as_json: bool,
 ) -> None:
     """Serve a version, follow it until it is decided, and end with a URL and an undo."""
+    from argosy.cli.verbs.import_model import import_model
+
     output = Output(as_json=as_json)
     workspace = Workspace()
     project = _project(file, changes)

@@ -227,9 +227,9 @@ def tune(bench: Bench) -> dict[str, Any]:
 def _tried(bench: Bench, peer: Peer, place: Place, settings: Settings) -> dict[str, Any]:
     before = len(bench.cells)
     bench.failed.pop(f"{peer.name}, {place.model.name}", None)
-    bench.alone(TABLE, bench.ready.peer(peer, {place.model.name: settings}), place, place.model.connections)
+    bench.alone(TABLE, bench.ready.peer(peer, {place.model.name: settings}), place, place.model.quick)
     per_s = {cell["connections"]: cell["per_s"] for cell in bench.cells[before:]}
-    complete = len(per_s) == len(place.model.connections)
+    complete = len(per_s) == len(place.model.quick)
     score = math.exp(sum(map(math.log, per_s.values())) / len(per_s)) if complete else 0.0
     failed = bench.failed.get(f"{peer.name}, {place.model.name}", "")
     return {"settings": settings, "score": score, "per_s": per_s, **({"failed": failed} if failed else {})}

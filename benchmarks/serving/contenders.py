@@ -92,18 +92,15 @@ LITSERVE = Peer(
             {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.0, "fast_queue": False},
             {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.002, "fast_queue": True},
             {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.0, "fast_queue": True, "api_servers": 2},
-            {"threads": 1, "max_batch": 1, "fast_queue": True},
         ),
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4, "batch_timeout_s": 0.0, "fast_queue": True},
             {"threads": 1, "workers": 2, "max_batch": 8, "batch_timeout_s": 0.005, "fast_queue": True},
             {"threads": 2, "workers": 1, "max_batch": 8, "batch_timeout_s": 0.0, "fast_queue": True},
-            {"threads": 1, "workers": 2, "max_batch": 1, "fast_queue": True},
         ),
         "resnet18": (
             {"threads": 1, "workers": 2, "max_batch": 2, "batch_timeout_s": 0.0, "fast_queue": True},
             {"threads": 2, "workers": 1, "max_batch": 4, "batch_timeout_s": 0.0, "fast_queue": True},
-            {"threads": 1, "workers": 2, "max_batch": 1, "fast_queue": True},
         ),
     },
 )
@@ -122,19 +119,16 @@ BENTOML = Peer(
             {"threads": 1, "max_batch": 64},
             {"threads": 1, "max_batch": 64, "max_latency_ms": 50},
             {"threads": 1, "max_batch": 64, "workers": 2},
-            {"threads": 1, "max_batch": 1},
         ),
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4},
             {"threads": 1, "workers": 2, "max_batch": 16},
             {"threads": 1, "workers": 1, "max_batch": 8, "pool": 2},
             {"threads": 2, "workers": 1, "max_batch": 8},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
         "resnet18": (
             {"threads": 1, "workers": 2, "max_batch": 2},
             {"threads": 2, "workers": 1, "max_batch": 4},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
     },
     environment={"BENTOML_DO_NOT_TRACK": "True"},
@@ -151,20 +145,15 @@ MLSERVER = Peer(
         "mlp": (
             {"threads": 1, "workers": 0, "max_batch": 32, "max_batch_time_s": 0.001},
             {"threads": 1, "workers": 1, "max_batch": 32, "max_batch_time_s": 0.001},
-            {"threads": 1, "workers": 2},
-            {"threads": 1, "workers": 0},
         ),
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4, "max_batch_time_s": 0.001},
             {"threads": 1, "workers": 2, "max_batch": 8, "max_batch_time_s": 0.005},
             {"threads": 2, "workers": 0, "max_batch": 8, "max_batch_time_s": 0.001},
-            {"threads": 1, "workers": 2},
         ),
         "resnet18": (
             {"threads": 1, "workers": 2, "max_batch": 2, "max_batch_time_s": 0.001},
             {"threads": 2, "workers": 1, "max_batch": 4, "max_batch_time_s": 0.001},
-            {"threads": 1, "workers": 2},
-            {"threads": 2, "workers": 0},
         ),
     },
     note="its REST front knows no binary tensors, so pixels come as base64",
@@ -180,18 +169,15 @@ TRITON = Peer(
             {"threads": 1, "workers": 1, "max_batch": 64},
             {"threads": 1, "workers": 2, "max_batch": 64},
             {"threads": 1, "workers": 1, "max_batch": 64, "delay_us": 500},
-            {"threads": 1, "workers": 1, "max_batch": 1},
         ),
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4},
             {"threads": 1, "workers": 2, "max_batch": 16},
             {"threads": 2, "workers": 1, "max_batch": 8},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
         "resnet18": (
             {"threads": 1, "workers": 2, "max_batch": 2},
             {"threads": 2, "workers": 1, "max_batch": 4},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
     },
     note="the CPU tritonserver of nvidia-pytriton's wheel, with the model in its own Python back end",
@@ -211,12 +197,10 @@ PYTRITON = Peer(
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4},
             {"threads": 2, "max_batch": 8},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
         "resnet18": (
             {"threads": 1, "workers": 2, "max_batch": 2},
             {"threads": 2, "max_batch": 4},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
     },
     note="the way the wheel documents: the model is a function in a Python process, behind the stub and ZeroMQ",
@@ -231,16 +215,13 @@ RAY = Peer(
         "mlp": (
             {"threads": 1, "workers": 1, "max_batch": 32, "batch_wait_s": 0.0},
             {"threads": 1, "workers": 2, "max_batch": 32, "batch_wait_s": 0.0},
-            {"threads": 1, "workers": 1, "max_batch": 1},
         ),
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4, "batch_wait_s": 0.0},
             {"threads": 2, "workers": 1, "max_batch": 8, "batch_wait_s": 0.0},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
         "resnet18": (
             {"threads": 1, "workers": 2, "max_batch": 2, "batch_wait_s": 0.0},
-            {"threads": 1, "workers": 2, "max_batch": 1},
         ),
     },
     environment={"RAY_USAGE_STATS_ENABLED": "0"},

@@ -11,7 +11,6 @@ benchmarks/README.md.
 import argparse
 import fcntl
 import json
-import math
 import os
 import shlex
 import signal
@@ -229,8 +228,7 @@ def _tried(bench: Bench, peer: Peer, place: Place, settings: Settings) -> dict[s
     bench.failed.pop(f"{peer.name}, {place.model.name}", None)
     bench.alone(TABLE, bench.ready.peer(peer, {place.model.name: settings}), place, place.model.quick)
     per_s = {cell["connections"]: cell["per_s"] for cell in bench.cells[before:]}
-    complete = len(per_s) == len(place.model.quick)
-    score = math.exp(sum(map(math.log, per_s.values())) / len(per_s)) if complete else 0.0
+    score = per_s.get(max(place.model.quick), 0.0)
     failed = bench.failed.get(f"{peer.name}, {place.model.name}", "")
     return {"settings": settings, "score": score, "per_s": per_s, **({"failed": failed} if failed else {})}
 

@@ -1,8 +1,8 @@
 """The peers: what each needs installed, how it is started, and the settings that were tried for it.
 
-Of the settings of a model the best one is used: by the geometric mean of requests a second over the model's numbers of
-connections. `serving.py --tune` measures all of them and keeps what it found in results/serving_tuning.json; without
-that file the first of each list is taken.
+Of the settings of a model the best one is used: by requests a second at the model's greatest number of connections.
+`serving.py --tune` measures all of them and keeps what it found in results/serving_tuning.json; without that file the
+first of each list is taken, which was the best in former trials.
 """
 
 import os
@@ -88,10 +88,10 @@ LITSERVE = Peer(
     dialect=lambda _: Plain("/predict"),
     tried={
         "mlp": (
+            {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.0, "fast_queue": True, "api_servers": 2},
             {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.0, "fast_queue": True},
             {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.0, "fast_queue": False},
             {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.002, "fast_queue": True},
-            {"threads": 1, "max_batch": 32, "batch_timeout_s": 0.0, "fast_queue": True, "api_servers": 2},
         ),
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4, "batch_timeout_s": 0.0, "fast_queue": True},
@@ -116,9 +116,9 @@ BENTOML = Peer(
     dialect=lambda asked: Bento(batched=asked.get("max_batch", 1) > 1),
     tried={
         "mlp": (
+            {"threads": 1, "max_batch": 64, "workers": 2},
             {"threads": 1, "max_batch": 64},
             {"threads": 1, "max_batch": 64, "max_latency_ms": 50},
-            {"threads": 1, "max_batch": 64, "workers": 2},
         ),
         "minilm": (
             {"threads": 1, "workers": 2, "max_batch": 4},
@@ -220,9 +220,7 @@ RAY = Peer(
             {"threads": 1, "workers": 2, "max_batch": 4, "batch_wait_s": 0.0},
             {"threads": 2, "workers": 1, "max_batch": 8, "batch_wait_s": 0.0},
         ),
-        "resnet18": (
-            {"threads": 1, "workers": 2, "max_batch": 2, "batch_wait_s": 0.0},
-        ),
+        "resnet18": ({"threads": 1, "workers": 2, "max_batch": 2, "batch_wait_s": 0.0},),
     },
     environment={"RAY_USAGE_STATS_ENABLED": "0"},
 )

@@ -40,6 +40,8 @@ BATCHING_CONNECTIONS = (1, 2, 4, 8, 16, 64)
 SCALING_CONNECTIONS = 16
 LOCKED_S = 40.0
 STARTS = 3
+NEARBY, NEAR = ("fastapi", "fastapi1", "limit", "unbatched", "one-core", "limit-one"), 3
+"""Those that are close to Argosy are measured so many times as often as the others."""
 
 TITLES = {
     "argosy": "**Argosy**",
@@ -136,10 +138,13 @@ class Bench:
         return True
 
     def _in_turns(self, section: str, pair: tuple[Contender, Contender], connections: Sequence[int]) -> None:
+        turns = self.asked.rounds * (NEAR if pair[1].name in NEARBY else 1)
         for at in connections:
-            for turn in range(self.asked.rounds):
-                for contender in pair if turn % 2 == 0 else pair[::-1]:
-                    if not self._measure(section, contender, at, f"{pair[1].name}.{turn}"):
+            for turn in range(turns):
+                for contender, other in (pair, pair[::-1])[:: 1 if turn % 2 == 0 else -1]:
+                    with other.paused():
+                        is_measured = self._measure(section, contender, at, f"{pair[1].name}.{turn}")
+                    if not is_measured:
                         return
 
     def _measure(self, section: str, contender: Contender, connections: int, turn: str) -> bool:
@@ -288,7 +293,10 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--sections", default=",".join(SECTIONS), help="parts to run (default: all): %(default)s")
     parser.add_argument(
-        "--rounds", type=int, default=2, help="turns of each pair that is compared (default: %(default)s)"
+        "--rounds",
+        type=int,
+        default=1,
+        help="turns of each pair, times three of those that are close (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds", type=float, default=3, help="of each measurement, whole ones (default: %(default)s)"

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MARK = "BENCH_TREE"
@@ -101,6 +101,20 @@ class Tree:
             time.sleep(0.2)
             if self.cpu_s() - before <= 0.03:
                 return
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stand still for a moment: some servers poll in a loop while they have nothing to do."""
+        pids = self.pids()
+        try:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End all processes of the tree: asked first, then killed. Nothing is left behind."""

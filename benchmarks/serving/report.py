@@ -137,8 +137,9 @@ HEAD = """\
 # Serving, side by side
 
 `{command}`, {date}, commit {commit}, on {machine}.
-Argosy and each other contender were measured in turns of {seconds:g} s, {rounds} each, both running; load average
-{before} at the start and {after} at the end; beside server and client the machine was busy with {others} cores (median).
+Argosy and each other contender were measured in turns of {seconds:g} s, {rounds} of each, three times as many of those
+that are close; load average {before} at the start and {after} at the end; beside server and client the machine was busy
+with {others} cores (median).
 
 Each figure is a median, with the least and the greatest in brackets; ratios are taken between neighbours in time.
 *CPU ms* is the processor time (user and system) of all processes of a server for each request it answered: on a machine

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +78,10 @@ class Contender(Protocol):
 
     def measure(self, connections: int, seconds: float) -> Cell:
         """Ask for so long. Raises Failed."""
+        ...
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Stand still, as far as it would take from others while it is not asked."""
         ...
 
     def stop(self) -> None:
@@ -232,6 +237,9 @@ class PeerServer(Server):
         self.serve(place)
         return seconds
 
+    def paused(self) -> AbstractContextManager[None]:
+        return self.tree.paused()
+
     def stop(self) -> None:
         if hasattr(self, "tree"):
             self.tree.stop()
@@ -276,6 +284,10 @@ class Limit:
             tried = [(self._run(way, seconds).per_s, at) for at, way in enumerate(self._together)]
             self._best[model] = self._together[max(tried)[1]]
         return self._run(self._best.get(model, self._together[0]), seconds)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing runs between measurements."""
+        return contextlib.nullcontext()
 
     def stop(self) -> None:
         """Nothing runs between measurements."""

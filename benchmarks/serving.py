@@ -40,7 +40,7 @@ BATCHING_CONNECTIONS = (1, 2, 4, 8, 16, 64)
 SCALING_CONNECTIONS = 16
 LOCKED_S = 40.0
 STARTS = 3
-NEARBY, NEAR = ("fastapi", "fastapi1", "limit", "unbatched", "one-core", "limit-one"), 3
+NEARBY, NEAR = ("fastapi", "fastapi1", "limit", "unbatched", "one-core", "limit-one"), 2
 """Those that are close to Argosy are measured so many times as often as the others."""
 
 TITLES = {
@@ -296,7 +296,7 @@ def options() -> argparse.Namespace:
         "--rounds",
         type=int,
         default=1,
-        help="turns of each pair, times three of those that are close (default: %(default)s)",
+        help="turns of each pair, times two of those that are close (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds", type=float, default=3, help="of each measurement, whole ones (default: %(default)s)"

@@ -137,7 +137,7 @@ HEAD = """\
 # Serving, side by side
 
 `{command}`, {date}, commit {commit}, on {machine}.
-Argosy and each other contender were measured in turns of {seconds:g} s, {rounds} of each, three times as many of those
+Argosy and each other contender were measured in turns of {seconds:g} s, {rounds} of each, twice as many of those
 that are close; load average {before} at the start and {after} at the end; beside server and client the machine was busy
 with {others} cores (median).
 

@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ SECTIONS = (TABLE, BATCHING, SCALING)
 BATCHING_CONNECTIONS = (1, 2, 4, 8, 16, 64)
 SCALING_CONNECTIONS = 16
 LOCKED_S = 40.0
+BUSY = 0.1
 STARTS = 3
 NEARBY, NEAR = ("fastapi", "fastapi1", "limit", "unbatched", "one-core", "limit-one"), 2
 """Those that are close to Argosy are measured so many times as often as the others."""
@@ -374,6 +376,13 @@ def main() -> None:
     print("\n" + text)
     if asked.only or asked.quick or sorted(asked.sections) != sorted(SECTIONS):
         print("not a complete run: benchmarks/results/ is left as it is")
+        return
+    others = statistics.median(cell["others_cpu"] for cell in bench.cells)
+    if others > BUSY:
+        print(
+            f"others took {others:.2f} cores of this machine (median; {BUSY} are allowed), which hurts servers of "
+            "several processes most: benchmarks/results/ is left as it is; measure again when it is quiet"
+        )
         return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "serving.json").write_text(json.dumps(run, indent=1) + "\n")

@@ -120,7 +120,7 @@ def _lines(capacity: float, steps: list[dict[str, Any]]) -> list[Line]:
     slower = hard / even
     vain = sum(step["dispatched_after_deadline"] for step in steps)
     over = [step for step in steps if step["factor"] > 1]
-    refused_p99 = max(step["refused_p99_ms"] for step in over)
+    refused_p99 = max(_median(over, factor, "refused_p99_ms") for factor in FACTORS if factor > 1)
     longest = max(step["refused_longest_ms"] for step in over)
     no_hint = sum(step["no_retry_after"] for step in steps)
     strange = [one for step in steps for one in step["unexplained"]]

@@ -68,7 +68,7 @@ bench-faults: .venv/dev  ## What callers notice of kills, version changes, overl
 soak: .venv/dev  ## Five minutes of kills and version changes: memory, descriptors and threads stay flat
 	$(BIN)/python benchmarks/faults.py --only soak
 
-bench-serving: .venv/dev  ## Argosy, six other servers and the bare runtime, side by side (half an hour)
+bench-serving: .venv/dev  ## Argosy, six other servers and the bare runtime, side by side (three quarters of an hour)
 	$(BIN)/python benchmarks/serving.py $(SERVING)
 
 clean:  ## Remove the environment and everything that was built

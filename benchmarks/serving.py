@@ -1,7 +1,7 @@
 """Serving, side by side: Argosy, its peers and the bare runtime on the same ONNX files, under the same client.
 
-    python benchmarks/serving.py             about half an hour; writes results/serving.{json,md}
-    python benchmarks/serving.py --quick     about five minutes; one short turn, writes nothing
+    python benchmarks/serving.py             about three quarters of an hour; writes results/serving.{json,md}
+    python benchmarks/serving.py --quick     about a quarter of an hour; one short turn, writes nothing
     python benchmarks/serving.py --tune      tries every setting of every peer; writes results/serving_tuning.json
 
 Environments of the contenders are made on the first run, below `.bench/`. What is measured and how to read it:

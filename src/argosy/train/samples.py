@@ -30,6 +30,18 @@ class Samples:
         """The shape of one sample, without the batch."""
         return tuple(self.x.shape[1:])
 
+    def __len__(self) -> int:
+        """How many samples the training part has."""
+        return len(self.y)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return what the model takes for these rows (int64 [b]) of the training part: `model(*samples.batch(rows))`."""
+        return (self.x[rows],)
+
+    def validation_batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return what the model takes for these rows (int64 [b]) of the validation part."""
+        return (self.validation_x[rows],)
+
     def check(self, workers: int) -> None:
         """Raise InvalidInput if there are too few samples for so many workers."""
         if len(self.x) < workers:

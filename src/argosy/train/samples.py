@@ -35,11 +35,11 @@ class Samples:
         return len(self.y)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return what the model takes for these rows (int64 [b]) of the training part: `model(*samples.batch(rows))`."""
+        """Return what the model takes for `rows` (int64 [b]) of the training part: `model(*samples.batch(rows))`."""
         return (self.x[rows],)
 
     def validation_batch(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return what the model takes for these rows (int64 [b]) of the validation part."""
+        """Return what the model takes for `rows` (int64 [b]) of the validation part."""
         return (self.validation_x[rows],)
 
     def check(self, workers: int) -> None:

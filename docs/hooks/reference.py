@@ -63,9 +63,9 @@ def sections(kind: type[msgspec.Struct], prefix: str = "") -> dict[str, type[msg
 
 def families() -> str:
     """The options of the built-in model families."""
-    from argosy.train import families as module
+    from argosy.train.families import FAMILIES, load_family
 
-    kinds = [k for n, k in vars(module).items() if n.endswith("Options") and isinstance(k, type)]
+    kinds = [load_family(name).options for name in FAMILIES]
     return "\n\n".join(part for kind in kinds for part in (_first_paragraphs(kind), _fields_table(kind)))
 
 

@@ -9,7 +9,7 @@ from msgspec import field
 from argosy.core.config import Config
 from argosy.core.errors import InvalidInput
 
-FAMILY_NAMES = ("mlp", "resnet")
+FAMILY_NAMES = ("gpt", "graph", "lstm", "mlp", "resnet", "transformer")
 OPTIMIZER_NAMES = ("adagrad", "adam", "adamw", "gd", "momentum", "rmsprop", "sgd")
 SCHEDULE_NAMES = ("constant", "cosine", "linear")
 LOSS_NAMES = ("auto", "bce", "cross-entropy", "mse")
@@ -25,7 +25,9 @@ class ModelConfig(Config, frozen=True):
     build: str = ""
     """`module:function` of a file beside `argosy.toml`; the function returns a `torch.nn.Module`."""
     family: str = ""
-    """`mlp` or `resnet`; empty: `resnet` when a sample is an image, otherwise `mlp`."""
+    """`mlp`, `resnet` (images), `lstm` and `transformer` (sequences, tokens), `graph`, or `gpt` (language models).
+    Empty: what fits: `gpt` for a language model, `transformer` for texts, `resnet` for images, `graph` for two arrays,
+    else `mlp`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the function, or the family's own fields, such as `width`."""
 

@@ -19,45 +19,52 @@ from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, NotFou
 from argosy.core.files import write_atomic
 from argosy.train import families
 from argosy.train.config import ModelConfig
-
-FAMILIES: dict[str, tuple[type[Any], Callable[[Any, tuple[int, ...], int], nn.Module]]] = {
-    "mlp": (families.MlpOptions, families.build_mlp),
-    "resnet": (families.ResnetOptions, families.build_resnet),
-}
+from argosy.train.inputs import ModelInput
 
 
-def build_model(config: ModelConfig, base: Path, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+def build_model(
+    config: ModelConfig, base: Path, given: ModelInput | tuple[int, ...], outputs: int, seed: int
+) -> nn.Module:
     """Build the model that `config` describes, with first weights that depend on `seed` alone.
 
-    `base` is the folder of `argosy.toml`; `input_shape` is that of one sample, without the batch. The model has been
-    tried: it maps two samples to `[2, outputs]`. Torch's global random state is left as it was.
-    Raises NotFound or InvalidInput, for an error in the user's code with its file and line.
+    `base` is the folder of `argosy.toml`; `given` says what the model gets for one sample, or is that sample's shape.
+    It has been tried: it maps two samples to `[2, outputs]`, as a language model to `[2, tokens, outputs]`. Torch's
+    global random state is left as it was. Raises NotFound or InvalidInput, for an error in the user's code with its
+    file and line.
     """
     config.check()
+    given = given if isinstance(given, ModelInput) else ModelInput(shape=given)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if config.build:
-            model = _build_users(config, base, input_shape, outputs)
-        else:
-            model = _build_family(config, input_shape, outputs)
+        build = _build_users if config.build else _build_family
+        model = build(config, base, given, outputs)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise InvalidInput(
                 f"the model {_named(config)} has no parameters to train",
                 hint="assign layers to attributes of the module (self.layer = ...), not to local variables or lists",
                 code="no_parameters",
             )
-        check_output(model, config, base, input_shape, outputs)
+        check_output(model, config, base, given, outputs)
     return model
 
 
-def _build_family(config: ModelConfig, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    # Three dimensions are channels, height and width.
-    name = config.family or ("resnet" if len(input_shape) == 3 else "mlp")
-    options, build = FAMILIES[name]
-    return build(from_plain(config.options, options, where=f"[model] options of family '{name}'"), input_shape, outputs)
+def _build_family(config: ModelConfig, base: Path, given: ModelInput, outputs: int) -> nn.Module:
+    del base
+    name = config.family or _usual_family(given, outputs)
+    family = families.load_family(name)
+    options = from_plain(config.options, family.options, where=f"[model] options of family '{name}'")
+    return family.build(options, given, outputs)
 
 
-def _build_users(config: ModelConfig, base: Path, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def _usual_family(given: ModelInput, outputs: int) -> str:
+    if given.is_text:
+        return "gpt" if outputs == given.vocabulary else "transformer"
+    if given.more:
+        return "graph"
+    return "resnet" if len(given.shape) == 3 else "mlp"  # channels, height and width
+
+
+def _build_users(config: ModelConfig, base: Path, given: ModelInput, outputs: int) -> nn.Module:
     module_name, _, function_name = config.build.partition(":")
     module = load_users_module(module_name, base)
     function = getattr(module, function_name, None)
@@ -69,7 +76,7 @@ def _build_users(config: ModelConfig, base: Path, input_shape: tuple[int, ...], 
             f"'{module_name}.py' has no function '{function_name}'; it has: {', '.join(found) or 'none'}",
             hint="correct [model] build in argosy.toml",
         )
-    offered = {"input_shape": tuple(input_shape), "outputs": outputs, **config.options}
+    offered = {"input_shape": given.shape, "outputs": outputs, **config.options}
     arguments = _arguments(function, offered, config)
     with users_code(base, f"building the model {_named(config)}"):
         model = function(**arguments)
@@ -160,25 +167,29 @@ def _is_users(path: Path, root: Path) -> bool:
     return root in path.parents and _OURS not in path.parents and libraries.isdisjoint(path.parts)
 
 
-_OURS = Path(families.__file__).absolute().parent.parent
+_OURS = Path(families.__file__).absolute().parents[2]
 """Where Argosy's own code is."""
 
 
-def check_output(model: nn.Module, config: ModelConfig, base: Path, input_shape: tuple[int, ...], outputs: int) -> None:
-    """Run two samples of zeros through `model` and raise InvalidInput unless `[2, outputs]` comes out."""
+def check_output(model: nn.Module, config: ModelConfig, base: Path, given: ModelInput, outputs: int) -> None:
+    """Run two samples through `model` and raise InvalidInput unless `[2, outputs]` comes out.
+
+    A language model, whose outputs are its tokens, gives `[2, tokens, outputs]`.
+    """
     was_training = model.training
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    example = given.example(dtype)
+    expected = [2, example[0].shape[1], outputs] if given.is_text and outputs == given.vocabulary else [2, outputs]
     model.eval()
     try:
-        with torch.no_grad(), users_code(base, f"running the model {_named(config)} on 2 samples of {input_shape}"):
-            found = model(torch.zeros(2, *input_shape, dtype=dtype))
+        with torch.no_grad(), users_code(base, f"running the model {_named(config)} on 2 samples of {given}"):
+            found = model(*example)
     finally:
         model.train(was_training)
     shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if shape != [2, outputs]:
+    if shape != expected:
         raise InvalidInput(
-            f"the model {_named(config)} gave {shape} for 2 samples of shape {list(input_shape)}; "
-            f"expected [2, {outputs}]",
+            f"the model {_named(config)} gave {shape} for 2 samples of {given}; expected {expected}",
             hint="the last layer must give one number per class, or one number for regression",
             code="output_shape",
         )

@@ -1,4 +1,4 @@
-"""The built-in model families.
+"""A small residual network for images.
 
 Shape suffixes: b batch, c channels, h height, w width.
 """
@@ -13,21 +13,8 @@ from torch.nn import functional as F  # noqa: N812 - what every reader of torch 
 
 from argosy.core.config import Config
 from argosy.core.errors import InvalidInput
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
-
-
-class MlpOptions(Config, frozen=True):
-    """Options of `family = "mlp"`."""
-
-    hidden: list[int] = field(default_factory=lambda: [128, 64])
-    """Width of each hidden layer."""
-    activation: str = "relu"
-    """Between the layers, without which they would be one affine map: relu, gelu, silu or tanh."""
-    batch_norm: bool = False
-    """Batch norm before each activation."""
-    dropout: float = 0.0
-    """After each activation, from 0 to below 1."""
+from argosy.train.families.checks import at_least, one_tensor
+from argosy.train.inputs import ModelInput
 
 
 class ResnetOptions(Config, frozen=True):
@@ -41,35 +28,11 @@ class ResnetOptions(Config, frozen=True):
     """`[channels, height, width]` of a sample that comes as flat numbers."""
 
 
-def build_mlp(options: MlpOptions, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """Build fully connected layers with an activation after each but the last. Takes samples of any shape."""
-    if options.activation not in _ACTIVATIONS:
-        raise InvalidInput(
-            f"[model] activation = {options.activation!r} is not known; known are: {', '.join(sorted(_ACTIVATIONS))}"
-        )
-    if not options.hidden or min(options.hidden) < 1:
-        raise InvalidInput(f"[model] hidden = {options.hidden} must be one or more widths of at least 1")
-    if not 0 <= options.dropout < 1:
-        raise InvalidInput(f"[model] dropout = {options.dropout:g} must be from 0 to below 1")
-    layers: list[nn.Module] = [nn.Flatten()]
-    size = prod(input_shape)
-    for width in options.hidden:
-        layers.append(nn.Linear(size, width))
-        if options.batch_norm:
-            layers.append(nn.BatchNorm1d(width))
-        layers.append(_ACTIVATIONS[options.activation]())
-        if options.dropout:
-            layers.append(nn.Dropout(options.dropout))
-        size = width
-    layers.append(nn.Linear(size, outputs))
-    return nn.Sequential(*layers)
-
-
-def build_resnet(options: ResnetOptions, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def build(options: ResnetOptions, given: ModelInput, outputs: int) -> nn.Module:
     """Build a small residual network for images `[C, H, W]`, `[H, W]`, or flat ones whose size is in the options."""
-    if options.width < 1 or options.blocks < 1:
-        raise InvalidInput(f"[model] width = {options.width} and blocks = {options.blocks} must be 1 or more")
-    return Resnet(options.width, options.blocks, _image_shape(options, input_shape), outputs)
+    at_least(1, width=options.width, blocks=options.blocks)
+    one_tensor("resnet", given)
+    return Resnet(options.width, options.blocks, _image_shape(options, given.shape), outputs)
 
 
 def _image_shape(options: ResnetOptions, input_shape: tuple[int, ...]) -> tuple[int, int, int]:

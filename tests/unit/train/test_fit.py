@@ -7,7 +7,8 @@ from argosy.core.errors import InvalidInput
 from argosy.data.config import DataConfig
 from argosy.data.dataset import Dataset, build_dataset
 from argosy.train.config import TrainConfig
-from argosy.train.families import MlpOptions, build_mlp
+from argosy.train.families.mlp import MlpOptions
+from argosy.train.families.mlp import build as build_mlp
 from argosy.train.fit import answers_of, fit
 from ranks import save_table
 
@@ -19,7 +20,7 @@ def dataset(tmp_path_factory):
 
 def student(seed=0):
     torch.manual_seed(seed)
-    return build_mlp(MlpOptions(hidden=[16]), (5,), 3)
+    return build_mlp(MlpOptions(hidden=[16]), ModelInput(shape=(5,)), 3)
 
 
 SETTINGS = TrainConfig(epochs=15, batch_size=32, learning_rate=0.02)
@@ -91,6 +92,10 @@ def test_a_regression_learns_and_is_judged_in_its_own_unit(tmp_path):
     (tmp_path / "t.csv").write_text(f"a,b,price\n{rows}\n")
     dataset = build_dataset(DataConfig(train="t.csv", label="price", task="regression"), tmp_path)
     torch.manual_seed(0)
-    history = fit(build_mlp(MlpOptions(hidden=[16]), (2,), 1), dataset, TrainConfig(epochs=40, learning_rate=0.02))
+    history = fit(
+        build_mlp(MlpOptions(hidden=[16]), ModelInput(shape=(2,)), 1),
+        dataset,
+        TrainConfig(epochs=40, learning_rate=0.02),
+    )
     assert history[-1]["rmse"] < 0.2 * float(y.std())
     assert history[0]["rmse"] > history[-1]["rmse"] > 0.01

@@ -3,17 +3,21 @@ import math
 import msgspec
 import pytest
 import torch
+from argosy.train.strategy.data_parallel import DataParallel
+from argosy.train.strategy.single import Single
 from torch import nn
 
 from argosy.core.clock import FakeClock
 from argosy.core.errors import InvalidInput
 from argosy.data.dataset import batches
 from argosy.train.checkpoint import Checkpoints
-from argosy.train.families import MlpOptions, ResnetOptions, build_mlp, build_resnet
+from argosy.train.families.mlp import MlpOptions
+from argosy.train.families.mlp import build as build_mlp
+from argosy.train.families.resnet import ResnetOptions
+from argosy.train.families.resnet import build as build_resnet
+from argosy.train.inputs import ModelInput
 from argosy.train.models import weights_to_bytes
 from argosy.train.samples import Samples
-from argosy.train.strategy.data_parallel import DataParallel
-from argosy.train.strategy.single import Single
 from argosy.train.transport import MemoryTransport
 from ranks import classes, config, largest_difference, run_ranks, train_ranks, train_single, training_of
 
@@ -23,12 +27,12 @@ PROMISE = 1e-6
 
 def mlp(features=6, outputs=3, **options):
     torch.manual_seed(1)
-    return build_mlp(MlpOptions(hidden=[12, 8], **options), (features,), outputs).double()
+    return build_mlp(MlpOptions(hidden=[12, 8], **options), ModelInput(shape=(features,)), outputs).double()
 
 
 def resnet():
     torch.manual_seed(1)
-    return build_resnet(ResnetOptions(width=4, blocks=1), (1, 4, 4), 3).double()
+    return build_resnet(ResnetOptions(width=4, blocks=1), ModelInput(shape=(1, 4, 4)), 3).double()
 
 
 @pytest.mark.capability("T1")
@@ -86,7 +90,7 @@ def test_ranks_start_from_the_weights_of_rank_0_even_if_theirs_differ():
 
     def differing():
         torch.manual_seed(next(made))
-        return build_mlp(MlpOptions(hidden=[4]), (6,), 3).double()
+        return build_mlp(MlpOptions(hidden=[4]), ModelInput(shape=(6,)), 3).double()
 
     (one, _), (other, _) = train_ranks(differing, classes(), config(epochs=1), 2)
     assert largest_difference(one, other) == 0

@@ -15,7 +15,7 @@ from argosy.train.config import (
     ModelConfig,
     TrainConfig,
 )
-from argosy.train.models import FAMILIES
+from argosy.train.families import FAMILIES
 from argosy.train.optimizers import RULES
 from argosy.train.strategy import STRATEGIES
 

@@ -11,16 +11,36 @@ from argosy.core.errors import InvalidInput
 
 FAMILY_NAMES = ("gpt", "graph", "lstm", "mlp", "resnet", "transformer")
 OPTIMIZER_NAMES = ("adagrad", "adam", "adamw", "gd", "momentum", "rmsprop", "sgd")
-SCHEDULE_NAMES = ("constant", "cosine", "linear")
-LOSS_NAMES = ("auto", "bce", "cross-entropy", "mse")
+SCHEDULE_NAMES = ("constant", "cosine", "exponential", "linear", "one-cycle", "step")
+LOSS_NAMES = ("auto", "bce", "cross-entropy", "focal", "huber", "mae", "mse")
 STRATEGY_NAMES = ("auto", "data-parallel", "single")
 DTYPE_NAMES = ("float32", "float64")
+PRECISION_NAMES = ("float32", "bfloat16")
 
 _BUILD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
+class LoraConfig(Config, frozen=True):
+    """Low-rank adaptation (Hu et al. 2021): thin factors beside frozen weights are trained, and merged at the end."""
+
+    rank: int = 8
+    """Columns of the factors: more can learn more, and are more to train."""
+    alpha: float = 16.0
+    """The factors' product counts `alpha / rank` times; raise the learning rate instead of it."""
+    targets: list[str] = field(default_factory=list)
+    """Ends of the names of linear layers, such as `query`, or patterns such as `*.attention.*`. Empty: every linear
+    layer beside the head, which is always trained itself."""
+
+    def check(self) -> None:
+        """Raise InvalidInput for what can't be adapted, before anything is started."""
+        if self.rank < 1:
+            raise InvalidInput(f"[model.lora] rank = {self.rank} must be 1 or more")
+        if not 0 < self.alpha < math.inf:
+            raise InvalidInput(f"[model.lora] alpha = {self.alpha:g} must be above 0", hint="twice the rank is usual")
+
+
 class ModelConfig(Config, frozen=True):
-    """Which model is built: a function of the user's (`build`) or a built-in family."""
+    """Which model is built: a function of the user's (`build`), a built-in family, or a folder's (`init`)."""
 
     build: str = ""
     """`module:function` of a file beside `argosy.toml`; the function returns a `torch.nn.Module`."""
@@ -30,6 +50,11 @@ class ModelConfig(Config, frozen=True):
     else `mlp`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the function, or the family's own fields, such as `width`."""
+    init: str = ""
+    """Where training starts: a Hugging Face or sentence-transformers folder, which says itself what is built, or a
+    `.safetensors` file of the built model's weights; relative to `argosy.toml`. Empty: random weights."""
+    lora: LoraConfig | None = None
+    """Train few parameters beside frozen ones instead of all of them."""
 
     def check(self) -> None:
         """Raise InvalidInput for what can't be built, before anything is started."""
@@ -44,6 +69,8 @@ class ModelConfig(Config, frozen=True):
             )
         if self.family:
             _one_of("[model] family", self.family, FAMILY_NAMES)
+        if self.lora is not None:
+            self.lora.check()
 
 
 class TrainConfig(Config, frozen=True):
@@ -68,13 +95,32 @@ class TrainConfig(Config, frozen=True):
     l1: float = 0.0
     """L1: added to the gradient as `l1 * sign(weight)`."""
     schedule: str = "constant"
-    """`constant`, or down to 0 at the last step as a half `cosine` or `linear`."""
+    """`constant`; down to 0 at the last step as a half `cosine` or `linear`; in `drops` equal `step`s or as an
+    `exponential`, both by `decay`; or `one-cycle`, up from a low rate and down to a far lower one."""
+    decay: float = 0.1
+    """What a `step` multiplies the rate by, and what an `exponential` has left of it at the end; above 0, at most 1."""
+    drops: int = 2
+    """How often the rate of the `step` schedule drops, evenly over the steps after the warm-up."""
     warmup: float = 0.0
-    """Share of all steps in which the rate rises linearly from 0, from 0 to below 1."""
+    """Share of all steps in which the rate rises linearly from 0, from 0 to below 1; with `one-cycle` the share in
+    which it rises, 0 being 0.3."""
     clip: float = 0.0
     """Largest norm of the whole gradient; 0 leaves it as it is."""
+    accumulate: int = 1
+    """Passes per step: each takes a share of the batch, so a step needs less memory and stays what it is."""
+    precision: str = "float32"
+    """What layers compute in: `float32` (or `dtype`), or `bfloat16` where PyTorch's autocast allows it; weights and
+    optimizer stay as they are."""
     loss: str = "auto"
-    """`cross-entropy`, `mse` or `bce`; `auto` is cross-entropy for classes and mse for numbers."""
+    """Classes: `cross-entropy`, `focal`, or `bce` (each class against the rest). Numbers: `mse`, `mae` or `huber`.
+    `auto` is cross-entropy for classes and tokens, and mse for numbers."""
+    focal_gamma: float = 2.0
+    """How much less `focal` counts samples that are already classified well, 0 (not at all) or more."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes, from 0 to below 1; of `cross-entropy`."""
+    class_weights: str | dict[str, float] = ""
+    """`"balanced"`: every class counts as much as the others, however rare; or a weight for some classes by their
+    label, such as `{fraud = 20}`, 1 for the others. In training only: validation counts samples."""
     patience: int = 0
     """Stop after so many epochs without a better validation metric and keep the best epoch's weights; 0: never."""
     seed: int = 0
@@ -91,8 +137,9 @@ class TrainConfig(Config, frozen=True):
         _one_of("[train] schedule", self.schedule, SCHEDULE_NAMES)
         _one_of("[train] loss", self.loss, LOSS_NAMES)
         _one_of("[train] dtype", self.dtype, DTYPE_NAMES)
+        _one_of("[train] precision", self.precision, PRECISION_NAMES)
         _require("epochs", self.epochs, self.epochs >= 0, "0 (chosen by the number of samples) or more")
-        for name in ("workers", "batch_size"):
+        for name in ("workers", "batch_size", "accumulate"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _require("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1e3, "above 0 and at most 1000")
         _require("momentum", self.momentum, 0 <= self.momentum < 1, "from 0 to below 1")
@@ -100,6 +147,12 @@ class TrainConfig(Config, frozen=True):
         for name in ("weight_decay", "l1", "clip"):
             value = getattr(self, name)
             _require(name, value, value >= 0 and math.isfinite(value), "0 or more")
+        _require("decay", self.decay, 0 < self.decay <= 1, "above 0 and at most 1")
+        _require("drops", self.drops, self.drops >= 1, "1 or more")
+        gamma = self.focal_gamma
+        _require("focal_gamma", gamma, gamma >= 0 and math.isfinite(gamma), "0 or more")
+        _require("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "from 0 to below 1")
+        self._check_class_weights()
         _require("patience", self.patience, self.patience >= 0, "0 (never stop early) or more")
         _require("seed", self.seed, 0 <= self.seed < 2**63, "0 or more and below 2**63")
         _require("checkpoint_s", self.checkpoint_s, self.checkpoint_s > 0, "seconds, more than 0")
@@ -113,6 +166,18 @@ class TrainConfig(Config, frozen=True):
                 f"[train] batch_size = {self.batch_size} has too few samples for {self.workers} workers",
                 hint="batch_size counts the samples of all workers together; raise it or use fewer workers",
             )
+
+    def _check_class_weights(self) -> None:
+        if isinstance(self.class_weights, str):
+            if self.class_weights not in ("", "balanced"):
+                raise InvalidInput(
+                    f"[train] class_weights = {self.class_weights!r} is not known",
+                    hint='write "balanced", or a weight for each label: class_weights = { rare = 5.0 }',
+                )
+            return
+        for label, weight in self.class_weights.items():
+            if not (weight > 0 and math.isfinite(weight)):
+                raise InvalidInput(f"[train] class_weights has {weight:g} for '{label}'; a weight must be above 0")
 
     @property
     def strategy_name(self) -> str:

@@ -13,12 +13,12 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """Where the data is and what becomes of it before a model sees it."""
 
     train: str
-    """CSV, Parquet or NPZ file, or a folder of images with one folder per class; relative to `argosy.toml`, or a URL
-    of an object store."""
+    """CSV, Parquet or NPZ file, or a folder of images or of texts (`.txt`) with one folder per class; relative to
+    `argosy.toml`, or a URL of an object store."""
     test: str = ""
     """A file of its own for the test part; empty: a share of `train`."""
     label: str = "label"
-    """The column (or NPZ array) that holds the answer. Image folders have their folders' names instead."""
+    """The column (or NPZ array) that holds the answer. Folders of images or texts have their folders' names instead."""
     task: Literal["auto", "classification", "regression"] = "auto"
     """auto: text, truth values and few whole numbers are classes, everything else is a quantity."""
     prepare: list[str] | None = None
@@ -36,6 +36,18 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """Leave these columns out."""
     image_size: int = 0
     """Pixels per side every image is resized to; 0: all images must have one size already."""
+
+    text: str = ""
+    """The column of texts to learn from, which are split into tokens. Empty: where texts that all differ are the only
+    thing to learn from, that column."""
+    tokenizer: str = ""
+    """`wordpiece` or `bpe`: trained on the training part; or a `tokenizer.json`, or a folder with one. Empty: that of
+    the folder `[model] init`, otherwise `wordpiece`."""
+    vocabulary: int = 8000
+    """Most tokens of a tokenizer that is trained."""
+    max_length: int = 0
+    """Most tokens of a text, marks like [CLS] included; what goes beyond is cut off. 0: what `[model] init` reads, at
+    most 512, otherwise 256."""
 
     def check(self) -> None:
         """Raise InvalidInput for values that can't work, before any file is opened."""
@@ -69,3 +81,23 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise InvalidInput("[data] prepare names both 'standardize' and 'minmax'", hint="choose one")
         if self.label in self.columns or self.label in self.drop:
             raise InvalidInput(f"[data] label '{self.label}' also stands in columns or drop", hint="take it out there")
+        if self.text:
+            self._check_text()
+        if not 100 <= self.vocabulary <= 1_000_000:
+            raise InvalidInput(f"[data] vocabulary is {self.vocabulary}; it must be between 100 and 1,000,000 tokens")
+        if self.max_length and not 4 <= self.max_length <= 8192:
+            raise InvalidInput(f"[data] max_length is {self.max_length}; it must be between 4 and 8,192 tokens, or 0")
+
+    def _check_text(self) -> None:
+        if self.text == self.label:
+            raise InvalidInput(f"[data] text and label both name the column {self.text!r}", hint="name the other one")
+        if self.columns or self.text in self.drop:
+            field = "drop" if self.text in self.drop else "columns"
+            raise InvalidInput(
+                f"[data] text = {self.text!r} is what is learned from, so {field} says too much",
+                hint=f"leave {field} out; other columns are not used beside a text",
+            )
+        if self.prepare is not None:
+            raise InvalidInput(
+                "[data] prepare is for numbers, but a text is learned from", hint="leave prepare out, or text"
+            )

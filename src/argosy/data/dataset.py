@@ -1,7 +1,6 @@
 """A data set: its three parts as callers would send them, the fitted steps, and what the model has to learn."""
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,15 +15,16 @@ from argosy.core.errors import IntegrityError, InvalidInput, NotFound
 from argosy.core.files import write_atomic
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.data.config import DataConfig
-from argosy.data.fit import choose_layout, fit_preparation, raw_inputs
+from argosy.data.fit import Fitted, choose_layout, fit_preparation, raw_inputs
 from argosy.data.labels import Target, read_target, target_like
 from argosy.data.prepare import (
     FinishStep,
+    Prepare,
     Step,
-    apply,
     finish_from_plain,
     finish_signature,
     finish_steps,
+    preparation,
     steps_from_plain,
     steps_to_plain,
 )
@@ -32,8 +32,14 @@ from argosy.data.shuffle import Indices, permutation
 from argosy.data.sources import Table, headerless_hint, read
 from argosy.data.split import split_rows, strata_of_numbers
 from argosy.data.steps import Array, Arrays
+from argosy.data.storage import pack, unpack, verified
+from argosy.data.text import Tokenize
+from argosy.data.text_columns import clean_texts, fit_texts, sole_texts
+from argosy.data.tokenizer import TextTokenizer, vocabulary_size
 
 PARTS = ("train", "validation", "test")
+FILES = "files"
+"""The folder of a saved data set with what becomes a file of the version."""
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +66,10 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str]
     digest: str
     notes: list[str] = []
+    files: dict[str, bytes] = {}
+    """Files of the version that steps name, such as a tokenizer."""
+    about: str = ""
+    """What callers should know of their inputs' way."""
 
     @property
     def outputs(self) -> int:
@@ -69,7 +79,22 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def signature(self) -> Signature:
         """What callers send and get."""
-        return Signature(inputs=self.signature_inputs, outputs=finish_signature(self.task, self.labels))
+        outputs = finish_signature(self.task, self.labels)
+        return Signature(inputs=self.signature_inputs, outputs=outputs, about=self.about)
+
+    @property
+    def tokenize(self) -> Tokenize | None:
+        """The step that makes tokens of texts, None if the samples are not texts."""
+        return next((step for step in self.steps if isinstance(step, Tokenize)), None)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many different tokens texts are made of; 0 if the samples are not texts."""
+        return vocabulary_size(self.files[self.tokenize.file]) if self.tokenize is not None else 0
+
+    def preparation(self) -> Prepare:
+        """Return the fitted steps as one function of raw inputs, for those who prepare batch by batch."""
+        return preparation(self.steps, self.files)
 
     def prepared(self, split: str) -> tuple[Arrays, npt.NDArray[Any]]:
         """Return a part's model-ready tensors and what the model shall learn from them.
@@ -78,7 +103,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         which `finish` makes the value again. Compare finished answers with `splits[split].y`, not with this.
         """
         part = self._part(split)
-        return apply(self.steps, part.inputs), self._learned(part.y)
+        return self.preparation()(part.inputs), self._learned(part.y)
 
     def _learned(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.task == "classification":
@@ -96,9 +121,11 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         """Write one NPZ file per part and `dataset.json`, the last; a folder without it is not a data set."""
         files = {}
         for name, part in self.splits.items():
-            data = _pack({**{f"input.{key}": array for key, array in part.inputs.items()}, "y": part.y})
+            data = pack({**{f"input.{key}": array for key, array in part.inputs.items()}, "y": part.y})
             write_atomic(folder / f"{name}.npz", data)
             files[name] = sha256(data)
+        for name, content in self.files.items():
+            write_atomic(folder / FILES / name, content)
         write_atomic(folder / "dataset.json", msgspec.json.encode(self._description(files)))
 
     def _description(self, files: dict[str, str]) -> "_Description":
@@ -111,6 +138,8 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
             labels=self.labels,
             digest=self.digest,
             notes=self.notes,
+            kept={name: sha256(content) for name, content in self.files.items()},
+            about=self.about,
         )
 
     @classmethod
@@ -118,7 +147,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         """Read what `save` wrote. Raises NotFound, or IntegrityError when a part isn't what was written."""
         found = _read_description(folder)
         return cls(
-            splits={name: _load_split(folder / f"{name}.npz", digest) for name, digest in found.files.items()},
+            splits={name: _split_of(unpack(folder / f"{name}.npz", digest)) for name, digest in found.files.items()},
             steps=steps_from_plain(found.steps),
             finish=finish_from_plain(found.finish),
             signature_inputs=found.inputs,
@@ -126,6 +155,8 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
             labels=found.labels,
             digest=found.digest,
             notes=found.notes,
+            files={name: verified(folder / FILES / name, digest) for name, digest in found.kept.items()},
+            about=found.about,
         )
 
 
@@ -138,10 +169,14 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str]
     digest: str
     notes: list[str]
+    kept: dict[str, str] = {}
+    about: str = ""
 
 
-def build_dataset(config: DataConfig, base: Path) -> Dataset:
+def build_dataset(config: DataConfig, base: Path, tokenizer: TextTokenizer | None = None) -> Dataset:
     """Read, split and fit what `[data]` says. Equal files and config give an equal data set, digest included.
+
+    `tokenizer` is the one texts are prepared with unless `config` names another.
 
     Raises NotFound and InvalidInput that say which file, column or row, and what to do.
     """
@@ -150,30 +185,48 @@ def build_dataset(config: DataConfig, base: Path) -> Dataset:
     label = _label_name(table, config)
     target = read_target(table.columns[label], label, config.task)
     columns = _chosen(table, config, label)
+    text = config.text or sole_texts(columns, config.columns)
+    if text:
+        columns = {text: clean_texts(columns[text], text)}
+        target = _with_texts(target, columns[text], text)
     rows = _split(target, config)
-    notes = [*target.notes]
-    layout = choose_layout(_take_rows(columns, rows["train"]), config.columns)
-    notes += layout.notes
-    steps, specs = fit_preparation(config, _take_rows(columns, rows["train"]), layout)
-    splits = {name: _part_of(specs, columns, target, part) for name, part in rows.items() if len(part)}
+    seen = _take_rows(columns, rows["train"])
+    if text:
+        fitted = fit_texts(config, base, text, seen[text], tokenizer)
+    else:
+        layout = choose_layout(seen, config.columns)
+        steps, specs = fit_preparation(config, seen, layout)
+        fitted = Fitted(steps=steps, specs=specs, notes=layout.notes)
+    splits = {name: _part_of(fitted.specs, columns, target, part) for name, part in rows.items() if len(part)}
     if config.test:
-        splits["test"] = _test_file(config, base, table, label=label, target=target, specs=specs)
+        splits["test"] = _test_file(config, base, table, label=label, target=target, specs=fitted.specs)
     finish = finish_steps(target.task, target.labels, **_unit(target, rows["train"]))
-    notes += _repeated(splits)
     return Dataset(
         splits={name: splits[name] for name in PARTS},
-        steps=steps,
+        steps=fitted.steps,
         finish=finish,
-        signature_inputs=specs,
+        signature_inputs=fitted.specs,
         task=target.task,
         labels=list(target.labels),
-        digest=_digest(splits, steps, finish, specs, target),
-        notes=notes,
+        digest=_digest(splits, fitted, finish, target),
+        notes=[*target.notes, *fitted.notes, *_repeated(splits)],
+        files=fitted.files,
+        about=fitted.about,
     )
 
 
+def _with_texts(target: Target, texts: Array, name: str) -> Target:
+    """Leave out rows without a text: there is nothing to learn from."""
+    known = target.known & np.array([bool(text) for text in texts.tolist()], dtype=bool)
+    lost = int(target.known.sum() - known.sum())
+    if not known.any():
+        raise InvalidInput(f"the column of texts '{name}' is empty in every row that has a label")
+    notes = (*target.notes, *([f"{lost} rows are left out: their text '{name}' is empty"] if lost else []))
+    return msgspec.structs.replace(target, known=known, notes=notes)
+
+
 def _label_name(table: Table, config: DataConfig) -> str:
-    if table.kind == "images":
+    if table.kind in ("images", "texts"):
         return "label"
     if config.label in table.columns:
         return config.label
@@ -190,14 +243,15 @@ def _label_name(table: Table, config: DataConfig) -> str:
 
 def _chosen(table: Table, config: DataConfig, label: str) -> dict[str, Array]:
     """Return the columns to learn from."""
-    for field, names in (("columns", config.columns), ("drop", config.drop)):
+    texts = [config.text] if config.text else []
+    for field, names in (("columns", config.columns), ("drop", config.drop), ("text", texts)):
         for name in names:
             if name not in table.columns and name not in table.unusable:
                 raise InvalidInput(
                     f"[data] {field} names '{name}', which '{table.where}' doesn't have; it has: {table.names()}"
                 )
     dropped = {*config.drop, label}
-    wanted = config.columns or [name for name in (*table.columns, *table.unusable) if name not in dropped]
+    wanted = texts or config.columns or [name for name in (*table.columns, *table.unusable) if name not in dropped]
     for name in wanted:
         if name in table.unusable and name not in dropped:
             raise InvalidInput(
@@ -246,7 +300,12 @@ def _test_file(
             columns=lacking,
         )
     answers = target_like(target, table.columns[label], label, config.test)
-    return _part_of(specs, table.columns, answers, np.flatnonzero(answers.known))
+    columns = table.columns
+    if specs[0].content == "text":
+        name = specs[0].name
+        columns = {name: clean_texts(columns[name], name)}
+        answers = _with_texts(answers, columns[name], name)
+    return _part_of(specs, columns, answers, np.flatnonzero(answers.known))
 
 
 def _side(table: Table) -> int:
@@ -282,9 +341,8 @@ def _row_hashes(part: Split) -> Iterator[bytes]:
 
 def _digest(
     splits: Mapping[str, Split],
-    steps: list[Step],
+    fitted: Fitted,
     finish: list[FinishStep],
-    specs: tuple[TensorSpec, ...],
     target: Target,
 ) -> str:
     """Return one digest over everything that decides what a model sees."""
@@ -292,7 +350,10 @@ def _digest(
         name: {**{key: _array_digest(array) for key, array in part.inputs.items()}, "": _array_digest(part.y)}
         for name, part in splits.items()
     }
-    return digest_of([parts, steps_to_plain(steps), steps_to_plain(finish), specs, target.task, target.labels])
+    steps, files = steps_to_plain(fitted.steps), [sha256(content) for content in fitted.files.values()]
+    return digest_of(
+        [parts, steps, steps_to_plain(finish), fitted.specs, target.task, target.labels, *([files] if files else [])]
+    )
 
 
 def _array_digest(array: Array) -> str:
@@ -303,47 +364,9 @@ def _array_digest(array: Array) -> str:
     return sha256(head + np.ascontiguousarray(array).tobytes())
 
 
-def _pack(arrays: Mapping[str, Array]) -> memoryview:
-    """Return the arrays as an NPZ file; texts as one UTF-8 array and where each ends, so that nothing is pickled."""
-    flat: dict[str, Array] = {}
-    for name, array in arrays.items():
-        if array.dtype.kind == "O":
-            texts = [text.encode() for text in array.ravel().tolist()]
-            flat[f"text.{name}"] = np.frombuffer(b"".join(texts), dtype=np.uint8)
-            flat[f"ends.{name}"] = np.cumsum([len(text) for text in texts], dtype=np.int64).reshape(array.shape)
-        else:
-            flat[name] = array
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **flat)
-    return buffer.getbuffer()
-
-
-def _load_split(path: Path, digest: str) -> Split:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise NotFound(f"the data set lacks its part '{path.name}'", path=str(path)) from error
-    if sha256(data) != digest:
-        raise IntegrityError(f"'{path}' is not what was written", hint="delete the folder and run again")
-    arrays: dict[str, Array] = {}
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        for name in archive.files:
-            kind, _, rest = name.partition(".")
-            if kind == "ends":
-                arrays[rest] = _texts(archive[f"text.{rest}"].tobytes(), archive[name])
-            elif kind != "text":
-                arrays[name] = archive[name]
+def _split_of(arrays: dict[str, Array]) -> Split:
     y = arrays.pop("y")
     return Split(inputs={name.removeprefix("input."): array for name, array in arrays.items()}, y=y)
-
-
-def _texts(data: bytes, ends: npt.NDArray[np.int64]) -> Array:
-    texts = np.empty(ends.size, dtype=object)
-    start = 0
-    for place, end in enumerate(ends.ravel().tolist()):
-        texts[place] = data[start:end].decode()
-        start = end
-    return texts.reshape(ends.shape)
 
 
 def _read_description(folder: Path) -> _Description:

@@ -24,6 +24,7 @@ from argosy.data.prepare import (
 )
 from argosy.data.steps import Array, Arrays
 
+_SENTENCES = 1000
 _MOST_CATEGORIES = 64
 """Of one text column; rarer ones are treated as never seen. 64 columns of zeros and ones are cheap, 10,000 aren't."""
 # "id", "row_id", "PassengerId", but not "acid".
@@ -37,6 +38,17 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
     array: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Fitted(msgspec.Struct, frozen=True, kw_only=True):
+    """Preparation steps, the raw inputs they begin with, and the files of the version they need."""
+
+    steps: list[Step]
+    specs: tuple[TensorSpec, ...]
+    files: dict[str, bytes] = {}
+    about: str = ""
+    """What callers should know of their inputs' way."""
     notes: tuple[str, ...] = ()
 
 
@@ -61,7 +73,7 @@ def choose_layout(columns: Mapping[str, Array], asked: Sequence[str] = ()) -> La
     notes: list[str] = []
     kept: list[str] = []
     for name, column in columns.items():
-        why = "" if name in asked else _useless(name, column)
+        why = "" if name in asked else useless(name, column)
         if why:
             notes.append(f"column '{name}' is left out: {why}")
         else:
@@ -79,7 +91,8 @@ def choose_layout(columns: Mapping[str, Array], asked: Sequence[str] = ()) -> La
     )
 
 
-def _useless(name: str, column: Array) -> str:
+def useless(name: str, column: Array) -> str:
+    """Return why nothing can be learned from a column of its own, or an empty text."""
     rows = len(column)
     if column.dtype.kind in "iu" and _ROW_NAMES.fullmatch(name):
         return "it numbers the rows" if len(np.unique(column)) == rows else ""
@@ -87,8 +100,16 @@ def _useless(name: str, column: Array) -> str:
         return ""
     different = len(set(column.tolist()))
     if different > _MOST_CATEGORIES and different * 2 > rows:
-        return f"it has {different} different texts in {rows} rows, so it names or describes rows"
+        return f"it has {different} different texts in {rows} rows, so it names or describes rows" + (
+            f"; to learn from its words say [data] text = {name!r}" if are_sentences(column) else ""
+        )
     return ""
+
+
+def are_sentences(column: Array) -> bool:
+    """Return whether a column of texts has three words or more in most rows; fewer are names."""
+    known = [text for text in column[:_SENTENCES].tolist() if text]
+    return bool(known) and float(np.median([len(text.split()) for text in known])) >= 3
 
 
 def input_specs(layout: Layout, columns: Mapping[str, Array]) -> tuple[TensorSpec, ...]:

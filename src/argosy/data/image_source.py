@@ -9,9 +9,9 @@ import numpy as np
 
 from argosy.core.errors import InvalidInput
 from argosy.core.plugins import missing
+from argosy.data.location import IMAGE_SUFFIXES
 from argosy.data.sources import Table
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MOST_PIXELS = 64 << 20  # of one image: a few kilobytes of PNG can unfold to gigabytes
 _MOST_BYTES = 4 << 30  # of all images together, as they are held in memory
@@ -67,9 +67,9 @@ def _listing(path: Path) -> tuple[list[Path], list[str]]:
     if not files:
         loose = sum(1 for _ in _images_in(path, deep=False))
         raise InvalidInput(
-            f"the folder '{path.name}' has no images in folders of classes"
+            f"the folder '{path.name}' has no images and no texts in folders of classes"
             + (f"; {loose} images lie in it directly" if loose else ""),
-            hint="put them as <class>/<name>.png; PNG, JPEG, BMP and WebP are read",
+            hint="put them as <class>/<name>.png (PNG, JPEG, BMP and WebP are read) or <class>/<name>.txt",
             path=str(path),
         )
     return files, labels
@@ -77,7 +77,7 @@ def _listing(path: Path) -> tuple[list[Path], list[str]]:
 
 def _images_in(folder: Path, *, deep: bool = True) -> Iterator[Path]:
     found = folder.rglob("*") if deep else folder.iterdir()
-    return (p for p in found if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".") and p.is_file())
+    return (p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
 
 
 def _short(file: Path, root: Path) -> str:

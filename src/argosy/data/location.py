@@ -10,6 +10,7 @@ from argosy.core.errors import NotFound
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".data": "csv", ".parquet": "parquet", ".pq": "parquet"}
 KINDS |= {".npz": "npz"}
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from argosy.core.errors import InvalidInput
 from argosy.core.plugins import Plugins
-from argosy.data.location import KINDS, located
+from argosy.data.location import IMAGE_SUFFIXES, KINDS, located
 
 Column = np.ndarray[Any, np.dtype[Any]]
 
@@ -52,24 +52,25 @@ SOURCES = Plugins[Source](
         "parquet": "argosy.data.parquet_source:read_parquet",
         "npz": "argosy.data.npz_source:read_npz",
         "images": "argosy.data.image_source:read_images",
+        "texts": "argosy.data.text_source:read_texts",
     },
     extras={"csv": "train", "parquet": "train", "images": "train"},
 )
 
 
 def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
-    """Read a CSV, Parquet or NPZ file or a folder of images; relative paths start at `base`.
+    """Read a CSV, Parquet or NPZ file or a folder of images or of texts; relative paths start at `base`.
 
     Raises NotFound, or InvalidInput that says what is wrong and where.
     """
     with located(path_or_url, base) as path:
         if path.is_dir():
-            kind = "images"
+            kind = _folder_kind(path)
         else:
             kind = KINDS.get(path.suffix.lower(), "")
             if not kind:
                 raise InvalidInput(
-                    f"'{path_or_url}' ends in none of {', '.join(KINDS)} and is no folder of images",
+                    f"'{path_or_url}' ends in none of {', '.join(KINDS)} and is no folder of images or texts",
                     hint="convert it to CSV or Parquet",
                 )
             if path.stat().st_size == 0:
@@ -79,6 +80,12 @@ def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
     if table.rows == 0:
         raise InvalidInput(f"'{path_or_url}' has columns but no rows: {table.names()}", path=path_or_url)
     return table
+
+
+def _folder_kind(path: Path) -> str:
+    """Texts, if folders of classes hold some and no image: beside images a text is a note."""
+    found = {file.suffix.lower() for file in path.glob("*/**/*") if not file.name.startswith(".")}
+    return "texts" if ".txt" in found and found.isdisjoint(IMAGE_SUFFIXES) else "images"
 
 
 def name_columns(found: Sequence[str], where: str) -> list[str]:

@@ -63,6 +63,23 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """A folder whose weights a training can start from."""
+
+    transformer: str
+    """Where `config.json`, tokenizer and weights are."""
+    is_sentence: bool
+    """Whether it is a folder of sentence-transformers', which says how tokens' vectors become one."""
+    pooling: Literal["", "mean", "max", "cls"] = ""
+    max_length: int
+    """Most tokens of a text."""
+    pad_id: int | None = None
+    prefix: str = ""
+    lowercase: bool = False
+    digest: str
+    """Of every file that decides what it answers."""
+
+
 class ExportConfig(Config, frozen=True):
     """What the child is told."""
 
@@ -174,6 +191,44 @@ def read_folder(path: Path) -> Folder:
         onnx=onnx,
         digest=_digest(path, (*(root / name for name in weights), *([root / onnx] if onnx else []))),
         notes=tuple(notes),
+    )
+
+
+def read_start(path: Path) -> Start:
+    """Return what a training needs to know of a folder, of whatever architecture.
+
+    Raises NotFound or InvalidInput for pickled or missing weights, and for one that needs code of its own.
+    """
+    path = path.absolute()
+    if not is_folder(path):
+        raise NotFound(
+            f"'{path}' holds neither a config.json nor a modules.json",
+            hint="name a Hugging Face or sentence-transformers folder, or a .safetensors file",
+        )
+    modules = _modules(path)
+    root = path if modules is None or not modules[0].path else resolve_inside(path, modules[0].path)
+    config = _read(root / "config.json", _Config)
+    if config is None:
+        raise NotFound(f"there is no config.json in '{root}'")
+    _refuse_code(config, _read(root / "tokenizer_config.json", _TokenizerConfig))
+    weights, _ = _weights(root)
+    if not weights:
+        raise InvalidInput(
+            f"'{root}' has its weights as ONNX only, and a training can't start from these",
+            hint="save it as safetensors: AutoModel.from_pretrained(folder).save_pretrained(new_folder)",
+            code="weights_missing",
+        )
+    transformer = _read(root / "sentence_bert_config.json", _TransformerConfig) or _TransformerConfig()
+    pooling: Any = _pooling(path, modules, [])[0] if modules is not None else ""
+    return Start(
+        transformer=str(root),
+        is_sentence=modules is not None,
+        pooling=pooling,
+        max_length=_max_length(root, config, transformer, []),
+        pad_id=config.pad_token_id,
+        prefix=_prefix(path) if modules is not None else "",
+        lowercase=transformer.do_lower_case,
+        digest=_digest(path, tuple(root / name for name in weights)),
     )
 
 

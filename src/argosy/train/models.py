@@ -17,27 +17,43 @@ from argosy.core.config import from_plain
 from argosy.core.digest import sha256
 from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, NotFound
 from argosy.core.files import write_atomic
+from argosy.formats.hf_folder import read_start
 from argosy.train import families
 from argosy.train.config import ModelConfig
+from argosy.train.initial import init_path
 from argosy.train.inputs import ModelInput
+from argosy.train.lora import adapt
+from argosy.train.pretrained import build_pretrained
 
 
 def build_model(
-    config: ModelConfig, base: Path, given: ModelInput | tuple[int, ...], outputs: int, seed: int
+    config: ModelConfig,
+    base: Path,
+    given: ModelInput | tuple[int, ...],
+    outputs: int,
+    seed: int,
+    *,
+    for_training: bool = True,
 ) -> nn.Module:
-    """Build the model that `config` describes, with first weights that depend on `seed` alone.
+    """Build the model that `config` describes, with first weights that depend on `seed` and on what `init` names.
 
     `base` is the folder of `argosy.toml`; `given` says what the model gets for one sample, or is that sample's shape.
-    It has been tried: it maps two samples to `[2, outputs]`, as a language model to `[2, tokens, outputs]`. Torch's
-    global random state is left as it was. Raises NotFound or InvalidInput, for an error in the user's code with its
-    file and line.
+    It has been tried: it maps two samples to `[2, outputs]`, as a language model to `[2, tokens, outputs]`. With LoRA
+    what is not adapted is frozen. Not `for_training`: the plain module, for weights that a training has left.
+    Torch's global random state is left as it was. Raises NotFound or InvalidInput, for an error in the user's code
+    with its file and line, and PluginError for a library that is missing.
     """
     config.check()
     given = given if isinstance(given, ModelInput) else ModelInput(shape=given)
+    init = init_path(config, base)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        build = _build_users if config.build else _build_family
-        model = build(config, base, given, outputs)
+        head: set[str] = set()
+        if init is not None and init.is_dir():
+            start = read_start(init)
+            model, head = build_pretrained(start, config.options, given, outputs, with_weights=for_training)
+        else:
+            model = (_build_users if config.build else _build_family)(config, base, given, outputs)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise InvalidInput(
                 f"the model {_named(config)} has no parameters to train",
@@ -45,6 +61,10 @@ def build_model(
                 code="no_parameters",
             )
         check_output(model, config, base, given, outputs)
+        if for_training and init is not None and init.is_file():
+            head = load_start(model, init, outputs)
+        if for_training and config.lora is not None:
+            adapt(model, config.lora, head)
     return model
 
 
@@ -76,13 +96,17 @@ def _build_users(config: ModelConfig, base: Path, given: ModelInput, outputs: in
             f"'{module_name}.py' has no function '{function_name}'; it has: {', '.join(found) or 'none'}",
             hint="correct [model] build in argosy.toml",
         )
-    offered = {"input_shape": given.shape, "outputs": outputs, **config.options}
+    offered = {"input_shape": given.shape, "outputs": outputs, **_of_texts(given), **config.options}
     arguments = _arguments(function, offered, config)
     with users_code(base, f"building the model {_named(config)}"):
         model = function(**arguments)
     if not isinstance(model, nn.Module):
         raise InvalidInput(f"{_named(config)} returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model
+
+
+def _of_texts(given: ModelInput) -> dict[str, int]:
+    return {"vocabulary": given.vocabulary, "pad_id": given.pad_id} if given.is_text else {}
 
 
 def _arguments(function: Callable[..., Any], offered: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -196,7 +220,7 @@ def check_output(model: nn.Module, config: ModelConfig, base: Path, given: Model
 
 
 def _named(config: ModelConfig) -> str:
-    return f"'{config.build or config.family or 'auto'}'"
+    return f"'{config.build or config.family or config.init or 'auto'}'"
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -217,24 +241,59 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
     Raises IntegrityError if the file is damaged, InvalidInput if it belongs to another model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        found = load(path.read_bytes())
-    except FileNotFoundError as error:
-        raise NotFound(f"there are no weights at '{path}'") from error
-    except SafetensorError as error:
-        raise IntegrityError(f"'{path.name}' is not a whole safetensors file: {error}", path=str(path)) from error
-    expected = module.state_dict()
-    wrong = [
-        name
-        for name in sorted(expected.keys() | found.keys())
-        if name not in found or name not in expected or found[name].shape != expected[name].shape
-    ]
+    found, expected = _read_weights(path), module.state_dict()
+    wrong = _differing(found, expected)
     if wrong:
         raise InvalidInput(
             f"'{path.name}' holds the weights of another model: {len(wrong)} tensors differ, the first is '{wrong[0]}'",
             code="other_model",
         )
     module.load_state_dict(found)
+
+
+def load_start(model: nn.Module, path: Path, outputs: int) -> set[str]:
+    """Fill `model` with a safetensors file of the same model; return the parameters that begin anew.
+
+    Those are the last ones where the file has another number of classes: their first size is `outputs`. Raises
+    InvalidInput when anything else differs, IntegrityError for a damaged file.
+    """
+    found, expected = _read_weights(path), model.state_dict()
+    anew = {
+        name
+        for name, tensor in expected.items()
+        if name in found
+        and found[name].shape != tensor.shape
+        and tensor.shape[:1] == (outputs,)
+        and found[name].shape[1:] == tensor.shape[1:]
+    }
+    wrong = [name for name in _differing(found, expected) if name not in anew]
+    if wrong:
+        have, want = (list(t[wrong[0]].shape) if wrong[0] in t else "none" for t in (found, expected))
+        raise InvalidInput(
+            f"[model] init names '{path.name}', which holds the weights of another model: {len(wrong)} tensors differ, "
+            f"the first is '{wrong[0]}' ({have} in the file, {want} in the model)",
+            hint="build the model as it was built when the file was made",
+            code="other_model",
+        )
+    model.load_state_dict({name: expected[name] if name in anew else found[name] for name in expected})
+    return anew
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"there are no weights at '{path}'") from error
+    except SafetensorError as error:
+        raise IntegrityError(f"'{path.name}' is not a whole safetensors file: {error}", path=str(path)) from error
+
+
+def _differing(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    return [
+        name
+        for name in sorted(expected.keys() | found.keys())
+        if name not in found or name not in expected or found[name].shape != expected[name].shape
+    ]

@@ -1,6 +1,6 @@
 """The samples a training sees, as tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,18 @@ from torch import Tensor
 
 from argosy.core.errors import InvalidInput
 from argosy.data.dataset import Dataset
+from argosy.train.inputs import ModelInput
+
+_NARROW = torch.int32
+"""Of tokens that wait: half the memory of what models take."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Training and validation part. `x` is model-ready, `y` class numbers (int64) or values; row by row together."""
+    """Training and validation part. `x` is model-ready, `y` class numbers (int64) or values; row by row together.
+
+    `more` are the tensors that a model takes behind `x`.
+    """
 
     x: Tensor
     y: Tensor
@@ -24,11 +31,20 @@ class Samples:
     outputs: int
     unit: float = 1.0
     """For a regression: what one unit of `y` is in the unit that the user knows."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes."""
+    more: tuple[Tensor, ...] = ()
+    validation_more: tuple[Tensor, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample, without the batch."""
         return tuple(self.x.shape[1:])
+
+    @property
+    def given(self) -> ModelInput:
+        """What a model is given for one sample."""
+        return ModelInput(shape=self.input_shape, more=tuple(tuple(tensor.shape[1:]) for tensor in self.more))
 
     def __len__(self) -> int:
         """How many samples the training part has."""
@@ -36,41 +52,101 @@ class Samples:
 
     def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return what the model takes for `rows` (int64 [b]) of the training part: `model(*samples.batch(rows))`."""
-        return (self.x[rows],)
+        return (self.x[rows], *(tensor[rows] for tensor in self.more))
 
     def validation_batch(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return what the model takes for `rows` (int64 [b]) of the validation part."""
-        return (self.validation_x[rows],)
+        return (self.validation_x[rows], *(tensor[rows] for tensor in self.validation_more))
 
     def check(self, workers: int) -> None:
         """Raise InvalidInput if there are too few samples for so many workers."""
-        if len(self.x) < workers:
+        if len(self) < workers:
             raise InvalidInput(
-                f"[train] workers = {workers} is more than the {len(self.x)} samples of the training part",
-                hint=f"use at most {max(1, len(self.x))} workers",
+                f"[train] workers = {workers} is more than the {len(self)} samples of the training part",
+                hint=f"use at most {max(1, len(self))} workers",
                 code="too_few_samples",
             )
 
 
+@dataclass(frozen=True)
+class TextSamples(Samples):
+    """Samples that are texts: `x` holds their tokens (int32), each row padded behind its end, `lengths` says where.
+
+    A batch is padded to its own longest text, so its inputs are as in `ModelInput`.
+    """
+
+    lengths: Tensor = field(kw_only=True)
+    validation_lengths: Tensor = field(kw_only=True)
+    vocabulary: int = field(kw_only=True)
+    pad_id: int = field(kw_only=True)
+    max_length: int = field(kw_only=True)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The most tokens a text may have, which may be more than any here has."""
+        return (self.max_length,)
+
+    @property
+    def given(self) -> ModelInput:
+        """What a model is given for one sample."""
+        return ModelInput(shape=self.input_shape, vocabulary=self.vocabulary, pad_id=self.pad_id)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return token numbers and mask (both int64 [b, t]) for `rows` of the training part."""
+        return _padded(self.x, self.lengths, rows)
+
+    def validation_batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return token numbers and mask (both int64 [b, t]) for `rows` of the validation part."""
+        return _padded(self.validation_x, self.validation_lengths, rows)
+
+
+def _padded(ids: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    lengths_b = lengths[rows]
+    longest = int(lengths_b.max()) if len(rows) else 1
+    mask_bt = (torch.arange(longest) < lengths_b[:, None]).to(torch.int64)
+    return ids[rows, :longest].to(torch.int64), mask_bt
+
+
 def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
     """Return the prepared samples of `dataset` with numbers in `dtype`. An absent validation part is empty."""
-    x, y = _tensors(dataset, "train", dtype)
+    (x, *more), y = _tensors(dataset, "train", dtype)
     if dataset.splits.get("validation") is None:
-        validation_x, validation_y = x[:0], y[:0]
+        (validation_x, *validation_more), validation_y = [tensor[:0] for tensor in (x, *more)], y[:0]
     else:
-        validation_x, validation_y = _tensors(dataset, "validation", dtype)
+        (validation_x, *validation_more), validation_y = _tensors(dataset, "validation", dtype)
     unit = 1.0 if dataset.task == "classification" else float(getattr(dataset.finish[0], "scale", 1.0))
-    return Samples(x, y, validation_x, validation_y, dataset.task, dataset.outputs, unit)
-
-
-def _tensors(dataset: Dataset, part: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    inputs, y = dataset.prepared(part)
-    if len(inputs) != 1:
-        raise InvalidInput(
-            f"training takes one tensor per sample, but the data set prepares {len(inputs)}: {', '.join(inputs)}",
-            hint="keep one of them with [data] columns or drop the others",
+    known = {"task": dataset.task, "outputs": dataset.outputs, "unit": unit, "labels": tuple(dataset.labels)}
+    step = next((step for step in dataset.steps if isinstance(step, Tokenize)), None)
+    if step is None:
+        return Samples(
+            x, y, validation_x, validation_y, more=tuple(more), validation_more=tuple(validation_more), **known
         )
-    return _numbers(next(iter(inputs.values())), dtype), _numbers(y, dtype)
+    return TextSamples(
+        x.to(_NARROW),
+        y,
+        validation_x.to(_NARROW),
+        validation_y,
+        lengths=more[0].sum(dim=1),
+        validation_lengths=validation_more[0].sum(dim=1),
+        vocabulary=dataset.vocabulary,
+        pad_id=step.pad_id,
+        max_length=step.max_length,
+    )
+
+
+def given_of(dataset: Dataset) -> ModelInput:
+    """Return what a model of this data set is given, at the cost of preparing one row."""
+    step = dataset.tokenize
+    if step is not None:
+        return ModelInput(shape=(step.max_length,), vocabulary=dataset.vocabulary, pad_id=step.pad_id)
+    one = {name: array[:1] for name, array in dataset.splits["train"].inputs.items()}
+    shape, *more = (tuple(array.shape[1:]) for array in dataset.preparation()(one).values())
+    return ModelInput(shape=shape, more=tuple(more))
+
+
+def _tensors(dataset: Dataset, part: str, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    inputs, y = dataset.prepared(part)
+    return [_numbers(array, dtype) for array in inputs.values()], _numbers(y, dtype)
 
 
 def _numbers(array: NDArray[Any], dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,189 @@
+"""Classifiers that start from a Hugging Face folder on this machine.
+
+Nothing is unpickled, no code of the folder is run, and nothing is fetched. Needs transformers (`argosy[hf]`).
+Shape suffixes: b batch, t tokens, d width, k outputs.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from argosy.core.config import Config, from_plain
+from argosy.core.errors import InvalidInput
+from argosy.core.plugins import missing
+from argosy.formats.hf_folder import Start
+from argosy.formats.onnx_export import silence, told
+from argosy.train.inputs import ModelInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_POOLS = ("own", "mean", "max", "cls")
+
+
+class PretrainedOptions(Config, frozen=True):
+    """Options of a model whose `init` is a folder."""
+
+    pool: str = ""
+    """How the tokens' vectors become one, in front of a new linear head: `mean`, `max` or `cls` (the first token's); or
+    `own`: the head that the architecture itself has for sequences. Empty: what a sentence-transformers folder says,
+    otherwise `own`."""
+    dropout: float = 0.1
+    """In front of a new linear head, from 0 to below 1."""
+    config: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies defaults
+    """Fields of the folder's config.json to change, such as `attention_probs_dropout_prob = 0.0`."""
+
+
+class PooledClassifier(nn.Module):
+    """An encoder, one vector per text of its tokens' vectors, and a linear layer."""
+
+    def __init__(self, model: Any, pool: str, dropout: float, outputs: int) -> None:
+        super().__init__()
+        self.model = model
+        self.pool = pool
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(int(model.config.hidden_size), outputs)
+        nn.init.normal_(self.head.weight, std=0.02)  # as Devlin et al. 2019 begin every new layer
+        nn.init.zeros_(self.head.bias)
+
+    def features(self, ids_bt: Tensor, mask_bt: Tensor) -> Tensor:
+        """Return one vector [b, d] per text."""
+        hidden_btd = self.model(input_ids=ids_bt, attention_mask=mask_bt, return_dict=True).last_hidden_state
+        if self.pool == "cls":
+            return torch.as_tensor(hidden_btd[:, 0])
+        own_bt1 = mask_bt.unsqueeze(2).to(hidden_btd.dtype)
+        if self.pool == "mean":
+            return torch.as_tensor((hidden_btd * own_bt1).sum(dim=1) / own_bt1.sum(dim=1).clamp(min=1.0))
+        return torch.as_tensor(hidden_btd.masked_fill(own_bt1 == 0, torch.finfo(hidden_btd.dtype).min).amax(dim=1))
+
+    def forward(self, ids_bt: Tensor, mask_bt: Tensor) -> Tensor:
+        """Return the logits [b, k] of texts; the mask is 1 for tokens and 0 for padding."""
+        return torch.as_tensor(self.head(self.dropout(self.features(ids_bt, mask_bt))))
+
+
+class OwnClassifier(nn.Module):
+    """A model that is a classifier of sequences by its own architecture."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_bt: Tensor, mask_bt: Tensor) -> Tensor:
+        """Return the logits [b, k] of texts; the mask is 1 for tokens and 0 for padding."""
+        return torch.as_tensor(self.model(input_ids=ids_bt, attention_mask=mask_bt, return_dict=True).logits)
+
+
+def build_pretrained(
+    start: Start, options: "Mapping[str, Any]", given: ModelInput, outputs: int, *, with_weights: bool
+) -> tuple[nn.Module, set[str]]:
+    """Return the module of a folder, and the names of its parameters that begin anew: those of the head.
+
+    Without weights the module has the folder's architecture only, for weights that a training has left. Torch's
+    generator decides the new parameters. Raises InvalidInput, or PluginError for a missing library.
+    """
+    chosen = from_plain(dict(options), PretrainedOptions, where="[model] options of a model with init")
+    pool = chosen.pool or start.pooling or "own"
+    if pool not in _POOLS:
+        raise InvalidInput(f"[model] pool = {pool!r} is not known; known are: {', '.join(_POOLS)}")
+    if not 0 <= chosen.dropout < 1:
+        raise InvalidInput(f"[model] dropout = {chosen.dropout:g} must be from 0 to below 1")
+    if not given.is_text:
+        raise InvalidInput(
+            f"[model] init names a model of texts, but the data has samples of {given}",
+            hint='name the column of texts: [data] text = "..."',
+        )
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise missing(error, "hf") from error
+    with silence():
+        config = _config(transformers, start, chosen, given)
+        kind = transformers.AutoModelForSequenceClassification if pool == "own" else transformers.AutoModel
+        if pool == "own":
+            config.num_labels = outputs
+        model, absent = _load(kind, start, config) if with_weights else (_empty(kind, start, config), set())
+    if pool == "own":
+        return OwnClassifier(model), {f"model.{name}" for name in absent}
+    # The tokens' vectors are all that is used; what stands behind them can't learn.
+    for name, parameter in model.named_parameters():
+        if "pooler" in name:
+            parameter.requires_grad_(False)
+    return PooledClassifier(model, pool, chosen.dropout, outputs), {"head.weight", "head.bias"}
+
+
+def _config(transformers: Any, start: Start, chosen: PretrainedOptions, given: ModelInput) -> Any:
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            start.transformer, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise _cannot(start, error) from error
+    unknown = [name for name in chosen.config if not hasattr(config, name)]
+    if unknown:
+        raise InvalidInput(
+            f"[model] options config names {unknown[0]!r}, which the config.json of '{start.transformer}' doesn't have",
+            hint=f"it has: {', '.join(sorted(config.to_dict()))[:600]}",
+        )
+    for name, value in chosen.config.items():
+        setattr(config, name, value)
+    if config.pad_token_id is None:
+        config.pad_token_id = given.pad_id
+    known = int(getattr(config, "vocab_size", given.vocabulary))
+    if known < given.vocabulary:
+        raise InvalidInput(
+            f"the tokenizer has {given.vocabulary} tokens, but the model in '{start.transformer}' knows {known}",
+            hint="leave [data] tokenizer out: the folder's own is then used",
+        )
+    return config
+
+
+def _load(kind: Any, start: Start, config: Any) -> tuple[Any, set[str]]:
+    try:
+        # eager: plain matrix products and a softmax, the same to the bit on every run, and the best graph to export.
+        model, info = kind.from_pretrained(
+            start.transformer,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # a head for another number of classes
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _cannot(start, error) from error
+    absent = {str(name) for name in info["missing_keys"]}
+    absent |= {str(found[0] if isinstance(found, tuple) else found) for found in info["mismatched_keys"]}
+    inside = sorted(name for name in absent if _is_inside(model, name))
+    if inside:
+        raise InvalidInput(
+            f"the weights in '{start.transformer}' are not those its config.json describes: "
+            f"{', '.join(inside[:3])} are missing or differ in shape",
+            code="other_model",
+        )
+    return model, {name for name, _ in model.named_parameters() if name in absent}
+
+
+def _is_inside(model: Any, name: str) -> bool:
+    """Whether a parameter is one of the encoder's, so that it can't begin anew. Poolers often weren't saved."""
+    prefix = f"{model.base_model_prefix}."
+    is_encoder = name.startswith(prefix) if hasattr(model, model.base_model_prefix) else True
+    return is_encoder and "pooler" not in name
+
+
+def _empty(kind: Any, start: Start, config: Any) -> Any:
+    try:
+        return kind.from_config(config, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:
+        raise _cannot(start, error) from error
+
+
+def _cannot(start: Start, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"transformers can't load '{start.transformer}': {told(error)}",
+        hint="update transformers if the model is newer than it; see what it can classify: "
+        "AutoModelForSequenceClassification",
+        code="unsupported_model",
+    )

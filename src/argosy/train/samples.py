@@ -115,8 +115,13 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
     else:
         (validation_x, *validation_more), validation_y = _tensors(dataset, "validation", dtype)
     unit = 1.0 if dataset.task == "classification" else float(getattr(dataset.finish[0], "scale", 1.0))
-    known = {"task": dataset.task, "outputs": dataset.outputs, "unit": unit, "labels": tuple(dataset.labels)}
-    step = next((step for step in dataset.steps if isinstance(step, Tokenize)), None)
+    known: dict[str, Any] = {
+        "task": dataset.task,
+        "outputs": dataset.outputs,
+        "unit": unit,
+        "labels": tuple(dataset.labels),
+    }
+    step = dataset.tokenize
     if step is None:
         return Samples(
             x, y, validation_x, validation_y, more=tuple(more), validation_more=tuple(validation_more), **known
@@ -131,6 +136,7 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
         vocabulary=dataset.vocabulary,
         pad_id=step.pad_id,
         max_length=step.max_length,
+        **known,
     )
 
 

@@ -17,18 +17,22 @@ class GateKind(msgspec.Struct, frozen=True):
 
 _CLASSES = ("classification",)
 _VALUES = ("regression",)
-_ANY = ("classification", "regression", "tensor")
+_TEXTS = ("language-model",)
+_ANY = ("classification", "regression", "language-model", "tensor")
 _NO_LIMIT = float("inf")
 
 GATES: dict[str, GateKind] = {
     "accuracy": GateKind(_CLASSES, 0.0, 1.0),
     "f1": GateKind(_CLASSES, 0.0, 1.0),
     "balanced_accuracy": GateKind(_CLASSES, 0.0, 1.0),
+    "roc_auc": GateKind(_CLASSES, 0.0, 1.0),
+    "average_precision": GateKind(_CLASSES, 0.0, 1.0),
     "log_loss": GateKind(_CLASSES, 0.0, _NO_LIMIT),
     "calibration_error": GateKind(_CLASSES, 0.0, 1.0),
     "mae": GateKind(_VALUES, 0.0, _NO_LIMIT),
     "rmse": GateKind(_VALUES, 0.0, _NO_LIMIT),
     "r2": GateKind(_VALUES, -_NO_LIMIT, 1.0),
+    "perplexity": GateKind(_TEXTS, 1.0, _NO_LIMIT),
     "parity": GateKind(_ANY, 0.0, 1.0),
 }
 
@@ -42,6 +46,10 @@ class EvaluateConfig(Config, frozen=True, kw_only=True):
     """Harmonic mean of precision and recall, averaged over classes."""
     balanced_accuracy: str = ""
     """Recall averaged over classes: rare classes count as much as common ones."""
+    roc_auc: str = ""
+    """Probability that a sample of a class is ranked above one of another class, averaged over classes."""
+    average_precision: str = ""
+    """Precision averaged over recall, averaged over classes; for rare classes more telling than `roc_auc`."""
     log_loss: str = ""
     """Mean surprise in nats; punishes being sure and wrong."""
     calibration_error: str = ""
@@ -52,6 +60,8 @@ class EvaluateConfig(Config, frozen=True, kw_only=True):
     """Root of the mean squared error, in the label's unit."""
     r2: str = ""
     """Share of the label's variance that is explained."""
+    perplexity: str = ""
+    """Of a language model: among how many equally likely tokens it wavers."""
     parity: str = ""
     """Share of answers equal to the original's; asked of converted and compressed versions."""
 

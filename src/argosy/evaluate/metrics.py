@@ -14,14 +14,16 @@ Array = npt.NDArray[Any]
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Answers beside the truth. Classification: `truth` int64 [N], `probabilities` float64 [N, K], `chosen` int64 [N].
 
-    Regression: `truth` and `value` float64 [N].
+    Regression: `truth` and `value` float64 [N]. Language model: `nats` float64 [N], for each text the mean over its
+    tokens of -ln(probability of the true token); all texts are equally long.
     """
 
     task: str
-    truth: Array
+    truth: Array = np.empty(0)
     probabilities: Array = np.empty((0, 0))
     chosen: Array = np.empty(0, dtype=np.int64)
     value: Array = np.empty(0)
+    nats: Array = np.empty(0)
 
 
 class Metric(Protocol):
@@ -38,17 +40,29 @@ METRICS = Plugins[Metric](
         "accuracy": "argosy.evaluate.metrics:accuracy",
         "f1": "argosy.evaluate.metrics:macro_f1",
         "balanced_accuracy": "argosy.evaluate.metrics:balanced_accuracy",
+        "roc_auc": "argosy.evaluate.ranking:roc_auc",
+        "average_precision": "argosy.evaluate.ranking:average_precision",
         "log_loss": "argosy.evaluate.metrics:log_loss",
         "calibration_error": "argosy.evaluate.calibration:calibration_error",
         "mae": "argosy.evaluate.metrics:mean_absolute_error",
         "rmse": "argosy.evaluate.metrics:root_mean_squared_error",
         "r2": "argosy.evaluate.metrics:r_squared",
+        "perplexity": "argosy.evaluate.metrics:perplexity",
     },
 )
 
 OF_TASK = {
-    "classification": ("accuracy", "f1", "balanced_accuracy", "log_loss", "calibration_error"),
+    "classification": (
+        "accuracy",
+        "f1",
+        "balanced_accuracy",
+        "roc_auc",
+        "average_precision",
+        "log_loss",
+        "calibration_error",
+    ),
     "regression": ("mae", "rmse", "r2"),
+    "language-model": ("perplexity",),
 }
 """Which metrics are reported for a task, the most important one first."""
 
@@ -108,3 +122,11 @@ def r_squared(found: Prediction) -> float:
     if variance == 0.0:
         return 1.0 if error == 0.0 else 0.0
     return 1.0 - error / variance
+
+
+def perplexity(found: Prediction) -> float:
+    """Return exp of the mean surprise per token: among how many equally likely tokens the model wavers.
+
+    Beyond float64 it counts as 1e300.
+    """
+    return float(np.exp(min(690.0, float(np.mean(found.nats)))))

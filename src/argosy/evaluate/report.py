@@ -1,5 +1,6 @@
 """The evaluation of a version: metrics with their intervals, and the gates."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def evaluate_predictions(
     metrics = measure(found)
     metrics |= _intervals(found)
     if reference_outputs is not None:
-        metrics |= _against_reference(found, outputs, reference_outputs)
+        metrics |= _against_reference(found, np.asarray(y), outputs, reference_outputs)
     gates = check_gates(metrics, config)
     return Evaluation(
         kind="test-set",
@@ -53,7 +54,7 @@ def read_prediction(task: str, outputs: Mapping[str, Array], y: Array) -> Predic
     """Put answers beside the truth, checked. Raises InvalidInput as `evaluate_predictions` does."""
     if task not in OF_TASK:
         raise InvalidInput(f"a model of task '{task}' has no metrics; known tasks are: {', '.join(OF_TASK)}")
-    name = "probabilities" if task == "classification" else "value"
+    name = {"classification": "probabilities", "regression": "value", "language-model": "nats"}[task]
     if name not in outputs:
         raise InvalidInput(f"the answers lack the output '{name}'; they have: {', '.join(outputs) or 'none'}")
     answers = np.asarray(outputs[name], dtype=np.float64)
@@ -68,6 +69,8 @@ def read_prediction(task: str, outputs: Mapping[str, Array], y: Array) -> Predic
             f"{broken} of {len(answers)} answers are not finite numbers",
             hint="the model diverged or its conversion is broken; try a smaller learning rate",
         )
+    if task == "language-model":
+        return Prediction(task=task, nats=answers.reshape(len(answers)))
     if task == "regression":
         return Prediction(task=task, truth=truth.astype(np.float64), value=answers.reshape(len(answers)))
     if truth.min() < 0 or truth.max() >= answers.shape[1]:
@@ -86,14 +89,17 @@ def _intervals(found: Prediction) -> dict[str, float]:
     if found.task == "classification":
         low, high = wilson(int(np.sum(found.chosen == found.truth)), len(found.truth))
         return {"accuracy_low": low, "accuracy_high": high}
+    if found.task == "language-model":
+        low, high = mean_interval(found.nats)
+        return {"perplexity_low": math.exp(max(0.0, low)), "perplexity_high": math.exp(min(690.0, high))}
     low, high = mean_interval(np.abs(found.value - found.truth))
     return {"mae_low": max(0.0, low), "mae_high": high}
 
 
 def _against_reference(
-    found: Prediction, outputs: Mapping[str, Array], reference_outputs: Mapping[str, Array]
+    found: Prediction, y: Array, outputs: Mapping[str, Array], reference_outputs: Mapping[str, Array]
 ) -> dict[str, float]:
-    reference = read_prediction(found.task, reference_outputs, found.truth)
+    reference = read_prediction(found.task, reference_outputs, y)
     agree = answers_agree(outputs, reference_outputs, tolerance=VALUE_TOLERANCE)
     low, high = wilson(int(agree.sum()), len(agree))
     metrics = {"parity": float(agree.mean()), "parity_low": low, "parity_high": high}

@@ -47,6 +47,10 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     test: str
     code: str
+    init: str = ""
+    """What `[model] init` names."""
+    tokenizer: str = ""
+    """What texts are split into tokens with, unless it is trained on them."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,9 +91,12 @@ def _config_of(stage: str, recipe: Recipe, sources: Sources) -> dict[str, Any]:
     """
     if stage == "data":
         section = {k: v for k, v in plain(recipe.data).items() if k not in ("train", "test")}
-        return {"data": section, "train": sources.data, "test": sources.test}
+        with_tokenizer = {"tokenizer": sources.tokenizer} if sources.tokenizer else {}
+        return {"data": section, "train": sources.data, "test": sources.test, **with_tokenizer}
     if stage == "train":
-        return {"model": plain(recipe.model), "train": plain(recipe.train), "code": sources.code}
+        section = {k: v for k, v in plain(recipe.model).items() if k != "init"}
+        start = {"init": sources.init} if sources.init else {}
+        return {"model": section, "train": plain(recipe.train), "code": sources.code, **start}
     if stage == "compress":
         return {"compress": plain(recipe.compress)}
     if stage == "evaluate":

@@ -7,8 +7,10 @@ from pathlib import Path
 from argosy.core.digest import digest_of, digest_tree, sha256_file
 from argosy.core.errors import Conflict, InvalidInput
 from argosy.data.location import located
+from argosy.data.tokenizer import KINDS, TOKENIZER_FILE
 from argosy.pipeline.config import Recipe
 from argosy.pipeline.graph import Sources
+from argosy.train.initial import init_digest
 
 
 def read_sources(recipe: Recipe, base: Path) -> Sources:
@@ -23,6 +25,8 @@ def read_sources(recipe: Recipe, base: Path) -> Sources:
         data=data_digest(base, recipe.data.train),
         test=data_digest(base, test) if test else "",
         code=code_digest(recipe, base),
+        init=init_digest(recipe.model, base),
+        tokenizer=tokenizer_digest(recipe, base),
     )
 
 
@@ -31,8 +35,12 @@ def refuse_changed(stage: str, recipe: Recipe, base: Path, sources: Sources) -> 
     if stage == "data" and recipe.data is not None:
         named = {recipe.data.train: sources.data, recipe.data.test: sources.test}
         changed = [name for name, digest in named.items() if name and data_digest(base, name) != digest]
+        if tokenizer_digest(recipe, base) != sources.tokenizer:
+            changed.append(recipe.data.tokenizer or recipe.model.init)
     elif stage in ("train", "convert", "compress"):
         changed = [recipe.model.build] if code_digest(recipe, base) != sources.code else []
+        if init_digest(recipe.model, base) != sources.init:
+            changed.append(recipe.model.init)
     else:
         changed = []
     if changed:
@@ -46,6 +54,20 @@ def refuse_changed(stage: str, recipe: Recipe, base: Path, sources: Sources) -> 
 def code_digest(recipe: Recipe, base: Path) -> str:
     """Return one digest over the user's own modules that build the model."""
     return digest_of({name: sha256_file(path) for name, path in local_modules(recipe, base).items()})
+
+
+def tokenizer_digest(recipe: Recipe, base: Path) -> str:
+    """Return the digest of the tokenizer that texts are prepared with, or '' where it is trained on them.
+
+    That of `[model] init` counts whether there are texts or not: only reading the data would tell.
+    """
+    named = recipe.data.tokenizer if recipe.data is not None else ""
+    if not named:
+        return init_digest(recipe.model, base)
+    path = base / Path(named).expanduser()
+    if named in KINDS or not path.exists():
+        return ""  # a name that leads nowhere is an error of the stage
+    return digest_tree(path, TOKENIZER_FILE) if path.is_dir() else sha256_file(path)
 
 
 def data_digest(base: Path, name: str) -> str:

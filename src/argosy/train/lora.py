@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,25 +58,12 @@ class LoraLinear(nn.Linear):
         return self.weight + self.scale * (self.lora_up @ self.lora_down)
 
 
-class Adapted(NamedTuple):
-    """What an adaptation trains: numbers of parameters, and the layers that got factors."""
-
-    trained: int
-    total: int
-    layers: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """Return it as a sentence for the user."""
-        share = self.trained / self.total
-        return f"LoRA trains {self.trained} of {self.total} parameters ({share:.2%}), in {len(self.layers)} layers"
-
-
-def adapt(model: nn.Module, config: LoraConfig, head: Collection[str] = ()) -> Adapted:
+def adapt(model: nn.Module, config: LoraConfig, head: Collection[str] = ()) -> None:
     """Freeze `model`, put factors beside the linear layers that `config.targets` name, and keep the head trained.
 
     `head` are names of parameters that hold nothing learned yet; without any, the last linear layer is the head. A
     target is the end of a layer's dotted name, such as `query`, or a pattern such as `*.attention.*`; no targets: every
-    linear layer beside the head. `model` is changed in place. The share is of the model without factors.
+    linear layer beside the head. `model` is changed in place.
     Raises InvalidInput for a model without such layers, with the names that it has.
     """
     # A weight that two modules share can't be adapted in one of them alone.
@@ -93,7 +79,6 @@ def adapt(model: nn.Module, config: LoraConfig, head: Collection[str] = ()) -> A
             hint="leave [model.lora] out to train all of it",
             code="no_parameters",
         )
-    total = sum(parameter.numel() for parameter in model.parameters())
     trained = set(head) or _last_layer(model, linear)
     chosen = [name for name in linear if f"{name}.weight" not in trained and _is_target(name, config.targets)]
     unused = [target for target in config.targets if not any(_is_target(name, [target]) for name in linear)]
@@ -109,8 +94,16 @@ def adapt(model: nn.Module, config: LoraConfig, head: Collection[str] = ()) -> A
     for name in chosen:
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, LoraLinear.around(linear[name], config.rank, config.alpha))
-    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Adapted(count, total, tuple(chosen))
+
+
+def trained_share(model: nn.Module) -> str:
+    """Say how many parameters are trained, and how many the model has without factors."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(tensor.numel() for name, tensor in model.named_parameters() if not name.endswith(_FACTORS))
+    layers = sum(isinstance(module, LoraLinear) for module in model.modules())
+    return (
+        f"LoRA trains {trained} of {total} parameters ({trained / total:.2%}): the head and factors in {layers} layers"
+    )
 
 
 def _last_layer(model: nn.Module, linear: Mapping[str, nn.Linear]) -> set[str]:

@@ -18,6 +18,7 @@ from argosy.data.dataset import Dataset
 from argosy.train.checkpoint import Checkpoints
 from argosy.train.fit import training_loss
 from argosy.train.loop import Training
+from argosy.train.lora import merged_weights, trained_share
 from argosy.train.losses import loss_for
 from argosy.train.models import build_model, users_code, weights_to_bytes
 from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
@@ -33,8 +34,11 @@ def main(config: dict[str, Any]) -> int:
     work, base = Path(setup.work), Path(setup.base)
     samples = samples_of(Dataset.load(Path(setup.dataset)), getattr(torch, setup.train.dtype))
     samples.check(setup.train.workers)
-    model = build_model(setup.model, base, samples.input_shape, samples.outputs, setup.train.seed)
+    model = build_model(setup.model, base, samples.given, samples.outputs, setup.train.seed)
     model.to(samples.x.dtype if samples.x.is_floating_point() else getattr(torch, setup.train.dtype))
+    report = _news_to(work / NEWS) if setup.rank == 0 else silent
+    if setup.model.lora is not None:
+        report(Progress(stage="train", message=trained_share(model)))
     with _joined(setup) as transport:
         training = Training(
             model,
@@ -43,7 +47,7 @@ def main(config: dict[str, Any]) -> int:
             open_strategy(setup.train.strategy_name, transport),
             training_loss(setup.train, samples),
             clock=SystemClock(),
-            report=_news_to(work / NEWS) if setup.rank == 0 else silent,
+            report=report,
             checkpoints=Checkpoints(work / CHECKPOINTS, setup.made_by),
             validation_loss=loss_for(setup.train.loss, samples.task, samples.outputs),
         )
@@ -76,7 +80,7 @@ def _joined(setup: RankSetup) -> Iterator[SharedMemoryTransport]:
 def _leave(training: Training, setup: RankSetup) -> None:
     """Write the weights and then, as the last act, the outcome."""
     work, position = Path(setup.work), training.position
-    data = weights_to_bytes(training.model.state_dict())
+    data = weights_to_bytes(merged_weights(training.model))
     write_atomic(work / WEIGHTS, data)
     outcome = Outcome(
         made_by=setup.made_by,

@@ -1,13 +1,19 @@
 """`convert`: export the trained module to ONNX and prove that it gives the same answers."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from argosy.core.progress import Progress
+from argosy.data.dataset import Dataset
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.stages.model import open_dataset, trained_module
 
 _SAMPLES = 256
+_TEXTS = 32
+"""Of texts so many: each answer costs a thousand times as much as that of a row of numbers."""
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 def run(context: StageContext) -> StageRecord:
@@ -16,26 +22,28 @@ def run(context: StageContext) -> StageRecord:
 
     from argosy.formats.onnx_export import export_onnx
     from argosy.formats.onnx_runtime import OnnxRunner
-    from argosy.formats.parity import check_arrays
+    from argosy.formats.parity import check_parity
 
     dataset = open_dataset(context)
     module = trained_module(context, dataset).eval().float()
-    inputs, _ = dataset.prepared("validation")
-    samples = next(iter(inputs.values()))[:_SAMPLES]
+    samples = _samples(dataset)
     context.report(Progress(stage="convert", message="exporting to ONNX"))
     path = context.work / "model.onnx"
-    export_onnx(module, torch.from_numpy(samples[:2]), path)
+    is_text = dataset.tokenize is not None
+    named = {("x" if len(samples) == 1 else name): torch.from_numpy(array[:4]) for name, array in samples.items()}
+    export_onnx(module, named, path, free_lengths=is_text)
     runner = OnnxRunner.load(path)
 
-    def original(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def original(inputs: Arrays) -> Arrays:
         with torch.inference_mode():
-            answer: npt.NDArray[np.float32] = module(torch.from_numpy(array)).numpy()
-        return answer
+            return {"output": module(*(torch.from_numpy(array) for array in inputs.values())).numpy()}
 
-    def converted(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return next(iter(runner.run({runner.signature.inputs[0].name: array}).values()))
+    def converted(inputs: Arrays) -> Arrays:
+        given = without_padding(inputs) if is_text else inputs
+        names = [spec.name for spec in runner.signature.inputs]
+        return {"output": next(iter(runner.run(dict(zip(names, given.values(), strict=True))).values()))}
 
-    report = check_arrays(original, converted, samples)
+    report = check_parity(original, converted, samples)
     report.require("the ONNX model")
     return StageRecord(
         outputs={**context.keep("model.onnx"), **context.keep_json("parity.json", report)},
@@ -45,3 +53,20 @@ def run(context: StageContext) -> StageRecord:
             "agreement": float(report.agreement),
         },
     )
+
+
+def _samples(dataset: Dataset) -> Arrays:
+    """Return prepared samples of the validation part; of texts also short and long ones, whatever comes first."""
+    part = dataset.splits["validation"]
+    rows = np.arange(min(len(part), _SAMPLES))
+    if dataset.tokenize is not None:
+        lengths = [len(text) for text in part.inputs[dataset.tokenize.input].tolist()]
+        order = np.argsort(lengths, kind="stable")
+        rows = order[np.linspace(0, len(order) - 1, min(len(order), _TEXTS)).astype(int)]
+    return dataset.preparation()({name: array[rows] for name, array in part.inputs.items()})
+
+
+def without_padding(inputs: Arrays) -> Arrays:
+    """Cut a batch of texts to its own longest, as an endpoint would have prepared it."""
+    longest = int(inputs["attention_mask"].sum(axis=1).max())
+    return {name: array[:, :longest] for name, array in inputs.items()}

@@ -4,6 +4,7 @@ from argosy.core.errors import InvalidInput
 from argosy.core.progress import Progress
 from argosy.data.dataset import build_dataset
 from argosy.pipeline.context import StageContext, StageRecord
+from argosy.train.initial import init_tokenizer
 
 
 def run(context: StageContext) -> StageRecord:
@@ -12,7 +13,8 @@ def run(context: StageContext) -> StageRecord:
     if config is None:
         raise InvalidInput("there is no [data] section")
     context.report(Progress(stage="data", message=f"reading {config.train}"))
-    dataset = build_dataset(config, context.base)
+    tokenizer = None if config.tokenizer else init_tokenizer(context.recipe.model, context.base)
+    dataset = build_dataset(config, context.base, tokenizer)
     dataset.save(context.work / "dataset")
     for note in dataset.notes:
         context.report(Progress(stage="data", message=note))

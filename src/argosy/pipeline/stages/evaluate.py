@@ -17,6 +17,8 @@ from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.stages.model import open_dataset
 
 _BATCH = 256
+_TEXTS = 32
+"""Texts at once: they are padded to the longest, and attention's memory grows with the square of its length."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -47,12 +49,13 @@ def run(context: StageContext) -> StageRecord:
 def answers(model: Path, dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     """Return what callers would be answered for the test part, in its order."""
     runner = OnnxRunner.load(model)
-    inputs, _ = dataset.prepared("test")
-    rows = len(dataset.splits["test"])
+    prepare = dataset.preparation()
+    part = dataset.splits["test"]
     names = [spec.name for spec in runner.signature.inputs]
-    given = dict(zip(names, inputs.values(), strict=True))
+    batch = _TEXTS if dataset.tokenize is not None else _BATCH
     parts: list[Arrays] = []
-    for start in range(0, rows, _BATCH):
-        outputs = runner.run({name: array[start : start + _BATCH] for name, array in given.items()})
-        parts.append(apply_finish(dataset.finish, outputs))
+    for start in range(0, len(part), batch):
+        prepared = prepare({name: array[start : start + batch] for name, array in part.inputs.items()})
+        outputs = runner.run(dict(zip(names, prepared.values(), strict=True)))
+        parts.append(apply_finish(dataset.finish, outputs, prepared))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -18,9 +18,11 @@ def open_dataset(context: StageContext) -> Dataset:
 def trained_module(context: StageContext, dataset: Dataset) -> "nn.Module":
     """Build the model again and fill it with the weights that stage `train` left."""
     from argosy.train.models import build_model, load_weights
+    from argosy.train.samples import given_of
 
-    inputs, _ = dataset.prepared("validation")
-    shape = tuple(next(iter(inputs.values())).shape[1:])
-    module = build_model(context.recipe.model, context.base, shape, dataset.outputs, context.recipe.train.seed)
+    recipe = context.recipe
+    module = build_model(
+        recipe.model, context.base, given_of(dataset), dataset.outputs, recipe.train.seed, for_training=False
+    )
     load_weights(module, Path(context.input_file("train", "weights.safetensors")))
     return module

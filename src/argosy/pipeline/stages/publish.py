@@ -5,12 +5,15 @@ from typing import Any, cast
 
 import msgspec
 
-from argosy.data.dataset import Dataset
+from argosy.data.dataset import FILES, Dataset
 from argosy.data.prepare import steps_to_plain
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.sources import code_commit
 from argosy.pipeline.stages.model import open_dataset
 from argosy.registry.versions import Evaluation, FileRef, Lineage, Manifest, Version
+
+_KEPT = f"dataset/{FILES}/"
+"""Where stage `data` leaves what the preparation needs beside its steps, such as a tokenizer."""
 
 
 def run(context: StageContext) -> StageRecord:
@@ -77,7 +80,10 @@ def _files(context: StageContext, role: str) -> dict[str, FileRef]:
             "weights.safetensors": context.inputs["train"].outputs["weights.safetensors"],
             "history.json": context.inputs["train"].outputs["history.json"],
         }
-    return {name: _reference(context, digest) for name, digest in names.items()}
+    kept = {
+        n.removeprefix(_KEPT): digest for n, digest in context.inputs["data"].outputs.items() if n.startswith(_KEPT)
+    }
+    return {name: _reference(context, digest) for name, digest in (names | kept).items()}
 
 
 def _reference(context: StageContext, digest: str) -> FileRef:

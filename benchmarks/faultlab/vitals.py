@@ -1,5 +1,6 @@
 """What a process holds: memory, descriptors, threads; and whether that grows."""
 
+import contextlib
 import os
 import threading
 import time
@@ -9,6 +10,8 @@ from typing import Any, Self
 import numpy as np
 
 MEASURES = ("anonymous_mb", "pss_mb", "descriptors", "threads")
+_ESTABLISHED = "01"
+"""As /proc/net/tcp writes the state; a connection that its client has left, and the server not yet, is another one."""
 
 
 def vitals(pid: int) -> dict[str, float]:
@@ -24,7 +27,7 @@ def vitals(pid: int) -> dict[str, float]:
     return {
         "anonymous_mb": sizes["Pss_Anon"] + sizes.get("Pss_Shmem", 0.0),
         "pss_mb": sizes["Pss"],
-        "descriptors": float(sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())),
+        "descriptors": float(_own_descriptors(pid)),
         "threads": float(sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())),
     }
 
@@ -88,3 +91,19 @@ class Course:
             "error": round(spread * float(x[-1]), 4),
             "seconds": round(float(x[-1]), 1),
         }
+
+
+def _own_descriptors(pid: int) -> int:
+    """Return how many descriptors are open, but for living connections: how many those are is for clients to say."""
+    connected = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _ESTABLISHED:
+                    connected.add(f"socket:[{fields[9]}]")
+    found = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed since
+            found += str(path.readlink()) not in connected
+    return found

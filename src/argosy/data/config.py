@@ -19,8 +19,9 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """A file of its own for the test part; empty: a share of `train`."""
     label: str = "label"
     """The column (or NPZ array) that holds the answer. Folders of images or texts have their folders' names instead."""
-    task: Literal["auto", "classification", "regression"] = "auto"
-    """auto: text, truth values and few whole numbers are classes, everything else is a quantity."""
+    task: Literal["auto", "classification", "regression", "language-model"] = "auto"
+    """auto: text, truth values and few whole numbers are classes, everything else is a quantity. language-model:
+    `train` is a text file or a folder of them, and what follows is learned; the parts are cut by position."""
     prepare: list[str] | None = None
     """Steps fitted on the training part: standardize, minmax, scale (bytes to 0..1), impute (the median where a number
     is missing; tables always have it). Default: standardize for numbers, scale for bytes."""
@@ -42,12 +43,16 @@ class DataConfig(Config, frozen=True, kw_only=True):
     thing to learn from, that column."""
     tokenizer: str = ""
     """`wordpiece` or `bpe`: trained on the training part; or a `tokenizer.json`, or a folder with one. Empty: that of
-    the folder `[model] init`, otherwise `wordpiece`."""
+    the folder `[model] init`, otherwise `wordpiece`. For a language model `bpe` (the default), `bytes` or
+    `characters`, or a file."""
     vocabulary: int = 8000
     """Most tokens of a tokenizer that is trained."""
     max_length: int = 0
     """Most tokens of a text, marks like [CLS] included; what goes beyond is cut off. 0: what `[model] init` reads, at
     most 512, otherwise 256."""
+
+    context: int = 128
+    """Tokens that a language model reads at once, and that make one sample."""
 
     def check(self) -> None:
         """Raise InvalidInput for values that can't work, before any file is opened."""
@@ -83,10 +88,28 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise InvalidInput(f"[data] label '{self.label}' also stands in columns or drop", hint="take it out there")
         if self.text:
             self._check_text()
+        if self.task == "language-model":
+            self._check_language()
         if not 100 <= self.vocabulary <= 1_000_000:
             raise InvalidInput(f"[data] vocabulary is {self.vocabulary}; it must be between 100 and 1,000,000 tokens")
         if self.max_length and not 4 <= self.max_length <= 8192:
             raise InvalidInput(f"[data] max_length is {self.max_length}; it must be between 4 and 8,192 tokens, or 0")
+
+    def _check_language(self) -> None:
+        unused = {"text": self.text, "prepare": self.prepare, "columns": self.columns, "drop": self.drop}
+        for name, value in unused.items():
+            if value:
+                raise InvalidInput(
+                    f"[data] {name} = {value!r} is for tables, but a language model learns from running text",
+                    hint=f"leave {name} out, or set task to classification or regression",
+                )
+        if self.tokenizer == "wordpiece":
+            raise InvalidInput(
+                "[data] tokenizer = 'wordpiece' loses letters and spaces, so a language model could not write with it",
+                hint='use "bpe", "bytes", "characters" or a tokenizer.json',
+            )
+        if not 2 <= self.context <= 8192:
+            raise InvalidInput(f"[data] context is {self.context}; it must be between 2 and 8,192 tokens")
 
     def _check_text(self) -> None:
         if self.text == self.label:

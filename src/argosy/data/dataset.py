@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from argosy.core.tensors import Signature, TensorSpec
 from argosy.data.config import DataConfig
 from argosy.data.fit import Fitted, choose_layout, fit_preparation, raw_inputs
 from argosy.data.labels import Target, read_target, target_like
+from argosy.data.language import Language, read_language
 from argosy.data.prepare import (
     FinishStep,
     Prepare,
@@ -73,13 +74,15 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outputs(self) -> int:
-        """How many numbers a model gives per row: one per class, or one."""
+        """How many numbers a model gives per row: one per class, or one; for a language model one per known token."""
+        if self.task == "language-model":
+            return self.vocabulary
         return len(self.labels) if self.task == "classification" else 1
 
     @property
     def signature(self) -> Signature:
         """What callers send and get."""
-        outputs = finish_signature(self.task, self.labels)
+        outputs = finish_signature(self.task, self.labels, self.outputs)
         return Signature(inputs=self.signature_inputs, outputs=outputs, about=self.about)
 
     @property
@@ -93,8 +96,11 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         return vocabulary_size(self.files[self.tokenize.file]) if self.tokenize is not None else 0
 
     def preparation(self) -> Prepare:
-        """Return the fitted steps as one function of raw inputs, for those who prepare batch by batch."""
-        return preparation(self.steps, self.files)
+        """Return the fitted steps as one function of raw inputs, for those who prepare batch by batch.
+
+        The parts of a language model's data are blocks of tokens already; for these it adds the mask.
+        """
+        return _with_mask if self.task == "language-model" else preparation(self.steps, self.files)
 
     def prepared(self, split: str) -> tuple[Arrays, npt.NDArray[Any]]:
         """Return a part's model-ready tensors and what the model shall learn from them.
@@ -106,7 +112,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         return self.preparation()(part.inputs), self._learned(part.y)
 
     def _learned(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self.task == "classification":
+        if self.task in ("classification", "language-model"):
             return y
         value: Any = self.finish[0]
         learned: npt.NDArray[Any] = ((y.astype(np.float64) - value.offset) / value.scale).astype(np.float32)
@@ -181,6 +187,8 @@ def build_dataset(config: DataConfig, base: Path, tokenizer: TextTokenizer | Non
     Raises NotFound and InvalidInput that say which file, column or row, and what to do.
     """
     config.check()
+    if config.task == "language-model":
+        return _language_dataset(read_language(config, base))
     table = read(config.train, base, image_size=config.image_size)
     label = _label_name(table, config)
     target = read_target(table.columns[label], label, config.task)
@@ -208,11 +216,32 @@ def build_dataset(config: DataConfig, base: Path, tokenizer: TextTokenizer | Non
         signature_inputs=fitted.specs,
         task=target.task,
         labels=list(target.labels),
-        digest=_digest(splits, fitted, finish, target),
+        digest=_digest(splits, fitted, finish, target.task, target.labels),
         notes=[*target.notes, *fitted.notes, *_repeated(splits)],
         files=fitted.files,
         about=fitted.about,
     )
+
+
+def _language_dataset(found: Language) -> Dataset:
+    splits = {name: Split(inputs={"input_ids": part.ids_nc}, y=part.next_nc) for name, part in found.parts.items()}
+    return Dataset(
+        splits={name: splits[name] for name in PARTS},
+        steps=found.fitted.steps,
+        finish=[],
+        signature_inputs=found.fitted.specs,
+        task="language-model",
+        labels=[],
+        digest=_digest(splits, found.fitted, [], "language-model", ()),
+        notes=list(found.fitted.notes),
+        files=found.fitted.files,
+        about=found.fitted.about,
+    )
+
+
+def _with_mask(inputs: Mapping[str, Any]) -> Arrays:
+    ids = np.asarray(inputs["input_ids"]).astype(np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def _with_texts(target: Target, texts: Array, name: str) -> Target:
@@ -343,7 +372,8 @@ def _digest(
     splits: Mapping[str, Split],
     fitted: Fitted,
     finish: list[FinishStep],
-    target: Target,
+    task: str,
+    labels: Sequence[str],
 ) -> str:
     """Return one digest over everything that decides what a model sees."""
     parts = {
@@ -351,9 +381,7 @@ def _digest(
         for name, part in splits.items()
     }
     steps, files = steps_to_plain(fitted.steps), [sha256(content) for content in fitted.files.values()]
-    return digest_of(
-        [parts, steps, steps_to_plain(finish), fitted.specs, target.task, target.labels, *([files] if files else [])]
-    )
+    return digest_of([parts, steps, steps_to_plain(finish), fitted.specs, task, labels, *([files] if files else [])])
 
 
 def _array_digest(array: Array) -> str:

@@ -216,8 +216,11 @@ def finish_steps(task: str, labels: Iterable[str], *, scale: float = 1.0, offset
     return [Value(scale=scale, offset=offset)] if task == "regression" else []
 
 
-def finish_signature(task: str, labels: Iterable[str]) -> tuple[TensorSpec, ...]:
-    """Return the outputs callers get from a model of this task."""
+def finish_signature(task: str, labels: Iterable[str], vocabulary: int = 0) -> tuple[TensorSpec, ...]:
+    """Return the outputs callers get from a model of this task; `vocabulary` is that of a language model."""
+    if task == "language-model":
+        logits = TensorSpec(name="logits", datatype="FP32", shape=(-1, vocabulary))
+        return (logits, TensorSpec(name="nats", datatype="FP32", shape=(-1,)))
     if task == "classification":
         probabilities = TensorSpec(
             name="probabilities", datatype="FP32", shape=(-1, len(tuple(labels))), columns=tuple(labels)

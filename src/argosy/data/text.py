@@ -18,9 +18,10 @@ _SMALLEST_NORM = 1e-12
 class Tokenize(PlainStep, frozen=True, tag="tokenize"):
     """Split texts into tokens with a Hugging Face `tokenizer.json`, a file of the version.
 
-    What goes beyond `max_length` tokens, marks like [CLS] included, is cut off. A batch is padded with `pad_id` to its
-    own longest text, so a text alone is never padded. `outputs` are what the model takes of input_ids, attention_mask
-    and token_type_ids (zeros), each [rows, tokens]. `prefix` is put before every text.
+    Of a text of more than `max_length` tokens, marks like [CLS] included, the start or the end is kept, as `keep` says.
+    A batch is padded with `pad_id` to its own longest text, so a text alone is never padded. `outputs` are what the
+    model takes of input_ids, attention_mask and token_type_ids (zeros), each [rows, tokens]. `prefix` is put before
+    every text.
     """
 
     max_length: int
@@ -31,6 +32,7 @@ class Tokenize(PlainStep, frozen=True, tag="tokenize"):
     pad_id: int = 0
     prefix: str = ""
     max_bytes: int = MAX_TEXT_BYTES
+    keep: Literal["start", "end"] = "start"
 
 
 class Pool(PlainStep, frozen=True, tag="pool"):
@@ -67,7 +69,7 @@ def check_tokenize(step: Tokenize) -> None:
 def tokenize(step: Tokenize, content: bytes) -> Kernel:
     """Return the function of a `Tokenize` step; `content` is its file. Raises InvalidInput, or PluginError."""
     check_tokenize(step)
-    encode = _encoder(content, step.max_length)
+    encode = _encoder(content, step.max_length, "right" if step.keep == "start" else "left")
     dtype = np.dtype(step.datatype.lower())
 
     def run(state: Arrays) -> Arrays:
@@ -118,7 +120,7 @@ def _text(item: Any, row: int, step: Tokenize) -> str:
     return text
 
 
-def _encoder(content: bytes, max_length: int) -> Callable[[Sequence[str]], list[list[int]]]:
+def _encoder(content: bytes, max_length: int, cut: str) -> Callable[[Sequence[str]], list[list[int]]]:
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as error:
@@ -130,7 +132,7 @@ def _encoder(content: bytes, max_length: int) -> Callable[[Sequence[str]], list[
     try:
         tokenizer = Tokenizer.from_buffer(content)
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length)
+        tokenizer.enable_truncation(max_length, direction=cut)
     except BaseException as error:
         raise _refused(error, "the version's tokenizer can't be read") from error
 

@@ -100,6 +100,24 @@ class TextSamples(Samples):
         return _padded(self.validation_x, self.validation_lengths, rows)
 
 
+@dataclass(frozen=True)
+class LanguageSamples(Samples):
+    """Blocks of running text: `x` holds tokens and `y` what follows each of them, both int32 [blocks, context]."""
+
+    @property
+    def given(self) -> ModelInput:
+        """What a model is given for one sample: blocks are full, so it gets no mask in training."""
+        return ModelInput(shape=self.input_shape, vocabulary=self.outputs)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return token numbers (int64 [b, t]) for `rows` of the training part."""
+        return (self.x[rows].to(torch.int64),)
+
+    def validation_batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return token numbers (int64 [b, t]) for `rows` of the validation part."""
+        return (self.validation_x[rows].to(torch.int64),)
+
+
 def _padded(ids: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     lengths_b = lengths[rows]
     longest = int(lengths_b.max()) if len(rows) else 1
@@ -114,7 +132,7 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
         (validation_x, *validation_more), validation_y = [tensor[:0] for tensor in (x, *more)], y[:0]
     else:
         (validation_x, *validation_more), validation_y = _tensors(dataset, "validation", dtype)
-    unit = 1.0 if dataset.task == "classification" else float(getattr(dataset.finish[0], "scale", 1.0))
+    unit = float(getattr(dataset.finish[0], "scale", 1.0)) if dataset.task == "regression" else 1.0
     known: dict[str, Any] = {
         "task": dataset.task,
         "outputs": dataset.outputs,
@@ -122,6 +140,8 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
         "labels": tuple(dataset.labels),
     }
     step = dataset.tokenize
+    if dataset.task == "language-model":
+        return LanguageSamples(x.to(_NARROW), y, validation_x.to(_NARROW), validation_y, **known)
     if step is None:
         return Samples(
             x, y, validation_x, validation_y, more=tuple(more), validation_more=tuple(validation_more), **known

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -33,16 +33,17 @@ def export_onnx(
     path: Path,
     *,
     input_name: str = "x",
-    output: str = "logits",
+    output: str | Sequence[str] = "logits",
     free_lengths: bool = False,
 ) -> None:
     """Write `module` in inference mode to `path` as one ONNX file with a free first dimension called "batch".
 
     `example` is one or more rows of real input, or several inputs by name in the order of the module's arguments;
     their datatypes become the inputs'. With `free_lengths` the inputs' second dimension is free too and called
-    "tokens", as texts need it. `module` is left as it was: training flags, parameters and device. Equal modules give
-    equal bytes. The dynamo exporter is tried first and the TorchScript exporter next, for texts the other way round;
-    an exporter's file is taken only when it answers as the module does, with a batch of any size.
+    "tokens", as texts need it. A module that returns a tuple has a name in `output` for each part. `module` is left as
+    it was: training flags, parameters and device. Equal modules give equal bytes. The dynamo exporter is tried first
+    and the TorchScript exporter next, for texts the other way round; an exporter's file is taken only when it answers
+    as the module does, with a batch of any size.
     Raises InvalidInput when neither succeeds, naming what each said; nothing is written then.
     """
     write_atomic(path, onnx_bytes(module, example, input_name=input_name, output=output, free_lengths=free_lengths))
@@ -53,7 +54,7 @@ def onnx_bytes(
     example: "torch.Tensor | Mapping[str, torch.Tensor]",
     *,
     input_name: str = "x",
-    output: str = "logits",
+    output: str | Sequence[str] = "logits",
     is_draft: bool = False,
     free_lengths: bool = False,
 ) -> bytes:
@@ -72,7 +73,7 @@ def onnx_bytes(
             )
     # Sizes 0 and 1 are always frozen by torch.export, so the example has at least two rows.
     rows = {name: torch.cat([a, a])[: max(2, min(4, len(a)))].detach() for name, a in named.items()}
-    form = _Form(rows, output, free_lengths)
+    form = _Form(rows, (output,) if isinstance(output, str) else tuple(output), free_lengths)
     module = _same_datatype(module, rows)
     said: list[str] = []
     # Of encoders the TorchScript exporter makes the faster graph, in a fifth of the time (docs/how-to/serve-text.md).
@@ -96,10 +97,10 @@ def onnx_bytes(
 
 
 class _Form(NamedTuple):
-    """What is exported: example rows by the inputs' names, the output's name, and whether lengths are free."""
+    """What is exported: example rows by the inputs' names, the outputs' names, and whether lengths are free."""
 
     rows: "dict[str, torch.Tensor]"
-    output: str
+    outputs: tuple[str, ...]
     free_lengths: bool
 
     def free(self, dimension: Any) -> dict[int, Any]:
@@ -117,7 +118,7 @@ def _with_dynamo(module: "torch.nn.Module", form: _Form) -> Any:
         dynamo=True,
         opset_version=OPSET,
         input_names=list(form.rows),
-        output_names=[form.output],
+        output_names=list(form.outputs),
         dynamic_shapes=tuple(free for _ in form.rows),
         external_data=False,
         verbose=False,
@@ -138,8 +139,10 @@ def _with_torchscript(module: "torch.nn.Module", form: _Form) -> Any:
         dynamo=False,
         opset_version=OPSET,
         input_names=list(form.rows),
-        output_names=[form.output],
-        dynamic_axes={**{name: form.free(str) for name in form.rows}, form.output: {0: BATCH}},
+        output_names=list(form.outputs),
+        dynamic_axes={
+            name: form.free(str) if name in form.rows else {0: BATCH} for name in (*form.rows, *form.outputs)
+        },
     )
     return onnx.load_from_string(buffer.getvalue())
 
@@ -173,7 +176,8 @@ def _check_answers(module: "torch.nn.Module", form: _Form, found: bytes) -> None
     def reference(samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
             answer = module(*(torch.from_numpy(samples[name]).to(a.device) for name, a in form.rows.items()))
-        return {form.output: answer.cpu().numpy()}
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        return {name: one.cpu().numpy() for name, one in zip(form.outputs, answers, strict=True)}
 
     runner = OnnxRunner.load(found)
     if not runner.signature.is_batched:

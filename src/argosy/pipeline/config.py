@@ -38,6 +38,11 @@ class Recipe(Config, frozen=True):
             check = getattr(section, "check", None)
             if check is not None:
                 check()
+        if self.compress is not None and self.data is not None and self.data.task == "language-model":
+            raise InvalidInput(
+                "there is a [compress] section, but a language model can't be compressed yet",
+                hint="remove the section",
+            )
 
 
 def check_name(name: str) -> str:

@@ -106,16 +106,21 @@ class LanguageSamples(Samples):
 
     @property
     def given(self) -> ModelInput:
-        """What a model is given for one sample: blocks are full, so it gets no mask in training."""
+        """What a model is given for one sample."""
         return ModelInput(shape=self.input_shape, vocabulary=self.outputs)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return token numbers (int64 [b, t]) for `rows` of the training part."""
-        return (self.x[rows].to(torch.int64),)
+        """Return token numbers and mask (both int64 [b, t]) for `rows` of the training part. All blocks are full."""
+        return _whole(self.x[rows])
 
     def validation_batch(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return token numbers (int64 [b, t]) for `rows` of the validation part."""
-        return (self.validation_x[rows].to(torch.int64),)
+        """Return token numbers and mask (both int64 [b, t]) for `rows` of the validation part."""
+        return _whole(self.validation_x[rows])
+
+
+def _whole(ids: Tensor) -> tuple[Tensor, Tensor]:
+    ids_bt = ids.to(torch.int64)
+    return ids_bt, torch.ones_like(ids_bt)
 
 
 def _padded(ids: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

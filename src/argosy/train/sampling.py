@@ -22,7 +22,8 @@ def next_tokens(
 ) -> Iterator[int]:
     """Yield the tokens that follow `start`, without end; the same seed gives the same ones.
 
-    `model` maps token numbers [1, t] with t at most `context` to logits [1, t, v]; it sees the last `context` tokens.
+    `model` maps token numbers and a mask, [1, t] with t at most `context`, to logits [1, t, v]; it sees the last
+    `context` tokens.
     `temperature` above 1 makes rare tokens likelier, below 1 less likely; 0 takes the likeliest. `top_k` draws among
     the k likeliest only; 0 among all (Fan et al. 2018, section 5.4). The model is left in inference mode. Raises
     InvalidInput for an empty start or a temperature below 0.
@@ -36,7 +37,8 @@ def next_tokens(
     model.eval()
     while True:
         with torch.inference_mode():
-            found = model(torch.tensor([tokens[-context:]], dtype=torch.int64))
+            ids = torch.tensor([tokens[-context:]], dtype=torch.int64)
+            found = model(ids, torch.ones_like(ids))
         tokens.append(_drawn(found[0, -1].double(), temperature, top_k, draw))
         yield tokens[-1]
 

@@ -26,7 +26,7 @@ def main_metrics(evaluation: Evaluation) -> str:
     """Return the metrics that decide, with their intervals: those of gates, and the first of the task."""
     metrics = evaluation.metrics
     names = [gate.name for gate in evaluation.gates]
-    names += [name for name in ("accuracy", "r2") if name in metrics and name not in names]
+    names += [name for name in ("accuracy", "r2", "perplexity") if name in metrics and name not in names]
     parts = []
     for name in names:
         if name in metrics:

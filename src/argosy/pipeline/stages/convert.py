@@ -8,7 +8,8 @@ import numpy.typing as npt
 from argosy.core.progress import Progress
 from argosy.data.dataset import Dataset
 from argosy.pipeline.context import StageContext, StageRecord
-from argosy.pipeline.stages.model import open_dataset, trained_module
+from argosy.pipeline.stages.language import is_language, texts_of_all_lengths
+from argosy.pipeline.stages.model import open_dataset, served_module
 
 _SAMPLES = 256
 _TEXTS = 32
@@ -23,25 +24,29 @@ def run(context: StageContext) -> StageRecord:
     from argosy.formats.onnx_export import export_onnx
     from argosy.formats.onnx_runtime import OnnxRunner
     from argosy.formats.parity import check_parity
+    from argosy.train.next_token import OUTPUTS as LANGUAGE_OUTPUTS
 
     dataset = open_dataset(context)
-    module = trained_module(context, dataset).eval().float()
+    module = served_module(context, dataset)
     samples = _samples(dataset)
     context.report(Progress(stage="convert", message="exporting to ONNX"))
     path = context.work / "model.onnx"
     is_text = dataset.tokenize is not None
     named = {("x" if len(samples) == 1 else name): torch.from_numpy(array[:4]) for name, array in samples.items()}
-    export_onnx(module, named, path, free_lengths=is_text)
+    outputs = LANGUAGE_OUTPUTS if is_language(dataset) else ("logits",)
+    export_onnx(module, named, path, output=outputs, free_lengths=is_text)
     runner = OnnxRunner.load(path)
 
     def original(inputs: Arrays) -> Arrays:
         with torch.inference_mode():
-            return {"output": module(*(torch.from_numpy(array) for array in inputs.values())).numpy()}
+            answer = module(*(torch.from_numpy(array) for array in inputs.values()))
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        return {name: one.numpy() for name, one in zip(outputs, answers, strict=True)}
 
     def converted(inputs: Arrays) -> Arrays:
         given = without_padding(inputs) if is_text else inputs
         names = [spec.name for spec in runner.signature.inputs]
-        return {"output": next(iter(runner.run(dict(zip(names, given.values(), strict=True))).values()))}
+        return runner.run(dict(zip(names, given.values(), strict=True)))
 
     report = check_parity(original, converted, samples)
     report.require("the ONNX model")
@@ -57,6 +62,8 @@ def run(context: StageContext) -> StageRecord:
 
 def _samples(dataset: Dataset) -> Arrays:
     """Return prepared samples of the validation part; of texts also short and long ones, whatever comes first."""
+    if is_language(dataset):
+        return texts_of_all_lengths(dataset)
     part = dataset.splits["validation"]
     rows = np.arange(min(len(part), _SAMPLES))
     if dataset.tokenize is not None:

@@ -14,11 +14,14 @@ from argosy.data.prepare import apply_finish
 from argosy.evaluate.report import evaluate_predictions
 from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.pipeline.context import StageContext, StageRecord
+from argosy.pipeline.stages.language import is_language
 from argosy.pipeline.stages.model import open_dataset
 
 _BATCH = 256
 _TEXTS = 32
 """Texts at once: they are padded to the longest, and attention's memory grows with the square of its length."""
+_BLOCKS = 8
+"""Blocks of running text at once, for each token of which there are as many logits as known tokens."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -39,7 +42,7 @@ def run(context: StageContext) -> StageRecord:
     plain: dict[str, Any] = msgspec.to_builtins(found)
     values: dict[str, Any] = {}
     for role, evaluation in found.items():
-        for name in ("accuracy", "r2"):
+        for name in ("accuracy", "r2", "perplexity"):
             if name in evaluation.metrics:
                 values[f"{role}_{name}"] = round(evaluation.metrics[name], 6)
         values[f"{role}_passed"] = evaluation.passed
@@ -52,10 +55,12 @@ def answers(model: Path, dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     prepare = dataset.preparation()
     part = dataset.splits["test"]
     names = [spec.name for spec in runner.signature.inputs]
-    batch = _TEXTS if dataset.tokenize is not None else _BATCH
+    batch = _BLOCKS if is_language(dataset) else _TEXTS if dataset.tokenize is not None else _BATCH
     parts: list[Arrays] = []
     for start in range(0, len(part), batch):
         prepared = prepare({name: array[start : start + batch] for name, array in part.inputs.items()})
         outputs = runner.run(dict(zip(names, prepared.values(), strict=True)))
+        if is_language(dataset):
+            outputs = {"nats": outputs["nats"]}  # the logits of all blocks would take gigabytes
         parts.append(apply_finish(dataset.finish, outputs, prepared))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

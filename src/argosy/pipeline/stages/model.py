@@ -26,3 +26,13 @@ def trained_module(context: StageContext, dataset: Dataset) -> "nn.Module":
     )
     load_weights(module, Path(context.input_file("train", "weights.safetensors")))
     return module
+
+
+def served_module(context: StageContext, dataset: Dataset) -> "nn.Module":
+    """Return the trained module in the form that is exported: float32, in inference mode, a language model wrapped."""
+    module = trained_module(context, dataset)
+    if dataset.task == "language-model":
+        from argosy.train.next_token import NextToken
+
+        module = NextToken(module)
+    return module.eval().float()

@@ -9,6 +9,7 @@ from argosy.data.dataset import FILES, Dataset
 from argosy.data.prepare import steps_to_plain
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.sources import code_commit
+from argosy.pipeline.stages.language import is_language
 from argosy.pipeline.stages.model import open_dataset
 from argosy.registry.versions import Evaluation, FileRef, Lineage, Manifest, Version
 
@@ -56,7 +57,7 @@ def _publish(context: StageContext, dataset: Dataset, role: Any, evaluation: Eva
         name=context.recipe.project.name,
         created=context.clock.now(),
         role=role,
-        task=cast("Any", dataset.task),
+        task=cast("Any", "tensor" if is_language(dataset) else dataset.task),
         format="onnx",
         signature=dataset.signature,
         prepare=steps_to_plain(dataset.steps),

@@ -38,6 +38,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
     array: str = ""
+    arrays: tuple[str, ...] = ()
+    """Several arrays, which the model takes one by one in this order."""
     notes: tuple[str, ...] = ()
 
 
@@ -64,10 +66,13 @@ def choose_layout(columns: Mapping[str, Array], asked: Sequence[str] = ()) -> La
     """
     arrays = [name for name, column in columns.items() if column.ndim > 1]
     if arrays:
+        if len(columns) > 1 and len(arrays) == len(columns) == len(asked):
+            return Layout(arrays=tuple(asked))
         if len(columns) > 1:
             raise InvalidInput(
                 f"there is more than one array to learn from: {', '.join(map(repr, columns))}",
-                hint=f"choose one, such as [data] columns = [{arrays[0]!r}], or put them into one array",
+                hint=f"choose one, such as [data] columns = [{arrays[0]!r}], or name all in the order in which the "
+                "model takes them",
             )
         return Layout(array=arrays[0])
     notes: list[str] = []
@@ -114,10 +119,8 @@ def are_sentences(column: Array) -> bool:
 
 def input_specs(layout: Layout, columns: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
     """Return the raw inputs as callers send them."""
-    if layout.array:
-        found = columns[layout.array]
-        name = "float32" if found.dtype == np.float64 else found.dtype.name
-        return (TensorSpec(name=layout.array, datatype=DATATYPE_OF_NUMPY[name], shape=(-1, *found.shape[1:])),)
+    if names := layout.arrays or ((layout.array,) if layout.array else ()):
+        return tuple(_array_spec(name, columns[name]) for name in names)
     specs = []
     if layout.numbers:
         specs.append(
@@ -126,6 +129,11 @@ def input_specs(layout: Layout, columns: Mapping[str, Array]) -> tuple[TensorSpe
     if words := layout.texts + layout.dates:
         specs.append(TensorSpec(name="categories", datatype="BYTES", shape=(-1, len(words)), columns=words))
     return tuple(specs)
+
+
+def _array_spec(name: str, found: Array) -> TensorSpec:
+    dtype = "float32" if found.dtype == np.float64 else found.dtype.name
+    return TensorSpec(name=name, datatype=DATATYPE_OF_NUMPY[dtype], shape=(-1, *found.shape[1:]))
 
 
 def raw_inputs(specs: Sequence[TensorSpec], columns: Mapping[str, Array]) -> Arrays:
@@ -196,6 +204,15 @@ def fit_preparation(
     specs = input_specs(layout, train_columns)
     raw = raw_inputs(specs, train_columns)
     steps: list[Step] = [Take(input=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in specs]
+    if layout.arrays:
+        if config.prepare:
+            raise InvalidInput(
+                f"[data] prepare = {config.prepare} would treat {' and '.join(map(repr, layout.arrays))} alike; several "
+                "arrays reach the model as they are",
+                hint="leave prepare out, and scale the arrays before saving them",
+            )
+        # Nothing but whole numbers and bytes to float32.
+        return [*steps, *(Scale(input=name, factor=1.0) for name in layout.arrays)], specs
     if layout.array:
         spec = specs[0]
         return [*steps, *_fit_array(config, raw[spec.name], spec), Join(inputs=(spec.name,))], specs

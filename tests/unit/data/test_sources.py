@@ -304,7 +304,7 @@ def test_more_image_bytes_than_fit_in_memory_are_refused(tmp_path, monkeypatch):
 
 def test_broken_and_misplaced_images_are_named(tmp_path):
     (tmp_path / "p" / "a").mkdir(parents=True)
-    with pytest.raises(InvalidInput, match="no images in folders of classes"):
+    with pytest.raises(InvalidInput, match="no images and no texts in folders of classes"):
         read("p", tmp_path)
     picture(tmp_path / "p" / "loose.png")
     with pytest.raises(InvalidInput, match="1 images lie in it directly"):

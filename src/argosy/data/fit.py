@@ -207,8 +207,8 @@ def fit_preparation(
     if layout.arrays:
         if config.prepare:
             raise InvalidInput(
-                f"[data] prepare = {config.prepare} would treat {' and '.join(map(repr, layout.arrays))} alike; several "
-                "arrays reach the model as they are",
+                f"[data] prepare = {config.prepare} would treat {' and '.join(map(repr, layout.arrays))} alike; "
+                "several arrays reach the model as they are",
                 hint="leave prepare out, and scale the arrays before saving them",
             )
         # Nothing but whole numbers and bytes to float32.

@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-faults soak bench-serving clean
+.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-finetune bench-faults soak bench-serving clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -64,6 +64,9 @@ bench-rollouts: .venv/dev  ## False alarms and detection of the judge, simulated
 
 bench-faults: .venv/dev  ## What callers notice of kills, version changes, overload and hostile clients (20 minutes)
 	$(BIN)/python benchmarks/faults.py
+
+bench-finetune: .venv/dev  ## A pretrained encoder on real texts: all weights, LoRA, frozen features (a quarter of an hour)
+	$(BIN)/python benchmarks/finetune.py
 
 soak: .venv/dev  ## Five minutes of kills and version changes: memory, descriptors and threads stay flat
 	$(BIN)/python benchmarks/faults.py --only soak

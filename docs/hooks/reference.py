@@ -64,8 +64,9 @@ def sections(kind: type[msgspec.Struct], prefix: str = "") -> dict[str, type[msg
 def families() -> str:
     """The options of the built-in model families."""
     from argosy.train.families import FAMILIES, load_family
+    from argosy.train.pretrained import PretrainedOptions
 
-    kinds = [load_family(name).options for name in FAMILIES]
+    kinds = [*(load_family(name).options for name in FAMILIES), PretrainedOptions]
     return "\n\n".join(part for kind in kinds for part in (_first_paragraphs(kind), _fields_table(kind)))
 
 

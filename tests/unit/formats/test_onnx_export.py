@@ -118,3 +118,63 @@ def _inference_copy(net):
     copy = Net()
     copy.load_state_dict(net.state_dict())
     return copy.eval()
+
+
+class Texts(nn.Module):
+    """Token vectors, averaged over those that the mask marks."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(20, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids, mask):
+        own = mask.unsqueeze(2).float()
+        return self.head((self.table(ids) * own).sum(1) / own.sum(1))
+
+
+def tokens(rows, length):
+    draw = torch.Generator().manual_seed(length)
+    ids = torch.randint(1, 20, (rows, length), generator=draw)
+    mask = torch.ones_like(ids)
+    mask[0, length // 2 + 1 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("exporter", ["_with_torchscript", "_with_dynamo"])
+def test_a_model_of_texts_takes_batches_of_any_size_and_texts_of_any_length(tmp_path, monkeypatch, exporter):
+    def fails(*_):
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(onnx_export, "_with_dynamo" if exporter == "_with_torchscript" else "_with_torchscript", fails)
+    module, path = Texts().eval(), tmp_path / "model.onnx"
+    export_onnx(module, tokens(4, 7), path, free_lengths=True)
+    runner = OnnxRunner.load(path)
+    assert [(s.name, s.datatype, s.shape) for s in runner.signature.inputs] == [
+        ("input_ids", "INT64", (-1, -1)),
+        ("attention_mask", "INT64", (-1, -1)),
+    ]
+    for rows, length in ((1, 1), (2, 3), (5, 7), (3, 40)):
+        given = tokens(rows, length)
+        with torch.no_grad():
+            wanted = module(ids=given["input_ids"], mask=given["attention_mask"]).numpy()
+        found = runner.run({name: array.numpy() for name, array in given.items()})["logits"]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+class Lengthy(nn.Module):
+    """Answers by the length of what it was traced with."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(20, 3)
+
+    def forward(self, ids, mask):
+        return (self.table(ids) * mask.unsqueeze(2)).sum(1) * float(ids.shape[1])
+
+
+def test_a_model_of_texts_whose_length_tracing_would_freeze_is_refused():
+    with pytest.raises(InvalidInput) as caught:
+        onnx_bytes(Lengthy(), tokens(4, 8), free_lengths=True)
+    assert caught.value.code == "export_failed"

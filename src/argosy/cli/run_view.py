@@ -16,7 +16,7 @@ _LINE_EVERY_S = 5.0
 # Of what a stage leaves, the values worth a place in its line; `--json` has them all.
 _WORTH: dict[str, tuple[str, ...]] = {
     "data": ("task", "labels", "train", "validation", "test"),
-    "train": ("epochs", "metric"),
+    "train": ("epochs", "accuracy", "rmse", "perplexity", "test_accuracy", "test_rmse", "test_perplexity"),
     "convert": ("size_bytes", "agreement"),
     "compress": ("name", "size_bytes", "times_smaller", "times_faster", "drop_points"),
     "publish": ("versions",),

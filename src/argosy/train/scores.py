@@ -32,11 +32,14 @@ class Score(Protocol):
 
 def score_of(samples: Samples) -> Score:
     """Return the metrics for the task of these samples."""
-    if samples.task == "language-model":
+    return score_for(samples.task, samples.outputs, samples.unit)
+
+
+def score_for(task: str, outputs: int, unit: float = 1.0) -> Score:
+    """Return the metrics for a task of `outputs` numbers per sample; `unit` is that of a regression's numbers."""
+    if task == "language-model":
         return OfTokens()
-    if samples.task == "classification":
-        return OfClasses(samples.outputs)
-    return OfNumbers(samples.unit)
+    return OfClasses(outputs) if task == "classification" else OfNumbers(unit)
 
 
 class OfClasses:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from argosy.core.progress import Progress
 from argosy.data.dataset import Dataset
+from argosy.data.text import without_padding
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.stages.language import is_language, texts_of_all_lengths
 from argosy.pipeline.stages.model import open_dataset, served_module
@@ -44,7 +45,7 @@ def run(context: StageContext) -> StageRecord:
         return {name: one.numpy() for name, one in zip(outputs, answers, strict=True)}
 
     def converted(inputs: Arrays) -> Arrays:
-        given = without_padding(inputs) if is_text else inputs
+        given = without_padding(inputs)  # as an endpoint would have prepared it
         names = [spec.name for spec in runner.signature.inputs]
         return runner.run(dict(zip(names, given.values(), strict=True)))
 
@@ -71,9 +72,3 @@ def _samples(dataset: Dataset) -> Arrays:
         order = np.argsort(lengths, kind="stable")
         rows = order[np.linspace(0, len(order) - 1, min(len(order), _TEXTS)).astype(int)]
     return dataset.preparation()({name: array[rows] for name, array in part.inputs.items()})
-
-
-def without_padding(inputs: Arrays) -> Arrays:
-    """Cut a batch of texts to its own longest, as an endpoint would have prepared it."""
-    longest = int(inputs["attention_mask"].sum(axis=1).max())
-    return {name: array[:, :longest] for name, array in inputs.items()}

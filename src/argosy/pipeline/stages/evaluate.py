@@ -15,13 +15,8 @@ from argosy.evaluate.report import evaluate_predictions
 from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.stages.language import is_language
-from argosy.pipeline.stages.model import open_dataset
+from argosy.pipeline.stages.model import open_dataset, rows_at_once
 
-_BATCH = 256
-_TEXTS = 32
-"""Texts at once: they are padded to the longest, and attention's memory grows with the square of its length."""
-_BLOCKS = 8
-"""Blocks of running text at once, for each token of which there are as many logits as known tokens."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -55,7 +50,7 @@ def answers(model: Path, dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     prepare = dataset.preparation()
     part = dataset.splits["test"]
     names = [spec.name for spec in runner.signature.inputs]
-    batch = _BLOCKS if is_language(dataset) else _TEXTS if dataset.tokenize is not None else _BATCH
+    batch = rows_at_once(dataset)
     parts: list[Arrays] = []
     for start in range(0, len(part), batch):
         prepared = prepare({name: array[start : start + batch] for name, array in part.inputs.items()})

@@ -10,6 +10,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_ROWS = 256
+_TEXTS = 32
+"""Texts at once: they are padded to the longest, and attention's memory grows with the square of its length."""
+_BLOCKS = 8
+"""Blocks of running text at once, for each token of which there are as many logits as known tokens."""
+
+
+def rows_at_once(dataset: Dataset) -> int:
+    """Return how many samples a model is given together where nothing is trained."""
+    if dataset.task == "language-model":
+        return _BLOCKS
+    return _ROWS if dataset.tokenize is None else _TEXTS
+
+
 def open_dataset(context: StageContext) -> Dataset:
     """Return the data set that stage `data` left."""
     return Dataset.load(context.input_folder("data", "dataset"))
@@ -17,6 +31,11 @@ def open_dataset(context: StageContext) -> Dataset:
 
 def trained_module(context: StageContext, dataset: Dataset) -> "nn.Module":
     """Build the model again and fill it with the weights that stage `train` left."""
+    return filled_module(context, dataset, context.input_file("train", "weights.safetensors"))
+
+
+def filled_module(context: StageContext, dataset: Dataset, weights: Path) -> "nn.Module":
+    """Build the model of the recipe for `dataset` and fill it with weights of a file."""
     from argosy.train.models import build_model, load_weights
     from argosy.train.samples import given_of
 
@@ -24,7 +43,7 @@ def trained_module(context: StageContext, dataset: Dataset) -> "nn.Module":
     module = build_model(
         recipe.model, context.base, given_of(dataset), dataset.outputs, recipe.train.seed, for_training=False
     )
-    load_weights(module, Path(context.input_file("train", "weights.safetensors")))
+    load_weights(module, weights)
     return module
 
 
@@ -36,3 +55,22 @@ def served_module(context: StageContext, dataset: Dataset) -> "nn.Module":
 
         module = NextToken(module)
     return module.eval().float()
+
+
+def measured(module: "nn.Module", dataset: Dataset, part: str) -> dict[str, float]:
+    """Return the metrics of a module on a part of the data, in the unit of the label; the main one first."""
+    import torch
+
+    from argosy.train.scores import score_for
+
+    scale = float(getattr(dataset.finish[0], "scale", 1.0)) if dataset.task == "regression" else 1.0
+    score = score_for(dataset.task, dataset.outputs, scale)
+    inputs, y = dataset.prepared(part)
+    sums = torch.zeros(score.size, dtype=torch.float64)
+    step = rows_at_once(dataset)
+    with torch.inference_mode():
+        for start in range(0, len(y), step):
+            rows = slice(start, start + step)
+            outputs = module(*(torch.from_numpy(array[rows]) for array in inputs.values()))
+            sums += score.sums(outputs, torch.from_numpy(y[rows]))
+    return score.values(sums)

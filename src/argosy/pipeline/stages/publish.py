@@ -11,10 +11,12 @@ from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.sources import code_commit
 from argosy.pipeline.stages.language import is_language
 from argosy.pipeline.stages.model import open_dataset
+from argosy.pipeline.stages.train import HISTORY, PAGE, PICTURE, WEIGHTS
 from argosy.registry.versions import Evaluation, FileRef, Lineage, Manifest, Version
 
 _KEPT = f"dataset/{FILES}/"
 """Where stage `data` leaves what the preparation needs beside its steps, such as a tokenizer."""
+_OF_TRAINING = (WEIGHTS, HISTORY, PAGE, PICTURE)
 
 
 def run(context: StageContext) -> StageRecord:
@@ -75,11 +77,11 @@ def _files(context: StageContext, role: str) -> dict[str, FileRef]:
         names = {"model.onnx": outputs["model.onnx"], "compression.json": outputs["report.json"]}
         names["compression.png"] = outputs["report.png"]
     else:
+        trained = context.inputs["train"].outputs
         names = {
             "model.onnx": context.inputs["convert"].outputs["model.onnx"],
             "parity.json": context.inputs["convert"].outputs["parity.json"],
-            "weights.safetensors": context.inputs["train"].outputs["weights.safetensors"],
-            "history.json": context.inputs["train"].outputs["history.json"],
+            **{name: digest for name, digest in trained.items() if name in _OF_TRAINING},
         }
     kept = {
         n.removeprefix(_KEPT): digest for n, digest in context.inputs["data"].outputs.items() if n.startswith(_KEPT)

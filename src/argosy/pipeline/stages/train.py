@@ -1,26 +1,102 @@
-"""`train`: from the prepared data to weights."""
+"""`train`: from the prepared data to weights, with a report to look at."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from argosy.core.digest import canonical
 from argosy.core.files import write_atomic
+from argosy.core.progress import Progress
+from argosy.data.dataset import Dataset
+from argosy.pipeline.config import plain
 from argosy.pipeline.context import StageContext, StageRecord
+from argosy.pipeline.report.chart import Point
+from argosy.pipeline.report.losses import LossCurve
+from argosy.pipeline.report.training import Sample, TrainingReport
+from argosy.pipeline.stages.language import is_language, written
+from argosy.pipeline.stages.model import filled_module, measured
+from argosy.train.job import TrainResult, run_training
+
+WEIGHTS, HISTORY, PAGE, PICTURE = "weights.safetensors", "history.json", "training.html", "training.svg"
+
+_BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 def run(context: StageContext) -> StageRecord:
-    """Leave the weights and the history of the training; checkpoints in `work` let a killed run go on."""
-    from argosy.train.job import run_training
-
+    """Leave the weights, the history of the training and its report; checkpoints in `work` let a killed run go on."""
+    folder = context.input_folder("data", "dataset")
+    curve = LossCurve(context.work / "curve.json", context.report)
     result = run_training(
-        context.input_folder("data", "dataset"),
-        context.recipe.model,
-        context.recipe.train,
-        context.base,
-        context.work / "training",
-        context.report,
+        folder, context.recipe.model, context.recipe.train, context.base, context.work / "training", curve
     )
-    weights = context.work / "weights.safetensors"
+    weights = context.work / WEIGHTS
     write_atomic(weights, result.weights.read_bytes())
-    write_atomic(context.work / "history.json", canonical(result.history))
+    write_atomic(context.work / HISTORY, canonical(result.history))
+    dataset = Dataset.load(folder)
+    context.report(Progress(stage="train", message="measuring it on the test part"))
+    module = filled_module(context, dataset, weights).eval().float()
+    tested = {f"test_{name}": round(value, 6) for name, value in measured(module, dataset, "test").items()}
+    texts = written(module, dataset) if is_language(dataset) else []
+    report = _report(context, dataset, result, curve.points, tested=tested, texts=texts)
+    write_atomic(context.work / PAGE, report.page().encode())
+    write_atomic(context.work / PICTURE, report.picture().encode())
     return StageRecord(
-        outputs=context.keep("weights.safetensors", "history.json"),
-        values={"epochs": result.epochs, "metric": result.best_metric, "seconds": round(result.seconds, 3)},
+        outputs=context.keep(WEIGHTS, HISTORY, PAGE, PICTURE),
+        values={
+            "epochs": result.epochs,
+            result.metric: round(result.best_metric, 6),
+            **tested,
+            "seconds": round(result.seconds, 3),
+        },
     )
+
+
+def _report(
+    context: StageContext,
+    dataset: Dataset,
+    result: TrainResult,
+    points: Callable[[float], list[Point]],
+    *,
+    tested: dict[str, float],
+    texts: list[Sample],
+) -> TrainingReport:
+    return TrainingReport(
+        project=context.recipe.project.name,
+        task=dataset.task,
+        history=result.history,
+        metric=result.metric,
+        best=result.best_metric,
+        steps=result.steps,
+        seconds=result.seconds,
+        curve=points(max(1.0, result.steps / max(1, len(result.history)))),
+        tested=tested,
+        samples={name: len(part) for name, part in dataset.splits.items()},
+        parameters=_count(context.work / WEIGHTS),
+        settings=_settings(context),
+        notes=dataset.notes,
+        texts=texts,
+    )
+
+
+def _settings(context: StageContext) -> dict[str, Any]:
+    """Return what the file says of model and training, and what else decides most."""
+    found: dict[str, Any] = {}
+    always = ("strategy", "workers", "optimizer", "learning_rate", "batch_size", "schedule")
+    for section, struct in (("model", context.recipe.model), ("train", context.recipe.train)):
+        # omit_defaults: only what differs from them is in there.
+        said = msgspec.to_builtins(struct)
+        for name, value in plain(struct).items():
+            if name in said or (section == "train" and name in always):
+                found[f"{section}.{name}"] = value
+    return found
+
+
+def _count(weights: Path) -> int:
+    """Return how many parameters a safetensors file holds, by its header: torch is not needed for it."""
+    with weights.open("rb") as stream:
+        header = msgspec.json.decode(stream.read(int.from_bytes(stream.read(8), "little")))
+    tensors = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    return sum(math.prod(shape) for name, shape in tensors.items() if not f".{name}".endswith(_BUFFERS))

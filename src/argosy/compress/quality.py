@@ -6,6 +6,7 @@ import numpy as np
 
 from argosy.compress.candidate import Quality
 from argosy.core.errors import InvalidInput
+from argosy.data.text import ATTENTION_MASK, without_padding
 from argosy.evaluate.agreement import answers_agree
 from argosy.evaluate.intervals import mean_interval, paired_drop
 from argosy.formats.runner import Runner
@@ -14,6 +15,8 @@ from argosy.formats.runner import Runner
 # about one point: the exact chance of such luck is then (1 - 0.01)^144, or 23 %.
 _CONFIDENCE = 0.6
 _BATCH = 256
+# Attention's memory grows with the square of a text's length.
+_TEXTS = 32
 # As many training samples tell a broken model from a whole one; more only take time.
 _MAX_SEEN = 2048
 # Two numbers are the same answer within this share of the spread of the truth.
@@ -102,11 +105,18 @@ def _classes(logits: np.ndarray) -> np.ndarray:
 
 
 def answers(runner: Runner, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the first output for all rows, run in batches that fit into memory."""
+    """Return the first output for all rows, run in batches that fit into memory; texts without needless padding."""
     count = len(next(iter(inputs.values())))
     output = runner.signature.outputs[0].name
-    parts = [
-        runner.run({name: array[start : start + _BATCH] for name, array in inputs.items()})[output]
-        for start in range(0, count, _BATCH)
-    ]
-    return np.concatenate(parts)
+    size = _TEXTS if ATTENTION_MASK in inputs else _BATCH
+    # Texts of like lengths together: padding costs as much as words.
+    order = (
+        np.argsort(inputs[ATTENTION_MASK].sum(axis=1), kind="stable") if ATTENTION_MASK in inputs else np.arange(count)
+    )
+    parts = []
+    for start in range(0, count, size):
+        rows = order[start : start + size]
+        parts.append(runner.run(without_padding({name: array[rows] for name, array in inputs.items()}))[output])
+    found = np.concatenate(parts)
+    found[order] = found.copy()
+    return found

@@ -1,6 +1,6 @@
 """Texts to tokens, and tokens' vectors back to one per text: what stands before and behind a language encoder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +9,9 @@ from argosy.core.errors import InvalidInput, PluginError
 from argosy.core.tensors import MAX_TEXT_BYTES
 from argosy.data.steps import Array, Arrays, Kernel, PlainStep
 
-_OUTPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ATTENTION_MASK = "attention_mask"
+"""The input that is 1 for tokens and 0 for padding."""
+_OUTPUTS = ("input_ids", ATTENTION_MASK, "token_type_ids")
 _INTEGERS = ("INT64", "INT32")
 # torch.nn.functional.normalize and sentence-transformers use the same floor.
 _SMALLEST_NORM = 1e-12
@@ -93,6 +95,14 @@ def tokenize(step: Tokenize, content: bytes) -> Kernel:
         return kept | {name: made[name] for name in step.outputs}
 
     return run
+
+
+def without_padding(inputs: Mapping[str, Array]) -> Arrays:
+    """Cut a batch of tokens to its own longest text, as if it had been prepared alone; what is no token stays."""
+    if ATTENTION_MASK not in inputs:
+        return dict(inputs)
+    longest = max(1, int(inputs[ATTENTION_MASK].sum(axis=1).max(initial=0)))
+    return {name: array[:, :longest] if name in _OUTPUTS else array for name, array in inputs.items()}
 
 
 def _texts(state: Arrays, step: Tokenize) -> list[str]:

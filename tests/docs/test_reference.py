@@ -140,6 +140,8 @@ FLAGS = {
     "--name",
     "--label",
     "--until",
+    "--strategy",
+    "--workers",
     "--replicas",
     "--port",
     "--prepare",

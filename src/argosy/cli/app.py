@@ -98,11 +98,22 @@ def run(
 
 
 @app.command()
-def train(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
-    """Run up to the trained weights."""
-    from argosy.cli.verbs import run as verb
+def train(
+    project: Annotated[Path, typer.Argument(help="The project file, or the folder it is in.")] = Path(),
+    file: File = Path(),
+    strategy: Annotated[str, typer.Option(help="How workers train together, such as data-parallel.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes that train together, 0: as [train] says.")] = 0,
+    changes: Set = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for weights and report; default: below ARGOSY_HOME.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run up to the trained weights and a report of the training."""
+    from argosy.cli.verbs import train as verb
 
-    verb.run(file, changes, until="train", as_json=as_json)
+    folder = file if project == Path() else project
+    verb.train(folder, changes, strategy=strategy, workers=workers, save=save, as_json=as_json)
 
 
 @app.command()

@@ -91,21 +91,26 @@ def show(reference: str, *, as_json: bool) -> None:
 
 
 def report(reference: str, save: Path | None, *, as_json: bool) -> None:
-    """Show the compression report of a version; with `save`, write it and its picture there."""
+    """Show the compression report of a version; with `save`, write all its reports and pictures there."""
     output = Output(as_json=as_json)
     versions = Workspace().registry.versions
     version = versions.get(reference)
     # Files of a model of one's own are no reports, whatever they are called.
     files = version.manifest.files if version.manifest.format != "python" else ()
-    found = [name for name in files if name.endswith((".json", ".png"))]
+    found = [name for name in files if name.endswith((".json", ".png", ".html", ".svg"))]
     if save is not None:
         for name in found:
             write_atomic(save / name, versions.open_file(version, name))
             output.line(f"wrote {save / name}")
     if "compression.json" not in found:
+        if save is not None and "training.html" in found:
+            output.result({"version": str(version), "files": [str(save / name) for name in found]})
+            return
         raise NotFound(
             f"{version} was not compressed, so it has no compression report; it has: {', '.join(found) or 'none'}",
-            hint="its compressed sibling has one: argosy models list",
+            hint=f"see how it was trained: argosy models report {version} --save report"
+            if "training.html" in found
+            else "its compressed sibling has one: argosy models list",
         )
     plain = msgspec.json.decode(versions.open_file(version, "compression.json"))
     compression_table(output, plain["rows"])

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from argosy.cli.output import Output
-from argosy.cli.project import FILE_NAME, load_project
+from argosy.cli.project import FILE_NAME, Project, load_project
 from argosy.cli.run_view import RunView
 from argosy.cli.verbs.models import compression_table, main_metrics
 from argosy.cli.workspace import Workspace
@@ -58,6 +58,22 @@ def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> 
     output = Output(as_json=as_json)
     project, base = load_project(file, changes)
     workspace = Workspace()
+    result = carried_out(output, workspace, project, base, until)
+    if "compress" in result.executed:
+        search = msgspec.json.decode(workspace.registry.blobs.get(result.records["compress"].outputs["report.json"]))
+        compression_table(output, search["rows"], brief=True)
+    versions = _versions(workspace, result)
+    _show_versions(output, versions)
+    output.result(as_plain(result, versions))
+    for version in versions[-1:]:
+        _check_gates(version)
+    if versions:
+        output.line(f"executed {len(result.executed)} stages in {format_time(result.seconds)}")
+        output.line(f"next: argosy deploy {versions[-1]}" + (f" --file '{file}'" if file != Path() else ""))
+
+
+def carried_out(output: Output, workspace: Workspace, project: Project, base: Path, until: str) -> RunResult:
+    """Say what is to do, do it, and show it live; return what was done."""
     planned = workspace.engine.plan(project, base, until)
     open_steps = [step.stage for step in planned.steps if not step.is_done]
     output.line(
@@ -67,18 +83,7 @@ def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> 
     )
     does = {step.stage: step.does for step in planned.steps}
     with RunView(output, workspace.clock, does) as view:
-        result = workspace.engine.run(project, base, view, until)
-    if "compress" in result.executed:
-        search = msgspec.json.decode(workspace.registry.blobs.get(result.records["compress"].outputs["report.json"]))
-        compression_table(output, search["rows"], brief=True)
-    versions = _versions(workspace, result)
-    _show_versions(output, versions)
-    output.result(_as_plain(result, versions))
-    for version in versions[-1:]:
-        _check_gates(version)
-    if versions:
-        output.line(f"executed {len(result.executed)} stages in {format_time(result.seconds)}")
-        output.line(f"next: argosy deploy {versions[-1]}" + (f" --file '{file}'" if file != Path() else ""))
+        return workspace.engine.run(project, base, view, until)
 
 
 def _versions(workspace: Workspace, result: RunResult) -> list[Version]:
@@ -107,7 +112,8 @@ def _check_gates(version: Version) -> None:
         )
 
 
-def _as_plain(result: RunResult, versions: list[Version]) -> dict[str, Any]:
+def as_plain(result: RunResult, versions: list[Version]) -> dict[str, Any]:
+    """Return what a run did, for `--json`."""
     return {
         "run": result.run,
         "executed": result.executed,

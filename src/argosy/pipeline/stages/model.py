@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from argosy.data.dataset import Dataset
+from argosy.data.text import without_padding
 from argosy.pipeline.context import StageContext
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def measured(module: "nn.Module", dataset: Dataset, part: str) -> dict[str, floa
     with torch.inference_mode():
         for start in range(0, len(y), step):
             rows = slice(start, start + step)
-            outputs = module(*(torch.from_numpy(array[rows]) for array in inputs.values()))
+            given = without_padding({name: array[rows] for name, array in inputs.items()})
+            outputs = module(*(torch.from_numpy(array) for array in given.values()))
             sums += score.sums(outputs, torch.from_numpy(y[rows]))
     return score.values(sums)

@@ -1,0 +1,64 @@
+"""`train`: up to the weights, and a report to look at."""
+
+from pathlib import Path
+
+from argosy.cli.output import Output
+from argosy.cli.project import load_project
+from argosy.cli.verbs.run import as_plain, carried_out
+from argosy.cli.workspace import Workspace
+from argosy.core.files import write_atomic
+from argosy.core.units import format_time
+from argosy.pipeline.context import StageRecord
+from argosy.pipeline.stages.train import HISTORY, PAGE, PICTURE, WEIGHTS
+
+
+def train(
+    folder: Path,
+    changes: list[str] | None,
+    *,
+    strategy: str,
+    workers: int,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Train what the project's file describes; end with where weights and report are."""
+    output = Output(as_json=as_json)
+    chosen = [f"train.strategy={strategy}"] if strategy else []
+    chosen += [f"train.workers={workers}"] if workers else []
+    project, base = load_project(folder, [*(changes or []), *chosen])
+    workspace = Workspace()
+    result = carried_out(output, workspace, project, base, "train")
+    record = result.records["train"]
+    place = save or workspace.settings.home / "trainings" / f"{project.project.name}-{_short(record)}"
+    written = _written(workspace, record, place)
+    _show(output, record, written)
+    output.result({**as_plain(result, []), "files": {name: str(path) for name, path in written.items()}})
+    named = f" --file '{folder}'" if folder != Path() else ""
+    output.line(f"next: argosy run{named}")
+
+
+def _short(record: StageRecord) -> str:
+    return record.outputs[WEIGHTS].removeprefix("sha256:")[:8]
+
+
+def _written(workspace: Workspace, record: StageRecord, place: Path) -> dict[str, Path]:
+    """Write what the training left to `place`, verified; return where each file is."""
+    found = {}
+    for name in (PAGE, PICTURE, WEIGHTS, HISTORY):
+        content = workspace.registry.blobs.get(record.outputs[name])
+        found[name] = place / name
+        write_atomic(found[name], content)
+    return found
+
+
+def _show(output: Output, record: StageRecord, written: dict[str, Path]) -> None:
+    values = record.values
+    metrics = "  ".join(
+        f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in values.items()
+        if isinstance(value, float) and name != "seconds"
+    )
+    output.line(f"[bold]trained[/]  {values['epochs']} epochs in {format_time(values['seconds'])}  {metrics}")
+    output.line(f"  report   {written[PAGE]}")
+    output.line(f"  picture  {written[PICTURE]}")
+    output.line(f"  weights  {written[WEIGHTS]}")

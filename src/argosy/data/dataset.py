@@ -1,8 +1,7 @@
 """A data set: its three parts as callers would send them, the fitted steps, and what the model has to learn."""
 
-import hashlib
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from argosy.core.digest import digest_of, sha256
+from argosy.core.digest import sha256
 from argosy.core.errors import IntegrityError, InvalidInput, NotFound
 from argosy.core.files import write_atomic
 from argosy.core.tensors import Signature, TensorSpec
@@ -18,6 +17,7 @@ from argosy.data.config import DataConfig
 from argosy.data.fit import Fitted, choose_layout, fit_preparation, raw_inputs
 from argosy.data.labels import Target, read_target, target_like
 from argosy.data.language import Language, read_language
+from argosy.data.parts import Split, digest_of_parts, repeated
 from argosy.data.prepare import (
     FinishStep,
     Prepare,
@@ -41,16 +41,6 @@ from argosy.data.tokenizer import TextTokenizer, vocabulary_size
 PARTS = ("train", "validation", "test")
 FILES = "files"
 """The folder of a saved data set with what becomes a file of the version."""
-
-
-class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """One part: raw inputs as a caller sends them, and the answers: int64 class numbers or float32 values."""
-
-    inputs: Arrays
-    y: npt.NDArray[Any]
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,8 +206,8 @@ def build_dataset(config: DataConfig, base: Path, tokenizer: TextTokenizer | Non
         signature_inputs=fitted.specs,
         task=target.task,
         labels=list(target.labels),
-        digest=_digest(splits, fitted, finish, target.task, target.labels),
-        notes=[*target.notes, *fitted.notes, *_repeated(splits)],
+        digest=digest_of_parts(splits, fitted, finish, target.task, target.labels),
+        notes=[*target.notes, *fitted.notes, *repeated(splits)],
         files=fitted.files,
         about=fitted.about,
     )
@@ -232,7 +222,7 @@ def _language_dataset(found: Language) -> Dataset:
         signature_inputs=found.fitted.specs,
         task="language-model",
         labels=[],
-        digest=_digest(splits, found.fitted, [], "language-model", ()),
+        digest=digest_of_parts(splits, found.fitted, [], "language-model", ()),
         notes=list(found.fitted.notes),
         files=found.fitted.files,
         about=found.fitted.about,
@@ -348,48 +338,6 @@ def _unit(target: Target, rows: Indices) -> dict[str, float]:
         return {}
     y = target.y[rows].astype(np.float64)
     return {"offset": float(y.mean()), "scale": float(y.std()) or 1.0}
-
-
-def _repeated(splits: Mapping[str, Split]) -> list[str]:
-    """Tell of test rows that also stand in training: they make a model look better than it is."""
-    seen = set(_row_hashes(splits["train"]))
-    again = sum(row in seen for row in _row_hashes(splits["test"]))
-    share = again / max(1, len(splits["test"]))
-    return [f"{again} test rows ({share:.1%}) also stand in the training part, input and label"] if again else []
-
-
-def _row_hashes(part: Split) -> Iterator[bytes]:
-    arrays: list[Array] = [*part.inputs.values(), part.y]
-    plain = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays if a.dtype.kind != "O"]
-    texts = [array for array in arrays if array.dtype.kind == "O"]
-    for row in range(len(part)):
-        content = b"".join(array[row].tobytes() for array in plain)
-        content += repr([array[row].tolist() for array in texts]).encode()
-        yield hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _digest(
-    splits: Mapping[str, Split],
-    fitted: Fitted,
-    finish: list[FinishStep],
-    task: str,
-    labels: Sequence[str],
-) -> str:
-    """Return one digest over everything that decides what a model sees."""
-    parts = {
-        name: {**{key: _array_digest(array) for key, array in part.inputs.items()}, "": _array_digest(part.y)}
-        for name, part in splits.items()
-    }
-    steps, files = steps_to_plain(fitted.steps), [sha256(content) for content in fitted.files.values()]
-    return digest_of([parts, steps, steps_to_plain(finish), fitted.specs, task, labels, *([files] if files else [])])
-
-
-def _array_digest(array: Array) -> str:
-    """Return a digest over dtype, shape and values, however the array lies in memory."""
-    if array.dtype.kind == "O":
-        return digest_of([list(array.shape), array.ravel().tolist()])
-    head = f"{array.dtype.str} {array.shape} ".encode()
-    return sha256(head + np.ascontiguousarray(array).tobytes())
 
 
 def _split_of(arrays: dict[str, Array]) -> Split:

@@ -163,7 +163,6 @@ def _template(name: str, data: Path | None, label: str) -> str:
     return (
         f'[project]\nname = "{name}"\n\n'
         f'[data]\ntrain = "{source}"\nlabel = "{guessed}"\n\n'
-        '[model]\nfamily = "mlp"\n\n'
         "[train]\nepochs = 30\n\n"
         '[evaluate]\naccuracy = ">= 0.8"\n'
     )

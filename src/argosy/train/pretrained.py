@@ -93,6 +93,12 @@ def build_pretrained(
             f"[model] init names a model of texts, but the data has samples of {given}",
             hint='name the column of texts: [data] text = "..."',
         )
+    if outputs == given.vocabulary:
+        raise InvalidInput(
+            "[model] init names a folder, but a language model can't start from one yet",
+            hint="leave init out, or name a .safetensors file of the built model's weights",
+            code="unsupported_model",
+        )
     try:
         import transformers
     except ModuleNotFoundError as error:

@@ -1,5 +1,6 @@
 """How fast the links between ranks are, measured through the transport itself in a few hundred milliseconds."""
 
+import itertools
 import math
 
 import msgspec
@@ -78,14 +79,10 @@ def measure_links(transport: TcpTransport, *, clock: Clock | None = None) -> Lin
             if transport.rank in (one, other):
                 _measure(transport, one, other, found, timing)
     transport.all_reduce(found)
-    between = {
-        f"{source}>{target}": Link(
-            bytes_s=float(found[source, target, 0]), round_trip_s=float(found[source, target, 1])
-        )
-        for source in range(size)
-        for target in range(size)
-        if source != target
-    }
+    between = {}
+    for source, target in itertools.permutations(range(size), 2):
+        bytes_s, round_trip_s = found[source, target].tolist()
+        between[f"{source}>{target}"] = Link(bytes_s=bytes_s, round_trip_s=round_trip_s)
     return Links(world_size=size, between=between)
 
 

@@ -244,7 +244,7 @@ class _Own:
 
     The outer step is linear in its gradients. So parameters that are moved by the late mean of all deltas, plus one
     n-th of the newest own delta, minus one n-th of the one before (equation 2 of "Eager updates"), are the sum of
-    common parameters, moved by the first, and an own offset, moved by the rest. The common ones stay equal on all ranks.
+    common parameters, moved by the first, and an own offset, moved by the rest. The common ones stay equal everywhere.
     """
 
     def __init__(self, parameters: Flat, step: OuterStep) -> None:
@@ -300,3 +300,11 @@ def choose_interval(
         raise InvalidInput(f"steps of {step_s:g} s and a share of {share:g} make no sense", code="bad_interval")
     steps = all_reduce_s(link, wire_bytes, world_size) / (share * step_s)
     return max(1, min(most, math.ceil(steps)))
+
+
+def choose_delay(step_s: float, wire_bytes: float, link: Link, *, world_size: int = 2, slack: float = 1.5) -> int:
+    """Return after how many inner steps deltas that are exchanged meanwhile have come, with some time to spare.
+
+    The sooner they are used the better: the test of convergence shows what a delay costs.
+    """
+    return max(1, math.ceil(slack * all_reduce_s(link, wire_bytes, world_size) / step_s))

@@ -1,3 +1,4 @@
+# ruff: noqa: N803, N806 - shape suffixes
 """Gradients as products of two thin factors. Source: Vogels, Karimireddy, Jaggi 2019, "PowerSGD: practical low-rank
 gradient compression for distributed optimization", algorithms 1 and 2.
 

@@ -328,7 +328,7 @@ def models_report(
     save: Annotated[Path | None, typer.Option(help="Folder to write the pictures and reports to.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a version was compressed: every candidate that was measured, and the picture."""
+    """Show how a version was compressed: every candidate; with --save, also how it was trained, with pictures."""
     from argosy.cli.verbs import models as verb
 
     verb.report(version, save, as_json=as_json)

@@ -46,6 +46,11 @@ class Samples:
         """What a model is given for one sample."""
         return ModelInput(shape=self.input_shape, more=tuple(tuple(tensor.shape[1:]) for tensor in self.more))
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many samples a model is given together where nothing is trained."""
+        return 1024
+
     def __len__(self) -> int:
         """How many samples the training part has."""
         return len(self.y)
@@ -91,6 +96,11 @@ class TextSamples(Samples):
         """What a model is given for one sample."""
         return ModelInput(shape=self.input_shape, vocabulary=self.vocabulary, pad_id=self.pad_id)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Few: attention's memory grows with the square of the length."""
+        return 32
+
     def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return token numbers and mask (both int64 [b, t]) for `rows` of the training part."""
         return _padded(self.x, self.lengths, rows)
@@ -108,6 +118,11 @@ class LanguageSamples(Samples):
     def given(self) -> ModelInput:
         """What a model is given for one sample."""
         return ModelInput(shape=self.input_shape, vocabulary=self.outputs)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Few: for each token there are as many logits as known tokens."""
+        return 8
 
     def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return token numbers and mask (both int64 [b, t]) for `rows` of the training part. All blocks are full."""

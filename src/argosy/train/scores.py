@@ -12,6 +12,8 @@ from torch.nn import functional as F  # noqa: N812 - what every reader of torch 
 
 from argosy.train.samples import Samples
 
+_MOST_CLASSES = 200
+
 
 class Score(Protocol):
     """Metrics of one task. `name` is the one that decides which epoch is best."""
@@ -43,23 +45,31 @@ def score_for(task: str, outputs: int, unit: float = 1.0) -> Score:
 
 
 class OfClasses:
-    """Accuracy, and F1 averaged over the classes that occur: of each class the hits, its samples, and its answers."""
+    """Accuracy, and F1 averaged over the classes that occur: of each class the hits, its samples, and its answers.
+
+    Of very many classes the accuracy alone, so that ranks have little to add up.
+    """
 
     name = "accuracy"
     is_higher_better = True
 
     def __init__(self, classes: int) -> None:
-        self.size = 3 * classes
+        self._has_f1 = classes <= _MOST_CLASSES
+        self.size = 3 * classes if self._has_f1 else 2
         self._classes = classes
 
     def sums(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Return 3 * classes counts for outputs [b, k] and class numbers [b]."""
+        """Return counts for outputs [b, k] and class numbers [b]: by class, or hits and samples."""
         chosen_b = outputs.argmax(dim=1)
+        if not self._has_f1:
+            return torch.tensor([float((chosen_b == y).sum()), float(len(y))], dtype=torch.float64)
         counted = (y[chosen_b == y], y, chosen_b)
         return torch.cat([torch.bincount(part, minlength=self._classes) for part in counted]).to(torch.float64)
 
     def values(self, sums: Tensor) -> dict[str, float]:
         """Return accuracy and f1."""
+        if not self._has_f1:
+            return {"accuracy": float(sums[0] / sums[1])}
         hits_k, members_k, answers_k = sums.reshape(3, -1)
         occurring_k = members_k + answers_k
         f1_k = 2 * hits_k[occurring_k > 0] / occurring_k[occurring_k > 0]

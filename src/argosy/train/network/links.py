@@ -12,9 +12,10 @@ from argosy.train.network.transport import TcpTransport
 _PINGS = 8
 _FIRST_BYTES = 1 << 16
 _MOST_BYTES = 1 << 28
-_ENOUGH_S = 0.05
-"""A transfer that takes so long says enough: longer than the start of a connection at 20 ms of delay."""
-_ENOUGH_DELAYS = 8
+_ENOUGH_S = 0.04
+"""A transfer that takes so long says enough, if the delay is short."""
+_ENOUGH_DELAYS = 4
+_MOST_TRANSFERS = 6
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +70,7 @@ def all_reduce_s(link: Link, wire_bytes: float, world_size: int) -> float:
 def measure_links(transport: TcpTransport, *, clock: Clock | None = None) -> Links:
     """Measure, one pair of ranks after the other, the links of all; all ranks call it and get the same result.
 
-    Each pair takes about 0.3 s; pairs that share no rank measure at the same time.
+    Each pair takes 0.3 to 0.6 s, more at delays of tens of milliseconds; pairs that share no rank measure at once.
     """
     timing = clock or SystemClock()
     size = transport.world_size
@@ -104,45 +105,67 @@ def _tournament(size: int) -> list[list[tuple[int, int]]]:
 
 
 def _measure(transport: TcpTransport, one: int, other: int, found: np.ndarray, clock: Clock) -> None:
-    round_trip_s = min(_ping(transport, one, other, clock) for _ in range(_PINGS))
+    round_trip_s = _round_trip(transport, one, other, clock)
     for source, target in ((one, other), (other, one)):
         bytes_s = _transfer(transport, source, target, round_trip_s, clock)
         if transport.rank == source:
             found[source, target] = bytes_s, round_trip_s
 
 
-def _ping(transport: TcpTransport, one: int, other: int, clock: Clock) -> float:
-    """Return the seconds for a number to go there and back, as rank `one` sees it; on `other` something about it."""
+def _round_trip(transport: TcpTransport, one: int, other: int, clock: Clock) -> float:
+    """Return the seconds for a number to go there and back, as rank `one` sees it: the other may have had it before."""
+    least_s = math.inf
     number = np.zeros(1)
-    begun = clock.monotonic()
+    for _ in range(_PINGS):
+        begun = clock.monotonic()
+        if transport.rank == one:
+            transport.send(number, other)
+            transport.receive(number, other)
+        else:
+            transport.receive(number, one)
+            transport.send(number, one)
+        least_s = min(least_s, clock.monotonic() - begun)
+    number[0] = least_s
     if transport.rank == one:
         transport.send(number, other)
-        transport.receive(number, other)
     else:
         transport.receive(number, one)
-        transport.send(number, one)
-    return clock.monotonic() - begun
+    return float(number[0])
 
 
 def _transfer(transport: TcpTransport, source: int, target: int, round_trip_s: float, clock: Clock) -> float:
     """Return the bytes per second from `source` to `target`; right on `source` only."""
-    size_bytes = _FIRST_BYTES
-    verdict = np.zeros(1)  # 1: enough
-    while True:
+    size_bytes, long_enough = _FIRST_BYTES, max(_ENOUGH_S, _ENOUGH_DELAYS * round_trip_s)
+    rates: list[float] = []  # of transfers of the last size
+    verdict = np.zeros(1)  # bytes of the next transfer, or 0
+    while size_bytes:
         values = np.zeros(size_bytes // 8)
         begun = clock.monotonic()
         if transport.rank == source:
             transport.send(values, target)
             transport.receive(verdict, target)  # all has arrived
             taken_s = max(clock.monotonic() - begun - round_trip_s, 1e-9)
-            is_enough = taken_s > max(_ENOUGH_S, _ENOUGH_DELAYS * round_trip_s) or size_bytes >= _MOST_BYTES
-            verdict[0] = float(is_enough)
+            rates.append(size_bytes / taken_s)
+            if taken_s < long_enough and size_bytes < _MOST_BYTES and len(rates) == 1:
+                # A token bucket lets a short transfer pass at any speed, so its figure doesn't count.
+                growth = min(8.0, max(2.0, 1.3 * long_enough / taken_s))
+                size_bytes, rates = round(growth * size_bytes), []
+            elif not _still_grows(rates):
+                size_bytes = 0
+            verdict[0] = size_bytes
             transport.send(verdict, target)
         else:
             transport.receive(values, source)
             transport.send(verdict, source)
             transport.receive(verdict, source)
-            taken_s = 1.0
-        if verdict[0]:
-            return size_bytes / taken_s
-        size_bytes *= 4
+            size_bytes = int(verdict[0])
+    return max(rates, default=0.0)
+
+
+def _still_grows(rates: list[float]) -> bool:
+    """Return whether another transfer is worth its time.
+
+    A connection speeds up over its first delays, and one lost packet can make it wait: so a figure counts when the
+    next transfer doesn't better it much.
+    """
+    return len(rates) < 2 or (rates[-1] > 1.2 * max(rates[:-1]) and len(rates) < _MOST_TRANSFERS)

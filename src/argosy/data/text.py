@@ -71,7 +71,7 @@ def check_tokenize(step: Tokenize) -> None:
 def tokenize(step: Tokenize, content: bytes) -> Kernel:
     """Return the function of a `Tokenize` step; `content` is its file. Raises InvalidInput, or PluginError."""
     check_tokenize(step)
-    encode = _encoder(content, step.max_length, "right" if step.keep == "start" else "left")
+    encode = _encoder(content, step)
     dtype = np.dtype(step.datatype.lower())
 
     def run(state: Arrays) -> Arrays:
@@ -130,7 +130,7 @@ def _text(item: Any, row: int, step: Tokenize) -> str:
     return text
 
 
-def _encoder(content: bytes, max_length: int, cut: str) -> Callable[[Sequence[str]], list[list[int]]]:
+def _encoder(content: bytes, step: Tokenize) -> Callable[[Sequence[str]], list[list[int]]]:
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as error:
@@ -142,7 +142,7 @@ def _encoder(content: bytes, max_length: int, cut: str) -> Callable[[Sequence[st
     try:
         tokenizer = Tokenizer.from_buffer(content)
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length, direction=cut)
+        tokenizer.enable_truncation(step.max_length, **({"direction": "left"} if step.keep == "end" else {}))
     except BaseException as error:
         raise _refused(error, "the version's tokenizer can't be read") from error
 

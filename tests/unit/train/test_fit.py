@@ -10,6 +10,7 @@ from argosy.train.config import TrainConfig
 from argosy.train.families.mlp import MlpOptions
 from argosy.train.families.mlp import build as build_mlp
 from argosy.train.fit import answers_of, fit
+from argosy.train.inputs import ModelInput
 from ranks import save_table
 
 

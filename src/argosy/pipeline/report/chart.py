@@ -166,9 +166,10 @@ def marks(low: float, high: float, most: int = 6) -> list[float]:
     >>> marks(0.13, 0.92)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    if high <= low:
-        # Beside a value as large as float64 holds nothing else is different.
-        room = max(abs(low) * 0.1, 1e-9)
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, 1e-300):
+        # Values that differ by rounding only are one value, with room on both sides.
+        room = max(0.1 * largest, 1e-9)
         low, high = low - room, high + room
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))

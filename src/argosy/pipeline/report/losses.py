@@ -28,8 +28,6 @@ class LossCurve:
     def __init__(self, path: Path, report: Reporter) -> None:
         self._path, self._report = path, report
         self._places: list[_Place] = []
-        self._epoch = 0
-        self._seen = self._mean = 0.0
         self._unsaved = 0
         try:
             self._places = msgspec.json.decode(path.read_bytes(), type=list[_Place])
@@ -52,18 +50,19 @@ class LossCurve:
         if not epochs:
             return
         per_epoch = total / epochs
-        epoch = max(0, math.ceil(step / per_epoch - 1e-9) - 1)
-        seen = step - epoch * per_epoch
+        start = max(0, math.ceil(step / per_epoch - 1e-9) - 1) * per_epoch
         while self._places and self._places[-1].step >= step:  # a checkpoint was gone back to
             self._places.pop()
-            self._epoch = -1
-        before = self._seen if epoch == self._epoch else 0.0
-        mean_before = self._mean if epoch == self._epoch else 0.0
-        steps = seen - before
-        self._epoch, self._seen, self._mean = epoch, seen, mean
-        if steps <= 0:
+        known, summed = 0.0, 0.0
+        for place in reversed(self._places):
+            inside = min(place.steps, place.step - start)  # joined places may have begun in the epoch before
+            if inside <= 1e-9:
+                break
+            known, summed = known + inside, summed + place.loss * inside
+        steps = step - start - known
+        if steps <= 1e-9:
             return
-        self._places.append(_Place(step, (mean * seen - mean_before * before) / steps, steps))
+        self._places.append(_Place(step, (mean * (step - start) - summed) / steps, steps))
         if len(self._places) > _MOST:
             self._places = [_joined(*self._places[n : n + 2]) for n in range(0, len(self._places), 2)]
         self._unsaved += 1

@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from argosy.core.errors import ArgosyError, Internal, NotFound
+from argosy.core.errors import ArgosyError, Internal, InvalidInput, NotFound, Unavailable
 from argosy.operate.view import Observer
 from argosy.registry.registry import Registry
+from argosy.registry.versions import Version
 
 Policy = Literal["read"]
 """Who may use a route. Everything here only reads; acting needs roles, which come with access control."""
@@ -24,7 +25,12 @@ _NO_SCRIPTS_FROM_ELSEWHERE = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
-_STATUS = {"not_found": 404, "invalid_input": 400, "unavailable": 503}
+_REPORT = "training.html"
+# A report has its style in itself. A script in it would be no report of ours, and is not run.
+_OF_REPORTS = _NO_SCRIPTS_FROM_ELSEWHERE | {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+}
+_STATUS: dict[type[ArgosyError], int] = {NotFound: 404, InvalidInput: 400, Unavailable: 503}
 _MOST_ENTRIES = 200
 
 
@@ -50,9 +56,18 @@ class Admin:
                 "size_bytes": version.manifest.size_bytes,
                 "passed": version.manifest.evaluation.passed,
                 "metrics": version.manifest.evaluation.metrics,
+                "has_report": _has_report(version),
             }
             for version in reversed(self._registry.versions.list())
         ]
+
+    def report(self, query: Mapping[str, str]) -> Response:
+        """Return the page about the training of `version`. Raises NotFound."""
+        version = self._registry.versions.get(query.get("version", ""))
+        if not _has_report(version):
+            raise NotFound(f"{version} has no report of a training")
+        content = self._registry.versions.open_file(version, _REPORT)
+        return Response(content, 200, _OF_REPORTS, media_type="text/html")
 
     def entries(self, _: Mapping[str, str]) -> Any:
         """Return the newest entries of the log, newest first, without their data."""
@@ -61,6 +76,11 @@ class Admin:
         found = list(log.entries(after=max(0, log.head - _MOST_ENTRIES)))
         names = ("seq", "time", "actor", "kind", "subject")
         return [{name: getattr(entry, name) for name in names} for entry in reversed(found)]
+
+
+def _has_report(version: Version) -> bool:
+    # Files of a model of one's own are its code, whatever they are called.
+    return version.manifest.format != "python" and _REPORT in version.manifest.files
 
 
 def create_app(registry: Registry, observer: Observer, host: str, port: int) -> Starlette:
@@ -74,6 +94,7 @@ def create_app(registry: Registry, observer: Observer, host: str, port: int) -> 
         ("/api/state", "read", admin.state),
         ("/api/versions", "read", admin.versions),
         ("/api/log", "read", admin.entries),
+        ("/report", "read", admin.report),
     ]
     return Starlette(routes=[_route(path, policy, what, allowed) for path, policy, what in table])
 
@@ -88,9 +109,11 @@ def _route(path: str, policy: Policy, what: Callable[[Mapping[str, str]], Any] |
         if isinstance(what, str):
             return _file(what)
         try:
-            return _json(200, await run_in_threadpool(what, request.query_params))
+            found = await run_in_threadpool(what, request.query_params)
+            return found if isinstance(found, Response) else _json(200, found)
         except ArgosyError as error:
-            return _json(_STATUS.get(error.code, 500), {"error": error.as_dict()})
+            status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+            return _json(status, {"error": error.as_dict()})
 
     return Route(path, endpoint, methods=["GET"])
 

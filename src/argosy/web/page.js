@@ -81,6 +81,13 @@ function drawEndpoint(endpoint, now) {
   return card;
 }
 
+function reportOf(version) {
+  const link = make("a", "", version);
+  link.href = `/report?version=${encodeURIComponent(version)}`;
+  link.title = "how it was trained";
+  return link;
+}
+
 const when = (seconds) => new Date(seconds * 1000).toLocaleString();
 const rows = (id, list, cells) => document.getElementById(id).replaceChildren(...list.map((item) => make("tr", "", ...cells(item).map((c) => make("td", "", c)))));
 const get = async (path) => (await fetch(path)).json();
@@ -100,7 +107,7 @@ async function look() {
 
 async function lookAtTheRest() {
   const [versions, log] = await Promise.all([get("/api/versions"), get("/api/log")]);
-  rows("versions", versions, (v) => [v.version, v.role, v.passed ? "passed" : "failed", Object.entries(v.metrics).slice(0, 1).map(([n, x]) => `${n} ${x.toPrecision(4)}`).join(" "), `${(v.size_bytes / 1000).toFixed(0)} kB`, when(v.created)]);
+  rows("versions", versions, (v) => [v.has_report ? reportOf(v.version) : v.version, v.role, v.passed ? "passed" : "failed", Object.entries(v.metrics).slice(0, 1).map(([n, x]) => `${n} ${x.toPrecision(4)}`).join(" "), `${(v.size_bytes / 1000).toFixed(0)} kB`, when(v.created)]);
   rows("log", log, (e) => [String(e.seq), when(e.time), e.actor, e.kind, e.subject]);
 }
 

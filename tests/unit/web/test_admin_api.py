@@ -8,8 +8,10 @@ from starlette.testclient import TestClient
 from argosy.core.clock import FakeClock
 from argosy.core.config import load_settings
 from argosy.core.errors import Conflict, Internal, InvalidInput
+from argosy.core.tensors import Signature, TensorSpec
 from argosy.operate.view import SystemView
 from argosy.registry.registry import Registry
+from argosy.registry.versions import Evaluation, FileRef, Manifest
 from argosy.web import app as web
 from argosy.web.server import bind
 
@@ -77,3 +79,44 @@ def test_a_port_in_use_is_said():
         taken.listen()
         with pytest.raises(Conflict, match="in use"):
             bind("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.fixture
+def trained(client, tmp_path):
+    """Two versions, the first with a report of its training; return what asks for one of them."""
+    registry = Registry(load_settings({"ARGOSY_HOME": str(tmp_path)}), clock=FakeClock())
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+    for files in ({"model.onnx": b"m", "training.html": b"<!doctype html><title>a</title>"}, {"model.onnx": b"n"}):
+        references = {n: FileRef(digest=registry.blobs.put(c), size_bytes=len(c)) for n, c in files.items()}
+        registry.versions.publish(
+            Manifest(
+                name="digits",
+                created=1.0,
+                role="original",
+                task="tensor",
+                signature=Signature(inputs=(spec,), outputs=(spec,)),
+                files=references,
+                evaluation=Evaluation(kind="self-check", passed=True),
+            )
+        )
+    return lambda version: client.get("/report", params={"version": version})
+
+
+@pytest.mark.capability("M3", "T6")
+def test_the_report_of_a_training_is_a_page_that_can_run_nothing(client, trained):
+    answer = trained("digits:1")
+    assert answer.text == "<!doctype html><title>a</title>"
+    assert answer.headers["content-type"].startswith("text/html")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "script" not in policy
+    told = {version["version"]: version["has_report"] for version in client.get("/api/versions").json()}
+    assert told == {"digits:1": True, "digits:2": False}
+
+
+@pytest.mark.parametrize("version", ["digits:2", "digits:9", "cats", ""])
+def test_a_version_without_a_report_is_told(trained, version):
+    answer = trained(version)
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["message"]

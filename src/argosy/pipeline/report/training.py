@@ -106,7 +106,7 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     def _facts(self) -> list[tuple[str, str]]:
         facts = [(f"validation {_named(self.metric)}" if self.metric != "loss" else "loss", _value(self.best))]
         facts += [(_named(name), _value(value)) for name, value in list(self.tested.items())[:1]]
-        facts.append(("epochs", f"{len(self.history)}" + (f", best {self.best_epoch}" if self.best_epoch else "")))
+        facts.append((f"epochs, best is {self.best_epoch}" if self.best_epoch else "epochs", str(len(self.history))))
         facts += [("steps", f"{self.steps:,}"), ("time", format_time(self.seconds))]
         if self.samples.get("train"):
             facts.append(("training samples", f"{self.samples['train']:,}"))

@@ -86,10 +86,9 @@ def _settings(context: StageContext) -> dict[str, Any]:
     found: dict[str, Any] = {}
     always = ("strategy", "workers", "optimizer", "learning_rate", "batch_size", "schedule")
     for section, struct in (("model", context.recipe.model), ("train", context.recipe.train)):
-        # omit_defaults: only what differs from them is in there.
-        said = msgspec.to_builtins(struct)
+        usual = plain(type(struct)())
         for name, value in plain(struct).items():
-            if name in said or (section == "train" and name in always):
+            if value != usual[name] or (section == "train" and name in always):
                 found[f"{section}.{name}"] = value
     return found
 

@@ -47,7 +47,7 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     def charts(self) -> list[Chart]:
         """Return the loss and, when there is a validation part, the metric, over epochs."""
         found = [self._loss()]
-        if self.metric != "loss":
+        if self.metric != "loss" and len(self.history) > 1:  # a single point is no curve: its value stands above
             found.append(self._metric())
         return found
 
@@ -106,7 +106,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     def _facts(self) -> list[tuple[str, str]]:
         facts = [(f"validation {_named(self.metric)}" if self.metric != "loss" else "loss", _value(self.best))]
         facts += [(_named(name), _value(value)) for name, value in list(self.tested.items())[:1]]
-        facts.append((f"epochs, best is {self.best_epoch}" if self.best_epoch else "epochs", str(len(self.history))))
+        epochs = len(self.history)
+        facts.append((f"epochs, best is {self.best_epoch}" if epochs > 1 else "epochs", str(epochs)))
         facts += [("steps", f"{self.steps:,}"), ("time", format_time(self.seconds))]
         if self.samples.get("train"):
             facts.append(("training samples", f"{self.samples['train']:,}"))

@@ -59,7 +59,8 @@ class Block(nn.Module):
         """Return [b, t, d]; `seen` as for `Attention`."""
         x_btd = x_btd + self.dropout(self.attention(self.attention_norm(x_btd), seen))
         inner = F.gelu(self.up(self.network_norm(x_btd)), approximate=self.gelu)
-        return x_btd + self.dropout(self.down(self.dropout(inner)))
+        y_btd: Tensor = x_btd + self.dropout(self.down(self.dropout(inner)))
+        return y_btd
 
 
 def initialize(module: nn.Module, layers: int) -> None:

@@ -38,7 +38,7 @@ def _row_hashes(part: Split) -> Iterator[bytes]:
     texts = [array for array in arrays if array.dtype.kind == "O"]
     for row in range(len(part)):
         content = b"".join(array[row].tobytes() for array in plain)
-        content += repr([array[row].tolist() for array in texts]).encode()
+        content += repr([array[row : row + 1].tolist() for array in texts]).encode()
         yield hashlib.blake2b(content, digest_size=16).digest()
 
 

@@ -24,8 +24,10 @@ def sole_texts(columns: Mapping[str, Array], asked: Sequence[str] = ()) -> str:
     if len(left) != 1:
         return ""
     column = columns[left[0]]
-    is_one = column.ndim == 1 and is_text(column) and useless(left[0], column) and are_sentences(column)
-    return left[0] if is_one else ""
+    if column.ndim > 1 or not is_text(column) or not are_sentences(column):
+        return ""
+    # A few phrases that come again and again are categories.
+    return left[0] if len(set(column.tolist())) * 2 > len(column) else ""
 
 
 def clean_texts(column: Array, name: str) -> Array:

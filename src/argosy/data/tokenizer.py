@@ -3,6 +3,7 @@
 Both end as a Hugging Face `tokenizer.json`, a file of the version, which the step `Tokenize` runs. Needs `tokenizers`.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """The first tokens of every tokenizer trained here; a text stands between [CLS] and [SEP]."""
 DEFAULT_LENGTH = 256
 _PADS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
+# Where letters inside of words are moved to while pieces are found: Unicode's planes for private use.
+_INSIDE, _MOST_LETTERS = 0xF0000, 0x1FFFD
 # Rarer pieces say nothing that a network could learn from few texts.
 _LEAST = 2
 
@@ -43,35 +46,70 @@ def train_tokenizer(texts: Iterable[str], kind: str, vocabulary: int) -> TextTok
     Sources: Schuster and Nakajima 2012 (WordPiece), Sennrich et al. 2016 (BPE), both as `tokenizers` implements them.
     """
     try:
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+        from tokenizers import processors
     except ModuleNotFoundError as error:
         raise missing(error, "text") from error
-    trainer: Any
-    if kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - a token of a text
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=vocabulary, min_frequency=_LEAST, special_tokens=list(MARKS), show_progress=False
-        )
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            min_frequency=_LEAST,
-            special_tokens=list(MARKS),
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = (_wordpiece if kind == "wordpiece" else _byte_pairs)(texts, vocabulary)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         special_tokens=[(mark, tokenizer.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")],
     )
     return TextTokenizer(content=tokenizer.to_str().encode(), pad_id=tokenizer.token_to_id("[PAD]"))
+
+
+def _byte_pairs(texts: Iterable[str], vocabulary: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=_LEAST,
+        special_tokens=list(MARKS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _wordpiece(texts: Iterable[str], vocabulary: int) -> Any:
+    """Train word pieces, which is BPE whose letters inside of a word are others than those it begins with.
+
+    The library's own trainer numbers these in the order of a table that is another one each time, and breaks ties by
+    the numbers. So letters inside of words are moved to another part of Unicode, plain BPE numbers all in their
+    order, and the pieces get their ## afterwards.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - a token of a text
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    words: Counter[str] = Counter()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text)
+        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    inside = {letter: chr(_INSIDE + place) for place, letter in enumerate(sorted(set("".join(words)))[:_MOST_LETTERS])}
+    letters = {moved: letter for letter, moved in inside.items()}
+    pairs = Tokenizer(models.BPE())
+    pairs.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, min_frequency=_LEAST, special_tokens=list(MARKS), show_progress=False
+    )
+    moved = ((word[0] + "".join(inside.get(letter, "") for letter in word[1:]), n) for word, n in sorted(words.items()))
+    pairs.train_from_iterator((" ".join([word] * n) for word, n in moved), trainer)
+
+    def named(piece: str) -> str:
+        if piece in MARKS:
+            return piece
+        return ("##" if piece[0] in letters else "") + "".join(letters.get(letter, letter) for letter in piece)
+
+    vocab = {named(piece): number for piece, number in pairs.get_vocab().items()}
+    tokenizer.model = models.WordPiece(vocab, unk_token="[UNK]")  # noqa: S106
+    tokenizer.add_special_tokens(list(MARKS))
+    return tokenizer
 
 
 def read_tokenizer(path: Path, *, lowercase: bool = False) -> TextTokenizer:

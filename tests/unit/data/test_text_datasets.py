@@ -139,7 +139,7 @@ def test_rows_without_a_text_are_left_out_and_said(texts):
     dataset = build(texts, "gaps.csv")
     assert sum(len(part) for part in dataset.splits.values()) == len(found) - 2
     assert "2 rows are left out: their text 'text' is empty" in dataset.notes
-    write_csv(texts / "none.csv", [""] * 20, labels[:20])
+    write_csv(texts / "none.csv", ["  "] * 20, labels[:20])
     with pytest.raises(InvalidInput, match="'text' is empty in every row"):
         build(texts, "none.csv", text="text")
 

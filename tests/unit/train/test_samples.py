@@ -97,10 +97,12 @@ def test_a_batch_of_texts_is_padded_to_its_own_longest(texts):
 
 
 @pytest.mark.capability("T1", "B1")
-@pytest.mark.parametrize("family", ["transformer", "lstm"])
-def test_two_ranks_learn_texts_as_one_process_does(texts, family):
+@pytest.mark.parametrize(
+    ("family", "options"), [("transformer", {"width": 16, "layers": 1, "dropout": 0.0}), ("lstm", {"hidden": 16})]
+)
+def test_two_ranks_learn_texts_as_one_process_does(texts, family, options):
     samples = samples_of(texts, torch.float64)
-    asked = ModelConfig(family=family, options={"width": 16, "layers": 1, "dropout": 0.0})
+    asked = ModelConfig(family=family, options=options)
 
     def build():
         return build_model(asked, Path(), samples.given, samples.outputs, 0).double()

@@ -1,6 +1,7 @@
 """`argosy train` and what it leaves; language models and graphs from their files to an endpoint."""
 
 import json
+import random
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -15,7 +16,21 @@ train = "table.csv"
 epochs = 6
 """
 
-VERSE = "the cat sat on the mat and the dog ran to the big red barn. "
+WORDS = (
+    ("the", "a"),
+    ("cat", "dog", "horse"),
+    ("sat on", "ran to", "saw"),
+    ("the", "a"),
+    ("big", "old"),
+    ("red barn.",),
+)
+
+
+def verses(count):
+    """Return sentences that can be foretold but for the choice of words."""
+    draw = random.Random(1)
+    return " ".join(" ".join(draw.choice(words) for words in WORDS) for _ in range(count))
+
 
 WRITER = """[project]
 name = "writer"
@@ -29,9 +44,9 @@ options = { width = 32, layers = 1, heads = 2 }
 [train]
 epochs = 3
 batch_size = 8
-learning_rate = 1e-2
+learning_rate = 5e-3
 [evaluate]
-perplexity = "<= 2.0"
+perplexity = "<= 2.5"
 """
 
 GRAPHS = """[project]
@@ -78,18 +93,18 @@ def test_train_takes_a_folder_and_leaves_weights_and_a_report(installed):
     assert kept.read_bytes() == (installed.folder / "out" / "weights.safetensors").read_bytes()
 
     assert "is not known" in installed.refused("train", "project", "--strategy", "best")
-    assert "no file" in installed.refused("train", "nowhere").lower()
+    assert "there is no 'nowhere'" in installed.refused("train", "nowhere")
 
 
 @pytest.mark.slow
 @pytest.mark.capability("B1", "D1", "E1", "F1")
 def test_a_language_model_goes_from_a_text_file_to_an_endpoint_that_says_what_comes_next(installed):
-    (installed.folder / "verse.txt").write_text(VERSE * 400)
+    (installed.folder / "verse.txt").write_text(verses(700))
     (installed.folder / "argosy.toml").write_text(WRITER)
     ran = installed.json("run")
     (version,) = ran["versions"]
     assert version["passed"]
-    assert version["metrics"]["perplexity"] < 2.0
+    assert version["metrics"]["perplexity"] < 2.5
     assert ran["values"]["train"]["test_perplexity"] == pytest.approx(version["metrics"]["perplexity"], rel=0.05)
     installed.ok("models", "report", "writer:1", "--save", "report")
     page = (installed.folder / "report" / "training.html").read_text()
@@ -97,16 +112,16 @@ def test_a_language_model_goes_from_a_text_file_to_an_endpoint_that_says_what_co
     assert "temperature" in page
 
     installed.ok("deploy", "writer:1", "--now", "--port", "0")
-    beginning = "the dog ran to the big re"
+    beginning = "the dog ran to the big r"
     told = installed.json("predict", "writer", json.dumps({"text": [beginning, "cat", "x"]}))["outputs"]
     logits, nats = np.array(told["logits"]), np.array(told["nats"])
     assert logits.shape == (3, 257)
     tokenizer = (installed.folder / "report" / "tokenizer.json").read_text()
-    assert int(logits[0].argmax()) == json.loads(tokenizer)["model"]["vocab"]["d"]
+    assert int(logits[0].argmax()) == json.loads(tokenizer)["model"]["vocab"]["e"]
     assert nats[0] < 1.5
     assert nats[2] == 0.0
     # Longer than the context: its end is what counts.
-    long = installed.json("predict", "writer", json.dumps({"text": [VERSE * 9 + beginning]}))["outputs"]
+    long = installed.json("predict", "writer", json.dumps({"text": [f"{verses(9)} {beginning}"]}))["outputs"]
     assert np.array(long["logits"])[0].argmax() == logits[0].argmax()
 
 

@@ -12,7 +12,7 @@ from argosy.data.config import DataConfig
 from argosy.data.fit import Fitted, are_sentences, is_text, useless
 from argosy.data.steps import Array
 from argosy.data.text import Tokenize
-from argosy.data.tokenizer import DEFAULT_LENGTH, KINDS, TOKENIZER_FILE, TextTokenizer, read_tokenizer, train_tokenizer
+from argosy.data.tokenizer import KINDS, TOKENIZER_FILE, TextTokenizer, read_tokenizer, train_tokenizer
 
 
 def sole_texts(columns: Mapping[str, Array], asked: Sequence[str] = ()) -> str:
@@ -61,11 +61,11 @@ def fit_texts(config: DataConfig, base: Path, name: str, texts: Array, given: Te
     else:
         assert given is not None
         tokenizer = given
-    longest = config.max_length or (tokenizer.max_length if given is None else given.max_length) or DEFAULT_LENGTH
-    if given is not None and longest > given.max_length:
+    longest = config.max_length or tokenizer.max_length
+    if tokenizer.most_tokens and longest > tokenizer.most_tokens:
         raise InvalidInput(
-            f"[data] max_length = {longest} is more than the {given.max_length} tokens that [model] init can read",
-            hint=f"set it to {given.max_length} or less",
+            f"[data] max_length = {longest} is more than the {tokenizer.most_tokens} tokens that [model] init can read",
+            hint=f"set it to {tokenizer.most_tokens} or less",
         )
     step = Tokenize(
         max_length=longest,

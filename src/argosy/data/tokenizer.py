@@ -33,7 +33,9 @@ class TextTokenizer(msgspec.Struct, frozen=True, kw_only=True):
     """Of its `tokenizer.json`."""
     pad_id: int = 0
     max_length: int = DEFAULT_LENGTH
-    """Most tokens of a text, marks included."""
+    """After how many tokens texts are cut unless something else is asked for, marks included."""
+    most_tokens: int = 0
+    """What the model it belongs to can read; 0: no limit is known."""
     prefix: str = ""
     """What is put before every text."""
 

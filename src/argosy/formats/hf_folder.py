@@ -68,16 +68,16 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     transformer: str
     """Where `config.json`, tokenizer and weights are."""
-    is_sentence: bool
-    """Whether it is a folder of sentence-transformers', which says how tokens' vectors become one."""
     pooling: Literal["", "mean", "max", "cls"] = ""
+    """What a folder of sentence-transformers says."""
     max_length: int
-    """Most tokens of a text."""
+    """Tokens after which the folder says that texts are cut."""
+    most_tokens: int
+    """What its weights can read; 0: no limit."""
     pad_id: int | None = None
     prefix: str = ""
     lowercase: bool = False
     digest: str
-    """Of every file that decides what it answers."""
 
 
 class ExportConfig(Config, frozen=True):
@@ -222,9 +222,9 @@ def read_start(path: Path) -> Start:
     pooling: Any = _pooling(path, modules, [])[0] if modules is not None else ""
     return Start(
         transformer=str(root),
-        is_sentence=modules is not None,
         pooling=pooling,
         max_length=_max_length(root, config, transformer, []),
+        most_tokens=_positions(config),
         pad_id=config.pad_token_id,
         prefix=_prefix(path) if modules is not None else "",
         lowercase=transformer.do_lower_case,
@@ -339,14 +339,19 @@ def _prefix(path: Path) -> str:
 
 def _max_length(root: Path, config: _Config, transformer: _TransformerConfig, notes: list[str]) -> int:
     tokenizer = _read(root / "tokenizer_config.json", _TokenizerConfig) or _TokenizerConfig()
-    positions = config.max_position_embeddings
-    if positions and config.model_type.endswith(_SHIFTED):
-        positions -= (config.pad_token_id or 0) + 1
-    limits = [positions, transformer.max_seq_length or tokenizer.model_max_length]
+    limits = [_positions(config), transformer.max_seq_length or tokenizer.model_max_length]
     found = int(min([limit for limit in limits if limit and 0 < limit < 1e9], default=512))
     if found > MOST_TOKENS:
         notes.append(f"texts are cut after {MOST_TOKENS} tokens; the model itself could read {found}")
     return min(found, MOST_TOKENS)
+
+
+def _positions(config: _Config) -> int:
+    """Return the most tokens the weights can read; 0: they know no limit."""
+    positions = config.max_position_embeddings or 0
+    return (
+        positions - (config.pad_token_id or 0) - 1 if positions and config.model_type.endswith(_SHIFTED) else positions
+    )
 
 
 def _weights(root: Path) -> tuple[tuple[str, ...], str]:

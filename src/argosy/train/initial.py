@@ -61,5 +61,6 @@ def init_tokenizer(config: ModelConfig, base: Path) -> TextTokenizer | None:
         found,
         pad_id=found.pad_id if start.pad_id is None else start.pad_id,
         max_length=min(start.max_length, _MOST_DEFAULT),
+        most_tokens=start.most_tokens,
         prefix=start.prefix,
     )

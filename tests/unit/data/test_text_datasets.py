@@ -114,12 +114,15 @@ def test_a_saved_data_set_comes_back_with_its_tokenizer_and_a_damaged_one_is_ref
 
 def test_the_tokenizer_of_the_first_weights_is_taken_unless_another_is_named(texts):
     (texts / "tokenizer.json").write_bytes(encoders.tokenizer())
-    given = TextTokenizer(content=read_tokenizer(texts).content, pad_id=0, max_length=20, prefix="a ")
+    given = TextTokenizer(content=read_tokenizer(texts).content, pad_id=0, max_length=12, most_tokens=20, prefix="a ")
     dataset = build(texts, tokenizer=given)
     assert dataset.vocabulary == len(encoders.WORDS)
     step = dataset.tokenize
-    assert (step.max_length, step.prefix) == (20, "a ")
-    assert build_dataset(DataConfig(train="texts.csv", max_length=8), texts, given).tokenize.max_length == 8
+    assert (step.max_length, step.prefix) == (12, "a ")
+    for length in (8, 20):
+        assert (
+            build_dataset(DataConfig(train="texts.csv", max_length=length), texts, given).tokenize.max_length == length
+        )
     with pytest.raises(InvalidInput, match="max_length = 21 is more than the 20 tokens") as caught:
         build_dataset(DataConfig(train="texts.csv", max_length=21), texts, given)
     assert "20 or less" in caught.value.hint

@@ -201,6 +201,10 @@ def test_data_that_is_no_text_and_options_that_are_none_are_told(bert):
         build(bert, "bert", options={"dropout": 1.0})
     with pytest.raises(InvalidInput, match=r"tokenizer has 99 tokens, but the model in .* knows 42"):
         build(bert, "bert", given=ModelInput(shape=(12,), vocabulary=99))
+    with pytest.raises(InvalidInput, match=r"texts have up to 25 tokens, but the model in .* reads 24"):
+        build(bert, "bert", given=ModelInput(shape=(25,), vocabulary=len(encoders.WORDS)))
+    with pytest.raises(InvalidInput, match="a language model can't start from one yet"):
+        build(bert, "bert", outputs=len(encoders.WORDS))
 
 
 def test_a_missing_library_is_told_with_the_extra_that_brings_it(bert, monkeypatch):
@@ -218,7 +222,7 @@ def test_the_digest_follows_the_weights_and_the_tokenizer_is_the_folders(bert, t
     assert init_digest(ModelConfig(init="bert"), bert) != first
     assert init_digest(ModelConfig(), bert) == ""
     found = init_tokenizer(asked, bert)
-    assert (found.max_length, found.pad_id) == (12, 0)
+    assert (found.max_length, found.most_tokens, found.pad_id) == (12, 24, 0)
     assert init_tokenizer(ModelConfig(), bert) is None
     save_weights(torch.nn.Linear(2, 2), tmp_path / "w.safetensors")
     file = ModelConfig(init="w.safetensors")

@@ -104,7 +104,7 @@ def test_a_wrong_field_is_named_with_the_known_ones():
 def test_a_model_is_either_built_or_of_a_family():
     with pytest.raises(InvalidInput, match="has both build = 'model:build' and family = 'mlp'"):
         ModelConfig(build="model:build", family="mlp").check()
-    with pytest.raises(InvalidInput, match="known are: mlp, resnet"):
+    with pytest.raises(InvalidInput, match="known are: gpt, graph, lstm, mlp, resnet, transformer"):
         ModelConfig(family="vgg").check()
     with pytest.raises(InvalidInput, match="not of the form 'module:function'"):
         ModelConfig(build="model.py").check()

@@ -135,7 +135,8 @@ def _config(transformers: Any, start: Start, chosen: PretrainedOptions, given: M
         setattr(config, name, value)
     if start.most_tokens and given.shape[0] > start.most_tokens:
         raise InvalidInput(
-            f"texts have up to {given.shape[0]} tokens, but the model in '{start.transformer}' reads {start.most_tokens}",
+            f"texts have up to {given.shape[0]} tokens, but the model in '{start.transformer}' reads "
+            f"{start.most_tokens}",
             hint=f"set [data] max_length = {start.most_tokens} or less",
         )
     if config.pad_token_id is None:

@@ -170,7 +170,7 @@ def test_fine_tuning_gives_the_thread_count_back_and_learns_the_teachers_answers
         y = teacher(torch.from_numpy(x)).argmax(1).numpy()
 
     class Data:
-        task, outputs, splits, finish = "classification", 5, {}, []
+        task, outputs, splits, finish, labels, tokenize = "classification", 5, {}, [], [], None
 
         def prepared(self, split):
             return {"x": x}, y

@@ -114,8 +114,9 @@ class OfTokens:
 
     def sums(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the sum of -ln(probability of the true token) and how many tokens, for [b, t, k] and [b, t]."""
-        nats = F.cross_entropy(outputs.flatten(0, 1).float(), y.flatten().long(), reduction="sum")
-        return torch.stack([nats.double(), torch.tensor(float(y.numel()), dtype=torch.float64)])
+        # A sum in float32 would depend on how the samples are shared out.
+        nats = F.cross_entropy(outputs.flatten(0, 1), y.flatten().long(), reduction="none").double().sum()
+        return torch.stack([nats, torch.tensor(float(y.numel()), dtype=torch.float64)])
 
     def values(self, sums: Tensor) -> dict[str, float]:
         """Return the perplexity, exp of the mean; beyond float64 it counts as 1e300."""

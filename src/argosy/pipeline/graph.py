@@ -96,7 +96,8 @@ def _config_of(stage: str, recipe: Recipe, sources: Sources) -> dict[str, Any]:
     if stage == "train":
         section = {k: v for k, v in plain(recipe.model).items() if k != "init"}
         start = {"init": sources.init} if sources.init else {}
-        return {"model": section, "train": plain(recipe.train), "code": sources.code, **start}
+        train = {k: v for k, v in plain(recipe.train).items() if k != "log"}
+        return {"model": section, "train": train, "code": sources.code, **start}
     if stage == "compress":
         return {"compress": plain(recipe.compress)}
     if stage == "evaluate":

@@ -73,6 +73,25 @@ class ModelConfig(Config, frozen=True):
             self.lora.check()
 
 
+class LogConfig(Config, frozen=True):
+    """Where else the numbers of a training go while it runs. Neither changes the training nor runs it again."""
+
+    tensorboard: str = ""
+    """Folder for TensorBoard's event files, relative to `argosy.toml`; each training has a folder of its own in it."""
+    mlflow: str = ""
+    """Address of an MLflow tracking server, such as `http://127.0.0.1:5000`."""
+    experiment: str = ""
+    """Name of the experiment there; empty: the project's."""
+
+    def check(self) -> None:
+        """Raise InvalidInput for an address that is none."""
+        if self.mlflow and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", self.mlflow):
+            raise InvalidInput(
+                f"[train.log] mlflow = {self.mlflow!r} is not the address of a server",
+                hint='write it as mlflow = "http://127.0.0.1:5000"',
+            )
+
+
 class TrainConfig(Config, frozen=True):
     """How the model is trained."""
 
@@ -130,8 +149,11 @@ class TrainConfig(Config, frozen=True):
     dtype: str = "float32"
     """`float32`, or `float64` for comparisons to the last digit."""
 
+    log: LogConfig = LogConfig()
+
     def check(self) -> None:
         """Raise InvalidInput for what can't be trained, before anything is started."""
+        self.log.check()
         _one_of("[train] strategy", self.strategy, STRATEGY_NAMES)
         _one_of("[train] optimizer", self.optimizer, OPTIMIZER_NAMES)
         _one_of("[train] schedule", self.schedule, SCHEDULE_NAMES)

@@ -18,6 +18,10 @@ from argosy.pipeline.report.losses import LossCurve
 from argosy.pipeline.report.training import Sample, TrainingReport
 from argosy.pipeline.stages.language import is_language, written
 from argosy.pipeline.stages.model import filled_module, measured
+from argosy.pipeline.tracking.contract import Tracker, Tracking
+from argosy.pipeline.tracking.mlflow import Mlflow
+from argosy.pipeline.tracking.tensorboard import TensorBoard
+from argosy.train.config import LogConfig
 from argosy.train.job import TrainResult, run_training
 
 WEIGHTS, HISTORY, PAGE, PICTURE = "weights.safetensors", "history.json", "training.html", "training.svg"
@@ -29,9 +33,15 @@ def run(context: StageContext) -> StageRecord:
     """Leave the weights, the history of the training and its report; checkpoints in `work` let a killed run go on."""
     folder = context.input_folder("data", "dataset")
     curve = LossCurve(context.work / "curve.json", context.report)
-    result = run_training(
-        folder, context.recipe.model, context.recipe.train, context.base, context.work / "training", curve
-    )
+    tracking = Tracking(_trackers(context), curve)
+    tracking.settings(_settings(context))
+    try:
+        # Where it is logged doesn't decide what comes out, so it must not stand in the training's digest.
+        asked = msgspec.structs.replace(context.recipe.train, log=LogConfig())
+        result = run_training(folder, context.recipe.model, asked, context.base, context.work / "training", tracking)
+    except BaseException:
+        tracking.close(failed=True)
+        raise
     weights = context.work / WEIGHTS
     write_atomic(weights, result.weights.read_bytes())
     write_atomic(context.work / HISTORY, canonical(result.history))
@@ -39,6 +49,8 @@ def run(context: StageContext) -> StageRecord:
     context.report(Progress(stage="train", message="measuring it on the test part"))
     module = filled_module(context, dataset, weights).eval().float()
     tested = {f"test_{name}": round(value, 6) for name, value in measured(module, dataset, "test").items()}
+    tracking.log(result.steps, tested)
+    tracking.close()
     texts = written(module, dataset) if is_language(dataset) else []
     report = _report(context, dataset, result, curve.points, tested=tested, texts=texts)
     write_atomic(context.work / PAGE, report.page().encode())
@@ -52,6 +64,23 @@ def run(context: StageContext) -> StageRecord:
             "seconds": round(result.seconds, 3),
         },
     )
+
+
+def _trackers(context: StageContext) -> list[Tracker]:
+    log, project = context.recipe.train.log, context.recipe.project.name
+    # A training that goes on after a break goes on in the same place.
+    name = f"{project}-{context.keys['train'].removeprefix('sha256:')[:8]}"
+
+    def say(message: str) -> None:
+        context.report(Progress(stage="train", message=message))
+
+    found: list[Tracker] = []
+    if log.tensorboard:
+        folder = context.base / Path(log.tensorboard).expanduser() / name
+        found.append(TensorBoard(folder, context.run, context.clock, say))
+    if log.mlflow:
+        found.append(Mlflow(log.mlflow, log.experiment or project, name, context.clock, say))
+    return found
 
 
 def _report(
@@ -88,6 +117,8 @@ def _settings(context: StageContext) -> dict[str, Any]:
     for section, struct in (("model", context.recipe.model), ("train", context.recipe.train)):
         usual = plain(type(struct)())
         for name, value in plain(struct).items():
+            if name == "log":
+                continue
             if value != usual[name] or (section == "train" and name in always):
                 found[f"{section}.{name}"] = value
     return found

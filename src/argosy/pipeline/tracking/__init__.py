@@ -1,0 +1,1 @@
+"""Logging a training to where others look: TensorBoard's files, an MLflow server. Neither has to be installed."""

@@ -8,6 +8,7 @@ import pytest
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.train.shared_memory import Segment, SharedMemoryTransport
 from argosy.train.transport import MemoryTransport
+from network_ranks import tcp_ranks
 from ranks import run_ranks
 
 
@@ -34,7 +35,11 @@ def in_shared_memory(size, deadline_s=30.0):
     return found
 
 
-@pytest.fixture(params=[in_memory, in_shared_memory])
+def over_tcp(size, deadline_s=30.0):
+    return tcp_ranks(size, deadline_s=deadline_s)
+
+
+@pytest.fixture(params=[in_memory, in_shared_memory, over_tcp])
 def transports(request):
     return request.param
 

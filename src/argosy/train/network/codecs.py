@@ -1,10 +1,9 @@
 """Codecs for gradients and for what training has changed: half precision, blocks of int8, the largest numbers only."""
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from argosy.core.errors import InvalidInput
 from argosy.train.network.codec import MAX_COUNT, Bytes, Floats
@@ -32,6 +31,11 @@ class Half:
     _EXPONENT = 15
     """Scaled numbers stay below 2^15, half of the largest half-precision number: rounding up can't overflow."""
 
+    _OVERFLOW = 128
+    """The exponent of float32's largest numbers."""
+    _LARGEST = np.float32(2.0**15 - 2.0**4)
+    """The half-precision number before 2^15."""
+
     def __init__(self) -> None:
         self._scaled = np.empty(MAX_COUNT, np.float32)
 
@@ -43,7 +47,7 @@ class Half:
         """Write the scale, then the scaled numbers."""
         if not values.size:
             return
-        largest = _largest(values.reshape(1, -1))[0]
+        largest = max(values.max(), -values.min())
         if not np.isfinite(largest):
             raise not_finite()
         _, exponent = np.frexp(largest)
@@ -51,6 +55,9 @@ class Half:
         scale = np.ldexp(np.float32(1.0), min(self._EXPONENT - int(exponent), 120))
         out[:_SCALE_BYTES].view(np.float32)[0] = np.float32(1.0) / scale
         scaled = np.multiply(values, scale, out=self._scaled[: values.size])
+        if exponent == self._OVERFLOW:
+            # Rounding these up gives 2^15, which would be infinite in float32 when it is scaled back.
+            np.clip(scaled, -self._LARGEST, self._LARGEST, out=scaled)
         halves = torch.from_numpy(out[_SCALE_BYTES:].view(np.float16))
         halves.copy_(torch.from_numpy(scaled))
 
@@ -73,6 +80,8 @@ class BlockInt8:
 
     _LEAST = np.float32(2.0**-119)  # its inverse times 127 is still a float32
 
+    _MOST = np.float32(3.402e38)
+
     def __init__(self, block: float = 512, *, generator: np.random.Generator | None = None) -> None:
         """`block`: numbers that share a scale, from 16 to the size of a chunk."""
         if block != int(block) or not 16 <= block <= MAX_COUNT:
@@ -80,7 +89,7 @@ class BlockInt8:
         self._block = int(block)
         self._generator = generator
         self.name = f"int8:{self._block}"
-        self._scaled = np.empty(MAX_COUNT + self._block, np.float32)
+        self._scaled = torch.empty(MAX_COUNT + self._block)
         self._drawn = np.empty(MAX_COUNT + self._block if generator else 0, np.float32)
 
     def size_bytes(self, count: int) -> int:
@@ -90,35 +99,31 @@ class BlockInt8:
     def encode(self, values: Floats, out: Bytes) -> None:
         """Write the scales of all blocks, then the whole numbers."""
         count, blocks = values.size, self._blocks(values.size)
-        scaled = self._scaled[: blocks * self._block].reshape(blocks, self._block)
-        whole = count // self._block
-        if whole < blocks:
-            # The last block is not full: it is made so with zeros, which are not sent.
-            scaled.reshape(-1)[whole * self._block : count] = values[whole * self._block :]
-            scaled.reshape(-1)[count:] = 0.0
-        full = values[: whole * self._block].reshape(whole, self._block)
-        largest = np.concatenate([_largest(full), _largest(scaled[whole:])])
+        numbers = torch.from_numpy(values)
+        if blocks * self._block > count:
+            # The last block is made full with zeros, which are not sent.
+            numbers = functional.pad(numbers, (0, blocks * self._block - count))
+        rows = numbers.view(blocks, self._block)
+        scaled = self._scaled[: blocks * self._block].view(blocks, self._block)
+        largest: Floats = torch.abs(rows, out=scaled).amax(dim=1).numpy()
         if not np.isfinite(largest).all():
             raise not_finite()
         scales = out[: _SCALE_BYTES * blocks].view(np.float32)
         scales[...] = self._scales(largest)
-        steps = np.divide(np.float32(1.0), scales, out=np.zeros_like(scales), where=scales > 0)[:, None]
-        np.multiply(full, steps[:whole], out=scaled[:whole])
-        np.multiply(scaled[whole:], steps[whole:], out=scaled[whole:])
-        self._round(scaled.reshape(-1), out[_SCALE_BYTES * blocks :].view(np.int8))
+        steps = np.divide(np.float32(1.0), scales, out=np.zeros_like(scales), where=scales > 0)
+        torch.mul(rows, torch.from_numpy(steps)[:, None], out=scaled)
+        self._round(scaled.view(-1))
+        torch.from_numpy(out[_SCALE_BYTES * blocks :].view(np.int8)).copy_(scaled.view(-1)[:count])
 
     def decode(self, data: Bytes, out: Floats) -> None:
         """Multiply whole numbers and scales."""
-        blocks = self._blocks(out.size)
-        scales = data[: _SCALE_BYTES * blocks].view(np.float32)[:, None]
-        numbers = data[_SCALE_BYTES * blocks :].view(np.int8)
-        np.copyto(out, numbers)
-        whole = out.size // self._block
-        full = out[: whole * self._block].reshape(whole, self._block)
-        np.multiply(full, scales[:whole], out=full)
+        blocks, whole = self._blocks(out.size), out.size // self._block
+        scales = torch.from_numpy(data[: _SCALE_BYTES * blocks].view(np.float32))
+        found = torch.from_numpy(out)
+        found.copy_(torch.from_numpy(data[_SCALE_BYTES * blocks :].view(np.int8)))
+        found[: whole * self._block].view(whole, self._block).mul_(scales[:whole, None])
         if whole < blocks:
-            rest = out[whole * self._block :]
-            np.multiply(rest, scales[whole], out=rest)
+            found[whole * self._block :].mul_(scales[whole])
 
     def _blocks(self, count: int) -> int:
         return -(-count // self._block)
@@ -126,22 +131,20 @@ class BlockInt8:
     def _scales(self, largest: Floats) -> Floats:
         scales = largest / np.float32(127.0)
         # Next to the largest float32, 127 times the rounded quotient could be infinite.
-        with np.errstate(over="ignore"):
-            is_over = np.isinf(scales * np.float32(127.0))
-        scales[is_over] = np.nextafter(scales[is_over], np.float32(0.0))
+        is_most = largest > self._MOST
+        if is_most.any():
+            scales[is_most] = np.nextafter(scales[is_most], np.float32(0.0))
         scales[largest < self._LEAST] = 0.0
         return scales
 
-    def _round(self, scaled: Floats, out: NDArray[np.int8]) -> None:
-        if self._generator is not None:
-            drawn = self._generator.random(out=self._drawn[: scaled.size], dtype=np.float32)
-            scaled += drawn
-            np.floor(scaled, out=scaled)
-            # 127 plus a number next to 1 can round to 128.
-            np.minimum(scaled, np.float32(127.0), out=scaled)
-        else:
-            np.rint(scaled, out=scaled)
-        np.copyto(out, scaled[: out.size], casting="unsafe")
+    def _round(self, scaled: Tensor) -> None:
+        if self._generator is None:
+            torch.round(scaled, out=scaled)
+            return
+        drawn = self._drawn[: scaled.numel()]
+        self._generator.random(out=drawn, dtype=np.float32)
+        # 127 plus a number next to 1 can round to 128.
+        scaled.add_(torch.from_numpy(drawn)).floor_().clamp_(max=127.0)
 
 
 class TopK:
@@ -167,12 +170,11 @@ class TopK:
         kept = self._kept(values.size)
         if not kept:
             return
-        tensor = torch.from_numpy(values)
-        found = torch.topk(tensor.abs(), kept, sorted=False)
-        # A number that is not one counts as the largest.
-        if not bool(torch.isfinite(found.values).all()):
+        sizes = np.abs(values)
+        # A number that is not one counts as the largest here.
+        places = np.argpartition(sizes, values.size - kept)[values.size - kept :]
+        if not np.isfinite(sizes[places]).all():
             raise not_finite()
-        places = found.indices.numpy()
         out[: 4 * kept].view(np.float32)[...] = values[places]
         out[4 * kept :].view(np.uint16)[...] = places
 
@@ -184,11 +186,3 @@ class TopK:
 
     def _kept(self, count: int) -> int:
         return max(1, round(self._share * count)) if count else 0
-
-
-def _largest(rows: NDArray[Any]) -> Floats:
-    """Return the greatest absolute value of each row; NaN if there is one in it."""
-    if not rows.size:
-        return np.zeros(rows.shape[0], np.float32)
-    greatest: Floats = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-    return greatest

@@ -4,6 +4,8 @@ Sums are added in the order of ranks, so all ranks get the same bits, and the sa
 large moves in chunks: while one is added, others are on their way in both directions.
 """
 
+import itertools
+
 import numpy as np
 
 from argosy.train.network.codec import Bytes, Codec, Floats
@@ -115,7 +117,7 @@ class _Adding:
         self._lane = exchanges.lane
         self._values = values
         self._form = form
-        self.chunks = [(at, min(at + form.count, stop)) for at in range(start, stop, form.count)]
+        self.chunks = _chunks(start, stop, form.count)
         self.added = 0
         self._data: dict[int, Bytes] = {}
         self._waits_for = set(self._lane.peers)
@@ -128,7 +130,7 @@ class _Adding:
         start, stop = self.chunks[self.added]
         data = self._exchanges.memory(peer, self._form.size_bytes(stop - start))
         self._data[peer] = data
-        self._lane.receive(peer, memoryview(data), lambda: self._waits_for.discard(peer))
+        self._lane.receive(peer, data.data, lambda: self._waits_for.discard(peer))
 
     def add_if_complete(self) -> bool:
         """Add the next chunk if it has come from all peers; return whether it had."""
@@ -204,10 +206,7 @@ class _Parts:
         self._values = values
         self._form = form
         self._gather = gather
-        stretches = {
-            rank: [(at, min(at + form.count, bounds[rank + 1])) for at in range(*bounds[rank : rank + 2], form.count)]
-            for rank in range(lane.world_size)
-        }
+        stretches = [_chunks(start, stop, form.count) for start, stop in itertools.pairwise(bounds)]
         self._own = stretches[lane.rank]
         self._to_send = {peer: list(stretches[peer]) if scatter else [] for peer in lane.peers}
         self._to_gather = {peer: list(stretches[peer]) if gather else [] for peer in lane.peers}
@@ -238,7 +237,7 @@ class _Parts:
             start, stop = self._to_gather[peer][-1]
             out = self._values[start:stop]
             if isinstance(self._form, Plain):
-                self._lane.receive(peer, memoryview(out).cast("B"), lambda: self._gathered(peer))
+                self._lane.receive(peer, out.data.cast("B"), lambda: self._gathered(peer))
                 return
             data = self._exchanges.memory(peer, self._form.size_bytes(stop - start))
 
@@ -246,7 +245,7 @@ class _Parts:
                 self._form.unpack_into(data, out)
                 self._gathered(peer)
 
-            self._lane.receive(peer, memoryview(data), decode)
+            self._lane.receive(peer, data.data, decode)
 
     def _gathered(self, peer: int) -> None:
         self._to_gather[peer].pop()
@@ -279,6 +278,10 @@ class _Parts:
                 return
 
 
+def _chunks(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    return [(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
 def _add_in_order(parts: list[Numbers], rank: int, out: Numbers) -> None:
     """Write the sum of `parts`, added in their order, to `out`, which is `parts[rank]`; other parts may be spoilt."""
     # The own numbers must stay until they were added, so up to there the sum is kept in another part's memory.
@@ -293,7 +296,7 @@ def _doing(kind: int, values: Numbers, *, root: int = 0, code: int = 0) -> Doing
 
 
 def _bytes(values: Numbers) -> memoryview:
-    return memoryview(values).cast("B") if values.size else memoryview(b"")
+    return values.data.cast("B") if values.size else memoryview(b"")
 
 
 def _ignore(_: int) -> None:

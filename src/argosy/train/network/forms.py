@@ -53,7 +53,7 @@ class Plain:
     def pack(self, start: int, stop: int, *, keep: bool) -> memoryview:
         """Return the very memory of the numbers."""
         del keep
-        return memoryview(self._values[start:stop]).cast("B")
+        return self._values[start:stop].data.cast("B")
 
     def unpack(self, data: Bytes, scratch: int, count: int) -> Numbers:
         """Return the bytes as numbers, where they are."""
@@ -89,14 +89,14 @@ class Coded:
             codec.encode(values, data)
             if keep:
                 codec.decode(data, values)
-            return memoryview(data)
+            return data.data
         error = self._error[start:stop]
         np.add(error, values, out=error)
         codec.encode(error, data)
         found = values if keep else self._memory(-1, values.size)
         codec.decode(data, found)
         np.subtract(error, found, out=error)
-        return memoryview(data)
+        return data.data
 
     def unpack(self, data: Bytes, scratch: int, count: int) -> Floats:
         """Decode into memory of its own."""

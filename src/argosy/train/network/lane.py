@@ -204,7 +204,8 @@ class Lane:
         while not is_done() or any(flow.outgoing for flow in flows):
             for flow in flows:
                 self._register(flow)
-            ready = self._poll.poll(1000)
+            left_s = self._deadline_s - (self._clock.monotonic() - moved_at)
+            ready = self._poll.poll(max(1.0, 1000 * min(1.0, left_s)))
             moved = 0
             for descriptor, events in ready:
                 if descriptor == self._pulse.alarm:

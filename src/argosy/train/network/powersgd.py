@@ -19,7 +19,8 @@ from argosy.train.network.codec import Floats
 from argosy.train.network.transport import Pending
 from argosy.train.transport import Numbers, Transport
 
-_TINY = 1e-20
+_LEAST_REST = 1e-4
+"""Of a column, what must be left beside the former ones: a thousand times float32's rounding."""
 
 
 class _Factored:
@@ -53,11 +54,12 @@ class PowerSgd:
         self._rank = rank
         self.count = sum(prod(shape) for shape in shapes)
         self._factored, self._plain = _divided(shapes, rank)
-        self._left_count = sum(m.rows for m in self._factored) * rank
-        self._plain_count = sum(s.stop - s.start for s in self._plain)
-        self._right_count = sum(m.columns for m in self._factored) * rank
+        self._left_count = rank * sum(m.rows for m in self._factored)
+        self._plain_count: int = sum(s.stop - s.start for s in self._plain)
+        self._right_count = rank * sum(m.columns for m in self._factored)
         # The flat array of all right factors is also what starts the next call ("warm start", section 4.2).
         self._right = np.random.default_rng(seed).standard_normal(self._right_count, dtype=np.float32)
+        self._first = self._right.copy()
         self._error = np.zeros(self.count, np.float32)
 
     def sum(self, values: Numbers) -> None:
@@ -71,7 +73,7 @@ class PowerSgd:
         self._error += values
         first = np.empty(self._left_count + self._plain_count, np.float32)
         lefts = self._split(first, [(m.rows, self._rank) for m in self._factored])
-        rights = self._split(self._right, [(m.columns, self._rank) for m in self._factored])
+        rights = self._rights(self._right)
         for left_NR, right_MR, matrix_NM in zip(lefts, rights, self._matrices(), strict=True):
             torch.mm(matrix_NM, right_MR, out=left_NR)
         _copy([self._error[where] for where in self._plain], first[self._left_count :])
@@ -81,6 +83,9 @@ class PowerSgd:
             matrix_NM.addmm_(left_NR, right_MR.T, alpha=-1)
         self._transport.all_reduce(self._right)
         self._product(values, first, lefts, rights)
+        for right_MR, first_MR in zip(rights, self._rights(self._first), strict=True):
+            # From nothing nothing comes: columns that have vanished begin again where they began.
+            right_MR[:] = torch.where((right_MR == 0).all(dim=0), first_MR, right_MR)
 
     def start(self, values: Numbers) -> Pending:
         """Do the same at once: its second exchange depends on the first."""
@@ -104,6 +109,9 @@ class PowerSgd:
 
     def _matrices(self) -> list[Tensor]:
         return [torch.from_numpy(self._error[m.where].reshape(m.rows, m.columns)) for m in self._factored]
+
+    def _rights(self, flat: Floats) -> list[Tensor]:
+        return self._split(flat, [(m.columns, self._rank) for m in self._factored])
 
     def _to_right(self, lefts: list[Tensor], rights: list[Tensor]) -> None:
         for left_NR, right_MR, matrix_NM in zip(lefts, rights, self._matrices(), strict=True):
@@ -151,10 +159,13 @@ def _orthogonalize(left_NR: Tensor) -> None:
     """Make the columns orthonormal, in place, by modified Gram-Schmidt; columns that vanish become zero."""
     for column in range(left_NR.shape[1]):
         vector_N = left_NR[:, column]
-        for before in range(column):
-            vector_N.sub_(left_NR[:, before] * torch.dot(left_NR[:, before], vector_N))
+        before = float(vector_N.norm())
+        # Twice: what the first pass leaves of the former columns is rounding, but large beside a small rest.
+        for other in [*range(column), *range(column)]:
+            vector_N.sub_(left_NR[:, other] * torch.dot(left_NR[:, other], vector_N))
         length = float(vector_N.norm())
-        vector_N.mul_(1.0 / length if length > _TINY else 0.0)
+        # A matrix of lower rank leaves nothing but rounding here, and that has the direction of the former columns.
+        vector_N.mul_(1.0 / length if length > _LEAST_REST * before else 0.0)
 
 
 def _check_finite(values: Floats) -> None:

@@ -41,7 +41,7 @@ class Pulse:
         self._connections = connections
         self._clock = clock
         self._silence_s = silence_s
-        self._beat_s = beat_s
+        self._beat_s = min(beat_s, silence_s / 4)
         self.alarm = os.eventfd(0)
         self._wake = os.eventfd(0)
         self._lost: tuple[int, str] | None = None
@@ -98,7 +98,7 @@ class Pulse:
         while self._farewell is None:
             ready = poll.poll(max(0.0, next_beat - self._clock.monotonic()) * 1000)
             now = self._clock.monotonic()
-            if now - before > self._silence_s / 2:
+            if now - before > self._beat_s + self._silence_s / 2:
                 # This process was stopped itself: it can't say for how long the others were silent.
                 self._heard = dict.fromkeys(self._heard, now)
             before = now

@@ -185,7 +185,7 @@ class Rendezvous:
 def ranks_missing(hello: Hello, missing: list[int]) -> DeadlineExceeded:
     """Return the error of a rank that has waited long enough for the others."""
     return DeadlineExceeded(
-        f"rank {hello.rank} waited {hello.join_s:g} s for all {hello.world_size} ranks; "
+        f"rank {hello.rank} waited {hello.join_s:.1f} s for all {hello.world_size} ranks; "
         f"not there: {', '.join(map(str, missing)) or 'the answer'}",
         hint="see whether the other hosts' jobs have started and reach the first host",
         code="ranks_missing",

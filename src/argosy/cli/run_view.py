@@ -89,12 +89,16 @@ class RunView:
             self._bar = None
 
     def _go_on(self, news: Progress) -> None:
+        from rich.markup import escape
+
         text = _news(news)
-        if self._bars is not None and self._bar is not None:
+        if news.is_note:
+            self._output.line(f"  {news.stage:<9} {escape(text)}")
+        elif self._bars is not None and self._bar is not None:
             self._bars.update(self._bar, completed=news.done, total=news.total or None, news=text)
         elif self._clock.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = self._clock.monotonic()
-            self._output.line(f"  {news.stage:<9} {text}")
+            self._output.line(f"  {news.stage:<9} {escape(text)}")
 
 
 def _news(news: Progress) -> str:

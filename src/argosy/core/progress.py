@@ -6,7 +6,10 @@ import msgspec
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One piece of news. `done` and `total` are in `unit`; `values` are numbers worth showing, such as the loss."""
+    """One piece of news. `done` and `total` are in `unit`; `values` are numbers worth showing, such as the loss.
+
+    `is_note` is for what must be seen: it gets a line of its own, while other news may be passed over.
+    """
 
     stage: str
     message: str = ""
@@ -15,6 +18,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unit: str = ""
     left_s: float = -1.0
     values: dict[str, Any] = {}
+    is_note: bool = False
 
 
 class Reporter(Protocol):

@@ -17,7 +17,7 @@ def run(context: StageContext) -> StageRecord:
     dataset = build_dataset(config, context.base, tokenizer)
     dataset.save(context.work / "dataset")
     for note in dataset.notes:
-        context.report(Progress(stage="data", message=note))
+        context.report(Progress(stage="data", message=note, is_note=True))
     counts = {name: len(split.y) for name, split in dataset.splits.items()}
     return StageRecord(
         outputs=context.keep("dataset"),

@@ -72,7 +72,7 @@ def _trackers(context: StageContext) -> list[Tracker]:
     name = f"{project}-{context.keys['train'].removeprefix('sha256:')[:8]}"
 
     def say(message: str) -> None:
-        context.report(Progress(stage="train", message=message))
+        context.report(Progress(stage="train", message=message, is_note=True))
 
     found: list[Tracker] = []
     if log.tensorboard:

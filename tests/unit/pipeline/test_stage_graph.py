@@ -93,3 +93,13 @@ def test_the_difference_names_each_changed_value_once():
 def test_a_name_that_could_harm_a_path_or_url_is_refused(name):
     with pytest.raises(InvalidInput):
         check_name(name)
+
+
+def test_where_a_training_is_logged_runs_nothing_again():
+    assert changed(changes={"train.log": {"tensorboard": "runs", "mlflow": "http://127.0.0.1:5000"}}) == set()
+
+
+def test_a_language_model_with_a_budget_is_refused_before_it_is_trained():
+    plain = {**PLAIN, "data": {"train": "book.txt", "task": "language-model"}, "compress": {"size": "1MB"}}
+    with pytest.raises(InvalidInput, match="a language model can't be compressed yet"):
+        from_plain(plain, Recipe, where="test").check()

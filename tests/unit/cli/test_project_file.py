@@ -3,6 +3,7 @@
 import pytest
 
 from argosy.cli.project import load_project
+from argosy.cli.verbs import run
 from argosy.core.errors import InvalidInput, NotFound
 
 GOOD = '[project]\nname = "p"\n[data]\ntrain = "d.csv"\n[train]\nepochs = 3\n'
@@ -64,3 +65,30 @@ def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(NotFound, match=r"no 'argosy\.toml'") as caught:
         load_project(tmp_path)
     assert "argosy init" in caught.value.hint
+
+
+PROSE = "It was a dark night, and the rain fell.\nThe sea was loud.\nNobody, nothing, nowhere.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_prose"),
+    [
+        ("book.txt", PROSE, True),
+        ("notes.md", PROSE, True),
+        ("table.txt", "a,b,label\n1,2,x\n3,4,y\n", False),
+        ("table.txt", "a\tb\n1\t2\n", False),
+        ("table.csv", PROSE, False),
+    ],
+)
+def test_init_tells_running_text_from_a_table(tmp_path, name, content, is_prose):
+    path = tmp_path / name
+    path.write_text(content)
+    assert run._is_prose(path) == is_prose
+
+
+def test_the_file_that_init_writes_for_a_text_is_a_project(tmp_path):
+    (tmp_path / "book.txt").write_text(PROSE)
+    (tmp_path / "argosy.toml").write_text(run._template("book", tmp_path / "book.txt", ""))
+    project, _ = load_project(tmp_path)
+    assert project.data.task == "language-model"
+    assert project.model.family == "gpt"

@@ -158,6 +158,8 @@ def _as_name(text: str) -> str:
 
 
 def _template(name: str, data: Path | None, label: str) -> str:
+    if data is not None and not label and _is_prose(data):
+        return _PROSE.format(name=name, data=data)
     guessed = label or (_guess_label(data) if data is not None else "label")
     source = str(data) if data is not None else "data.csv"
     return (
@@ -166,6 +168,41 @@ def _template(name: str, data: Path | None, label: str) -> str:
         "[train]\nepochs = 30\n\n"
         '[evaluate]\naccuracy = ">= 0.8"\n'
     )
+
+
+_PROSE = """[project]
+name = "{name}"
+
+[data]
+task = "language-model"
+train = "{data}"
+tokenizer = "bpe"
+vocabulary = 2048
+context = 128
+
+[model]
+family = "gpt"
+
+[train]
+epochs = 1
+batch_size = 8
+learning_rate = 2e-3
+schedule = "cosine"
+warmup = 0.05
+clip = 1.0
+"""
+
+
+def _is_prose(path: Path) -> bool:
+    """Whether a file or folder is running text. A `.txt` whose first lines have equally many separators is a table."""
+    if path.is_dir():
+        return any(file.suffix.lower() == ".txt" for file in path.iterdir())
+    if path.suffix.lower() not in (".txt", ".md") or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        lines = [line for line in stream.read(1 << 14).decode("utf-8", "replace").splitlines() if line.strip()][:5]
+    counts = [{line.count(separator) for line in lines} for separator in ",;\t|"]
+    return not any(len(found) == 1 and found != {0} for found in counts)
 
 
 def _guess_label(data: Path) -> str:

@@ -38,6 +38,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     curve: Sequence[Point] = ()
     samples: Mapping[str, int] = {}
     parameters: int = 0
+    restarts: int = 0
+    """How often ranks were lost and started again."""
     tested: Mapping[str, float] = {}
     """Metrics of the test part, whose names begin with `test_`; the main one first."""
     settings: Mapping[str, Any] = {}
@@ -113,6 +115,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
             facts.append(("training samples", f"{self.samples['train']:,}"))
         if self.parameters:
             facts.append(("parameters", f"{self.parameters:,}"))
+        if self.restarts:
+            facts.append(("ranks lost and replaced", str(self.restarts)))
         return facts
 
     def _written(self) -> str:

@@ -104,6 +104,7 @@ def _report(
         tested=tested,
         samples={name: len(part) for name, part in dataset.splits.items()},
         parameters=_count(context.work / WEIGHTS),
+        restarts=result.restarts,
         settings=_settings(context),
         notes=dataset.notes,
         texts=texts,

@@ -14,8 +14,7 @@ from argosy.train.fit import training_loss
 from argosy.train.loop import Training
 from argosy.train.losses import loss_for
 from argosy.train.samples import Samples
-from argosy.train.strategy.data_parallel import DataParallel
-from argosy.train.strategy.single import Single
+from argosy.train.strategy.synchronous import DataParallel, Single
 from argosy.train.transport import MemoryTransport
 
 torch.set_num_threads(1)

@@ -136,7 +136,16 @@ class ArgosyServer(Server):
             for batching in profile["batching"].values():
                 batching["max_batch"] = 1
             path.write_text(json.dumps(profile))
-        self._ports[model.name], self._keys[model.name] = other._ports[model.name], other._keys[model.name]  # noqa: SLF001
+        # At a port of its own: both run while they are measured in turns.
+        self._enter(place)
+        self.port = free_port()
+        try:
+            source = other.sources.get(model.name, place.folder / "model.onnx")
+            self._ok("deploy", source, "--name", model.name, "--port", self.port, *other._options)  # noqa: SLF001
+            self._ok("down")
+        finally:
+            self.tree.stop()
+        self._ports[model.name], self._keys[model.name] = self.port, other._keys[model.name]  # noqa: SLF001
 
     def _enter(self, place: Place) -> None:
         self.tree = Tree(place.cores)

@@ -48,15 +48,26 @@ def test_totals_are_sums_over_all_ranks(ranks):
     assert found == [[1.5 * size, sum(range(size))]] * size
 
 
-def test_gradients_of_parts_become_those_of_the_whole(ranks):
+def test_a_step_is_made_of_the_mean_over_the_samples_of_all_ranks(ranks):
+    """Every rank has rank + 1 samples whose gradients are rank + 1; sgd at rate 1 goes down by their mean."""
+
     def work(strategy, _):
-        gradients = torch.full((20_000,), strategy.rank + 1.0)
-        strategy.begin(4)
-        strategy.reduce(gradients)
-        return float(gradients.mean())
+        model = nn.Linear(300, 300, bias=False).double()
+        nn.init.zeros_(model.weight)
+        count = strategy.rank + 1
+        with strategy.attached(model, config(optimizer="sgd")):
+            strategy.begin()
+            strategy.begin_pass(count)
+            whole = strategy.total(count)[0]
+            (model(torch.eye(300, dtype=torch.float64)).sum() * count * count / whole).backward()
+            totals = strategy.finish(0, 2.0 * count, count, 1.0)
+        return totals, model.weight
 
     found = ranks(work)
-    assert found == [sum(range(1, len(found) + 1))] * len(found)
+    counts = range(1, len(found) + 1)
+    for totals, weight in found:
+        assert totals == (2.0 * sum(counts), sum(counts))
+        assert torch.allclose(weight, -torch.full_like(weight, sum(n * n for n in counts) / sum(counts)))
 
 
 @pytest.mark.capability("T1")

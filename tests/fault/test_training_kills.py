@@ -51,7 +51,8 @@ def until(condition, what):
 
 
 def living_ranks(work):
-    return [info.pid for info in LocalLauncher(work / "processes").list(role="rank") if info.alive and info.pid]
+    found = [info for info in LocalLauncher(work / "processes").list(role="rank") if info.alive and info.pid]
+    return [info.pid for info in sorted(found, key=lambda info: info.name.rpartition("-")[2])]
 
 
 def checkpoints(work):
@@ -66,23 +67,42 @@ def is_gone(pid):
 
 
 @pytest.mark.capability("T7")
-def test_a_training_whose_rank_is_killed_ends_with_the_same_bits(place, undisturbed):
-    work, killed, news = place / "rank", [], []
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_training_whose_rank_is_killed_loses_no_step_and_ends_with_the_same_bits(place, undisturbed, rank):
+    work, killed, news = place / f"rank-{rank}", [], []
 
     def listen(found):
         news.append((time.monotonic(), found))
         if not killed and checkpoints(work):
             killed.append(time.monotonic())
-            os.kill(living_ranks(work)[1], signal.SIGKILL)
+            os.kill(living_ranks(work)[rank], signal.SIGKILL)
 
-    result = train(place, "rank", report=listen)
+    result = train(place, f"rank-{rank}", report=listen)
     assert killed
-    assert result.restarts == 1
+    assert (result.restarts, result.replaced) == (0, 1)
     assert sha256_file(result.weights) == undisturbed
-    noticed = next(at for at, found in news if "was ended by signal 9" in found.message)
+    noticed = next(at for at, found in news if f"rank {rank} was ended by signal 9" in found.message)
     assert noticed - killed[0] < 2.0 + 1.0  # the promise, and a second for a busy machine
-    assert any("goes on from the checkpoint of step" in found.message for _, found in news)
+    assert not any("goes on from the checkpoint" in found.message for _, found in news)
     assert living_ranks(work) == []
+
+
+@pytest.mark.capability("T7")
+def test_when_all_ranks_are_killed_the_training_goes_on_from_its_checkpoint(place, undisturbed):
+    work, killed, news = place / "all", [], []
+
+    def listen(found):
+        news.append(found)
+        if not killed and checkpoints(work):
+            killed.extend(living_ranks(work))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    result = train(place, "all", report=listen)
+    assert len(killed) == 2
+    assert result.restarts == 1
+    assert any("goes on from the checkpoint of step" in found.message for found in news)
+    assert sha256_file(result.weights) == undisturbed
 
 
 def start_job(place, work):

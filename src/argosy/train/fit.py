@@ -12,9 +12,9 @@ from argosy.core.progress import Reporter, silent
 from argosy.data.dataset import Dataset
 from argosy.train.config import TrainConfig
 from argosy.train.loop import BatchLoss, Training
-from argosy.train.losses import distilled, loss_for
+from argosy.train.losses import distilled, loss_for, loss_of
 from argosy.train.samples import Samples, samples_of
-from argosy.train.strategy.single import Single
+from argosy.train.strategy.synchronous import Single
 
 
 def fit(
@@ -58,7 +58,7 @@ def fit(
 
 def training_loss(config: TrainConfig, samples: Samples) -> BatchLoss:
     """Return the loss of a batch, given its outputs and row numbers."""
-    loss = loss_for(config.loss, samples.task, samples.outputs)
+    loss = loss_of(config, samples)
     return lambda outputs, rows: loss(outputs, samples.y[rows])
 
 

@@ -18,6 +18,7 @@ from argosy.core.errors import ArgosyError, Conflict, NotFound, Unavailable
 from argosy.core.files import FileLock
 from argosy.core.progress import Progress, Reporter, silent
 from argosy.train.config import ModelConfig, TrainConfig
+from argosy.train.initial import init_digest
 from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
 from argosy.train.shared_memory import Segment
 
@@ -30,6 +31,15 @@ _OTHERS_S = 1.0
 """When a rank has failed, the others get so long to end too: the one that knows the cause may not be the first."""
 _RESTARTS = 3
 """Restarts without a new checkpoint in between; then something is wrong that restarting doesn't cure."""
+_REPLACEMENTS, _REPLACEMENTS_S = 3, 60.0
+"""Ranks replaced within so many seconds; if there are more, all start again from the checkpoint."""
+
+_MEMORY = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1099511627776:glibc.malloc.trim_threshold=1099511627776"
+    ":glibc.malloc.top_pad=67108864:glibc.malloc.hugetlb=1"
+}
+"""A training asks for the same memory in every step. By default glibc gives large pieces back to the system at once,
+and gets them again page by page, filled with zeros. Other C libraries ignore these settings."""
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +53,9 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     best_metric: float
     seconds: float
     restarts: int = 0
+    """How often all ranks began again from a checkpoint."""
+    replaced: int = 0
+    """How many ranks were lost and replaced while the others waited."""
 
 
 def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order of the words
@@ -75,7 +88,7 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
         made_by = _made_by(dataset_folder, model, train, base)
         found = _outcome(work, made_by)
         if found is not None:
-            return _result(work, found, restarts=0)
+            return _result(work, found)
         setup = RankSetup(
             rank=0,
             segment="",
@@ -103,6 +116,7 @@ def _made_by(dataset_folder: Path, model: ModelConfig, train: TrainConfig, base:
         {
             "data": sha256_file(description),
             "model": model,
+            "init": init_digest(model, base),
             "train": deciding,
             "code": sha256_file(code) if code is not None and code.is_file() else "",
         }
@@ -120,7 +134,7 @@ def _outcome(work: Path, made_by: str) -> Outcome | None:
     return None
 
 
-def _result(work: Path, found: Outcome, *, restarts: int) -> TrainResult:
+def _result(work: Path, found: Outcome, *, restarts: int = 0, replaced: int = 0) -> TrainResult:
     return TrainResult(
         weights=work / WEIGHTS,
         history=found.history,
@@ -130,6 +144,7 @@ def _result(work: Path, found: Outcome, *, restarts: int) -> TrainResult:
         best_metric=found.best_metric,
         seconds=found.seconds,
         restarts=restarts,
+        replaced=replaced,
     )
 
 
@@ -141,6 +156,7 @@ class _Job:
         self._report = report
         self._work = Path(setup.work)
         self._read = 0
+        self._replaced = 0
 
     def run(self) -> TrainResult:
         in_vain = restarts = 0
@@ -149,7 +165,7 @@ class _Job:
             lost = self._attempt()
             found = _outcome(self._work, self._setup.made_by)
             if found is not None:
-                return _result(self._work, found, restarts=restarts)
+                return _result(self._work, found, restarts=restarts, replaced=self._replaced)
             lost = lost or "the ranks ended without a result"
             in_vain = 1 if self._newest_checkpoint() != checkpoint else in_vain + 1
             if in_vain > _RESTARTS:
@@ -169,16 +185,23 @@ class _Job:
         (self._work / NEWS).unlink(missing_ok=True)
         self._read = 0
         segment = Segment.create(self._setup.train.workers)
-        token = secrets.token_hex(4)
-        names = [f"rank-{token}-{rank}" for rank in range(segment.world_size)]
+        segment.is_replacing = segment.world_size > 1
+        ranks = _Ranks(segment)
         try:
-            for rank, name in enumerate(names):
-                self._launcher.start(self._spec(rank, name, segment.path))
-            return self._watch(names, segment)
+            for rank in range(segment.world_size):
+                self._start(rank, ranks)
+            return self._watch(ranks)
         finally:
             # The transport lets the others go when one is gone, but a frozen or confused one needs the signal.
-            stop_all(self._launcher, names, grace_s=0.0)
+            segment.is_replacing = False
+            stop_all(self._launcher, ranks.started, grace_s=0.0)
             segment.close()
+
+    def _start(self, rank: int, ranks: "_Ranks") -> None:
+        name = f"rank-{secrets.token_hex(4)}-{rank}"
+        ranks.names[rank] = name
+        ranks.started.append(name)
+        self._launcher.start(self._spec(rank, name, ranks.segment.path))
 
     def _spec(self, rank: int, name: str, segment: str) -> ProcessSpec:
         setup = msgspec.structs.replace(self._setup, rank=rank, segment=segment)
@@ -189,33 +212,78 @@ class _Job:
             config=msgspec.to_builtins(setup),
             threads=setup.threads,
             detached=False,
+            env=_MEMORY,
         )
 
-    def _watch(self, names: list[str], segment: Segment) -> str:
+    def _watch(self, ranks: "_Ranks") -> str:
+        segment = ranks.segment
         started = self._clock.monotonic()
         failed_at = left_at = -1.0
         while True:
             self._pass_news()
             now = self._clock.monotonic()
+            names = [ranks.names[rank] for rank in range(segment.world_size)]
             ended = self._ended(names)
             if all(ended.get(name) == 0 for name in names):
                 self._pass_news()
                 return ""
-            if any(ended.values()):
+            if any(ended.values()) and not self._replace(ranks, ended):
                 failed_at = now if failed_at < 0 else failed_at
                 if len(ended) == len(names) or now - failed_at > _OTHERS_S:
                     return self._judge(names, ended)
-            states = [segment.silent_s(rank, self._clock) for rank in range(len(names))]
-            for rank, silent_s in enumerate(states):
-                if silent_s > _SILENCE_S and names[rank] not in ended:
-                    return f"rank {rank} gave no sign of life for {silent_s:.0f} s"
+            lost = self._stop_silent(ranks, ended)
+            if lost:
+                return lost
             if now - started > _JOIN_S and not segment.is_joined():
                 return f"not all ranks came up within {_JOIN_S:.0f} s"
+            for rank, at in list(ranks.awaited.items()):
+                if segment.silent_s(rank, self._clock) >= 0:
+                    del ranks.awaited[rank]
+                elif now - at > _JOIN_S:
+                    return f"no other process has taken the place of rank {rank} within {_JOIN_S:.0f} s"
             if segment.is_left():
                 left_at = now if left_at < 0 else left_at
                 if now - left_at > _SILENCE_S:
                     return ""  # all is written; something of the user's keeps a process from ending
             self._clock.sleep(_POLL_S)
+
+    def _stop_silent(self, ranks: "_Ranks", ended: dict[str, int]) -> str:
+        """Kill ranks that give no sign of life; return which, unless another can take its place."""
+        for rank, name in ranks.names.items():
+            silent_s = ranks.segment.silent_s(rank, self._clock)
+            if silent_s > _SILENCE_S and name not in ended:
+                why = f"rank {rank} gave no sign of life for {silent_s:.0f} s"
+                if not ranks.segment.is_replacing:
+                    return why
+                ranks.silent[name] = why
+                self._launcher.stop(name, grace_s=0.0)
+        return ""
+
+    def _replace(self, ranks: "_Ranks", ended: dict[str, int]) -> bool:
+        """Start others in the place of ranks that were killed, if somebody is left who knows the state.
+
+        Returns whether that was done; if not, this attempt is over and the others are told so.
+        """
+        segment, now = ranks.segment, self._clock.monotonic()
+        killed = [rank for rank, name in ranks.names.items() if ended.get(name)]
+        causes = [self._launcher.error(ranks.names[rank]) for rank in killed]
+        for rank in killed:
+            segment.lose(rank)
+        recent = [at for at in ranks.replaced if now - at < _REPLACEMENTS_S]
+        others = segment.world_size - len(killed) > 0 and segment.is_joined()
+        if not (segment.is_replacing and others) or any(causes) or len(recent) + len(killed) > _REPLACEMENTS:
+            segment.is_replacing = False
+            return False
+        segment.begin_generation()
+        for rank in killed:
+            name = ranks.names[rank]
+            ranks.replaced.append(now)
+            ranks.awaited[rank] = now
+            self._replaced += 1
+            how = ranks.silent.get(name) or _how_ended(rank, ended[name])
+            self._say(f"{how}; another takes its place, and no step is lost")
+            self._start(rank, ranks)
+        return True
 
     def _ended(self, names: list[str]) -> dict[str, int]:
         """Return the exit codes of the ranks that have ended; one that nobody saw end counts as killed."""
@@ -237,7 +305,7 @@ class _Job:
             if error is not None:
                 errors.append(error)
             elif code and not lost:
-                lost = f"rank {rank} " + (f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
+                lost = _how_ended(rank, code)
         causes = [error for error in errors if error.code != "rank_lost"]
         if causes:
             raise causes[0]
@@ -260,3 +328,23 @@ class _Job:
 
     def _say(self, message: str) -> None:
         self._report(Progress(stage="train", message=message))
+
+
+class _Ranks:
+    """The processes of one attempt."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.names: dict[int, str] = {}
+        """By rank, the process that has it now."""
+        self.started: list[str] = []
+        self.replaced: list[float] = []
+        """When ranks were replaced."""
+        self.awaited: dict[int, float] = {}
+        """Those whose new process is not there yet, with the moment when it was started."""
+        self.silent: dict[str, str] = {}
+        """Those that were killed because they gave no sign of life."""
+
+
+def _how_ended(rank: int, code: int) -> str:
+    return f"rank {rank} " + (f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")

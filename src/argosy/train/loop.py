@@ -1,5 +1,6 @@
 """The loop of every training, whatever its strategy."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from argosy.core.clock import Clock
-from argosy.core.errors import InvalidInput
+from argosy.core.errors import InvalidInput, Unavailable
 from argosy.core.progress import Progress, Reporter
 from argosy.data.dataset import batches
 from argosy.train.checkpoint import Checkpoints
 from argosy.train.config import TrainConfig
 from argosy.train.losses import Loss
-from argosy.train.optimizers import Optimizer, rate_at
-from argosy.train.parameters import FlatParameters
+from argosy.train.models import weights_to_bytes
 from argosy.train.randomness import own_randomness, seed_step
 from argosy.train.samples import Samples
+from argosy.train.schedules import rate_at
+from argosy.train.scores import score_of
 from argosy.train.strategy import Strategy
+from argosy.train.totals import NotFinite, Totals
 
 BatchLoss = Callable[[Tensor, Tensor], Tensor]
 """Outputs and row numbers of a batch to one loss per row; rows lead to targets and a teacher's answers."""
@@ -74,6 +77,7 @@ class Training:
         self.model, self.samples, self.config, self.strategy = model, samples, config, strategy
         self.position = Position()
         self._loss, self._validation_loss = loss, validation_loss
+        self._score = score_of(samples)
         self._clock, self._report = clock, report
         self._checkpoints = checkpoints
         self._best: dict[str, Tensor] = {}
@@ -84,10 +88,8 @@ class Training:
 
     @property
     def metric_name(self) -> str:
-        """What decides which epoch is best: accuracy (higher is better), or rmse or loss (lower is better)."""
-        if len(self.samples.validation_x) == 0:
-            return "loss"
-        return "accuracy" if self.samples.task == "classification" else "rmse"
+        """What decides which epoch is best: the task's first metric, or the loss where there is no validation part."""
+        return self._score.name if len(self.samples.validation_x) else "loss"
 
     def run(self) -> Position:
         """Train to the end, from the newest checkpoint if there is one; the model then holds the final weights.
@@ -95,10 +97,11 @@ class Training:
         Those are the last epoch's, or the best epoch's when `patience` asks for early stopping. Raises InvalidInput
         with the code `not_finite` when the loss or a gradient is no longer a number; checkpoints stay.
         """
-        with own_randomness(), self.strategy.attached(self.model), FlatParameters(self.model) as flat:
-            self._optimizer = Optimizer(self.config, flat.values)
-            self._flat = flat
-            self._resume()
+        with own_randomness(), self.strategy.attached(self.model, self.config):
+            if self.strategy.is_fresh:
+                self._recover()
+            else:
+                self._resume()
             self._started = self._said = self._saved = self._clock.monotonic()
             self._started_step, self._seconds_before = self.position.step, self.position.seconds
             while self.position.epoch < self._epochs and not self._is_stopped():
@@ -116,38 +119,80 @@ class Training:
         for number, rows in enumerate(self._batches(position.epoch)):
             if number < position.batch:
                 continue
-            loss, count = self._step(torch.from_numpy(rows))
+            size = min(self._batch_size, len(self.samples) - number * self._batch_size)
+            loss, count = self._whole(self._step, torch.from_numpy(rows), size)
             position.batch, position.step = number + 1, position.step + 1
             position.loss, position.count = position.loss + loss, position.count + count
             self._tell()
             self._maybe_save()
 
-    def _step(self, rows: Tensor) -> tuple[float, float]:
-        """Make one step over this rank's `rows` of the batch; return the sum of losses and samples of all ranks."""
-        position, strategy, flat = self.position, self.strategy, self._flat
+    def _whole(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """Do `act`, which leaves no trace until its end, again and again until no rank was lost in it."""
+        while True:
+            try:
+                return act(*arguments)
+            except Unavailable as error:
+                if error.code != "rank_lost" or not self._recover():
+                    raise
+
+    def _recover(self) -> bool:
+        """Wait until all ranks are there again; a fresh one learns where the others stand."""
+        return self.strategy.recover(self._told, self._adopt)
+
+    def _told(self) -> bytes:
+        """Return what a fresh rank has to know, but for what ranks hold in common."""
+        self.position.seconds = self._seconds()
+        tensors = {f"buffer.{name}": buffer for name, buffer in self.model.named_buffers()}
+        tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
+        position = msgspec.json.encode(self.position)
+        return len(position).to_bytes(8) + position + weights_to_bytes(tensors)
+
+    def _adopt(self, told: bytes) -> None:
+        from safetensors.torch import load
+
+        size = 8 + int.from_bytes(told[:8])
+        self.position = msgspec.json.decode(told[8:size], type=Position)
+        parts = _parted(load(told[size:]), "buffer", "best")
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(parts["buffer"][name])
+        self._best = parts["best"]
+
+    def _step(self, rows: Tensor, size: int) -> Totals:
+        """Make one step over this rank's `rows` of a batch of `size`; return the sums over all ranks."""
+        position, strategy = self.position, self.strategy
         seed_step(self.config.seed, position.step, strategy.rank)
-        strategy.begin(len(rows))
-        flat.exchanged.zero_()
-        # A rank without samples runs one all the same, for its exchanges, and counts it as nothing.
-        used = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
-        losses = self._loss(self.model(self.samples.x[used]), used)
-        loss_sum = losses.sum() * (1.0 if len(rows) else 0.0)
-        if not loss_sum.requires_grad:
-            raise InvalidInput(
-                "the model's outputs do not depend on its parameters, so nothing can be learned",
-                hint="look for detach(), no_grad() or .item() in the model's forward",
-                code="no_gradient",
-            )
-        loss_sum.backward()  # type: ignore[no-untyped-call]
-        flat.totals[0], flat.totals[1] = loss_sum.detach(), len(rows)
-        strategy.reduce(flat.exchanged)
-        loss, count = flat.totals.tolist()
-        flat.gradients.div_(count)
-        self._check_finite(loss)
+        strategy.begin()
+        loss = 0.0
+        for part in self._parts(rows):
+            strategy.begin_pass(len(part))
+            # A rank without samples runs one all the same, for its exchanges, and counts it as nothing.
+            losses = self._losses(part if len(part) else torch.zeros(1, dtype=torch.int64))
+            share = losses.sum() * (1.0 / size if len(part) else 0.0)
+            if not share.requires_grad:
+                raise InvalidInput(
+                    "the model's outputs do not depend on its parameters, so nothing can be learned",
+                    hint="look for detach(), no_grad() or .item() in the model's forward",
+                    code="no_gradient",
+                )
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += float(share.detach()) * size
         rate = rate_at(self.config, position.step, self._steps)
-        self._optimizer.step(flat.gradients, rate, position.step + 1)
-        strategy.updated(self.model)
-        return loss, count
+        try:
+            return strategy.finish(position.step, loss, len(rows), rate)
+        except NotFinite:
+            raise self._not_finite(loss) from None
+
+    def _parts(self, rows: Tensor) -> list[Tensor]:
+        """Return the rows of each pass of this step: as many passes on every rank."""
+        passes = self.config.accumulate
+        cuts = [len(rows) * number // passes for number in range(passes + 1)]
+        return [rows[start:stop] for start, stop in itertools.pairwise(cuts)]
+
+    def _losses(self, rows: Tensor) -> Tensor:
+        if self.config.precision == "float32":
+            return self._loss(self.model(*self.samples.batch(rows)), rows)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self._loss(self.model(*self.samples.batch(rows)), rows)
 
     def _batches(self, epoch: int) -> Any:
         return batches(
@@ -159,12 +204,10 @@ class Training:
             world_size=self.strategy.world_size,
         )
 
-    def _check_finite(self, loss: float) -> None:
-        if math.isfinite(loss) and self._flat.is_finite(gradients=True):
-            return
-        culprit = self._flat.first_not_finite(gradients=False) or self._flat.first_not_finite(gradients=True)
+    def _not_finite(self, loss: float) -> InvalidInput:
+        culprit = self.strategy.first_not_finite()
         what = f"the loss is {loss:g}" if not math.isfinite(loss) else "a gradient is not finite"
-        raise InvalidInput(
+        return InvalidInput(
             f"training stopped at step {self.position.step + 1} of {self._steps}: {what}"
             + (f", first seen in '{culprit}'" if culprit else ""),
             hint="lower learning_rate, set clip = 1.0, or look for missing values and logarithms of 0",
@@ -176,11 +219,11 @@ class Training:
     def _finish_epoch(self) -> None:
         position = self.position
         entry = {"epoch": float(position.epoch + 1), "loss": position.loss / max(1.0, position.count)}
-        entry.update(self._validate())
+        entry.update(self._whole(self._validate))
         entry["learning_rate"] = rate_at(self.config, position.step - 1, self._steps)
         entry["seconds"] = self._seconds()
         metric = entry[self.metric_name]
-        sign = 1 if self.metric_name == "accuracy" else -1
+        sign = 1 if self.metric_name != "loss" and self._score.is_higher_better else -1
         position.waited += 1
         if position.best is None or sign * metric > sign * position.best:
             position.best, position.waited = metric, 0
@@ -200,20 +243,16 @@ class Training:
             return {}
         self.model.eval()
         begin, end = (total * (strategy.rank + i) // strategy.world_size for i in (0, 1))
-        loss = right = 0.0
-        for start in range(begin, end, 1024):
-            rows = slice(start, min(start + 1024, end))
+        loss, sums = 0.0, torch.zeros(self._score.size, dtype=torch.float64)
+        for start in range(begin, end, samples.rows_at_once):
+            rows = torch.arange(start, min(start + samples.rows_at_once, end))
             y = samples.validation_y[rows]
-            outputs = self.model(samples.validation_x[rows])
+            outputs = self.model(*samples.validation_batch(rows))
             if self._validation_loss is not None:
                 loss += float(self._validation_loss(outputs, y).double().sum())
-            if samples.task == "classification":
-                right += float((outputs.argmax(dim=1) == y).sum())
-            else:
-                right += float((outputs.reshape(-1) - y.reshape(-1)).double().square().sum())
-        loss, right = strategy.total(loss, right)
-        score = right / total if samples.task == "classification" else math.sqrt(right / total) * samples.unit
-        return {"validation_loss": loss / total, self.metric_name: score}
+            sums += self._score.sums(outputs, y)
+        loss, *added = strategy.total(loss, *sums.tolist())
+        return {"validation_loss": loss / total, **self._score.values(torch.tensor(added, dtype=torch.float64))}
 
     def _is_stopped(self) -> bool:
         return bool(self.config.patience) and self.position.waited >= self.config.patience
@@ -250,12 +289,10 @@ class Training:
         now = self._clock.monotonic()
         if self._checkpoints is None or self.strategy.rank != 0 or now - self._saved < self.config.checkpoint_s:
             return
-        if not self._flat.is_finite(gradients=False):
-            return  # the next step will say so; the former checkpoint must stay
         self._saved = now
         self.position.seconds = self._seconds()
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors.update({f"optimizer.{name}": tensor for name, tensor in self._optimizer.state.items()})
+        tensors.update({f"optimizer.{name}": tensor for name, tensor in self.strategy.state().items()})
         tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
         self._checkpoints.save(self.position.step, tensors, msgspec.to_builtins(self.position))
 
@@ -268,14 +305,21 @@ class Training:
         if step < 0:
             return
         tensors, position = self._checkpoints.load(step)
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+        parts = _parted(tensors, "model", "optimizer", "best")
         self.model.load_state_dict(parts["model"])
-        for name, state in self._optimizer.state.items():
+        for name, state in self.strategy.state().items():
             state.copy_(parts["optimizer"][name])
         self._best = parts["best"]
         self.position = msgspec.convert(position, Position)
+        self.strategy.resumed(self.position.step)
         if self.strategy.rank == 0:
             self._report(Progress(stage="train", message=f"goes on from the checkpoint of step {step}", done=step))
+
+
+def _parted(tensors: dict[str, Tensor], *parts: str) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors by the first word of their names, and below it by the rest."""
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        found[part][rest] = tensor
+    return found

@@ -1,59 +1,91 @@
-"""All parameters of a model in one flat tensor, and their gradients in another.
+"""All trainable parameters of a model in one flat tensor.
 
-One exchange then carries all gradients, without copies, and an optimizer is a few operations on whole tensors.
+An exchange then carries everything at once, an optimizer is a few operations on whole ranges, and the tensor may lie in
+memory that the ranks of a machine share.
 """
 
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from argosy.core.errors import InvalidInput
+from argosy.train.gradients import Gradients
 
 _ALIGN = 16
 """Parameters begin at multiples of this, so that each keeps the 64-byte alignment that vector units like."""
 
 
-class FlatParameters:
-    """While it is open, the trainable parameters of `model` are views of `values`, their gradients of `gradients`.
+class Place(NamedTuple):
+    """Where one parameter lies in the flat tensor."""
 
-    `exchanged` is the gradients with two more numbers, `totals`, which travel along. Closing gives every parameter
-    memory of its own again and drops the gradients. Gaps between parameters hold 0.
-    """
+    name: str
+    shape: torch.Size
+    start: int
+    stop: int
+
+
+class Layout:
+    """Which parameter lies where. Gaps between parameters hold 0."""
 
     def __init__(self, model: nn.Module) -> None:
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self._named = named
-        offsets, size = [], 0
-        for _, parameter in named:
-            offsets.append(size)
-            size += -(-parameter.numel() // _ALIGN) * _ALIGN
-        self.values = torch.zeros(size, dtype=named[0][1].dtype)
-        self.exchanged = torch.zeros(size + 2, dtype=self.values.dtype)
-        self.gradients, self.totals = self.exchanged[:size], self.exchanged[size:]
-        for (_, parameter), offset in zip(named, offsets, strict=True):
-            part = slice(offset, offset + parameter.numel())
-            view = self.values[part].view(parameter.shape)
-            view.copy_(parameter.detach())
-            parameter.data = view
-            parameter.grad = self.gradients[part].view(parameter.shape)
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise InvalidInput(
+                "the model has no parameters to train",
+                hint="assign layers to attributes of the module, and set requires_grad where it was taken away",
+                code="no_parameters",
+            )
+        kinds = {parameter.dtype for parameter in self.parameters.values()}
+        if len(kinds) > 1:
+            raise InvalidInput(
+                f"the model's parameters have several types: {', '.join(sorted(str(kind) for kind in kinds))}",
+                hint="make them one, such as model.float(); [train] precision chooses what is computed with",
+                code="mixed_types",
+            )
+        self.dtype = kinds.pop()
+        self.places: list[Place] = []
+        self.size = 0
+        for name, parameter in self.parameters.items():
+            self.places.append(Place(name, parameter.shape, self.size, self.size + parameter.numel()))
+            self.size += -(-parameter.numel() // _ALIGN) * _ALIGN
 
-    def first_not_finite(self, *, gradients: bool) -> str:
-        """Return the name of the first parameter whose gradient (or value) holds NaN or infinity, or an empty text."""
-        for name, parameter in self._named:
-            found = parameter.grad if gradients else parameter.detach()
-            if found is not None and not bool(torch.isfinite(found).all()):
-                return name
+    def view(self, flat: Tensor, place: Place) -> Tensor:
+        """Return the part of `flat` at `place`, in the parameter's shape."""
+        return flat[place.start : place.stop].view(place.shape)
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return the parts of `flat` by parameter."""
+        return {place.name: self.view(flat, place) for place in self.places}
+
+    def first_not_finite(self, flat: Tensor) -> str:
+        """Return the name of the first parameter whose part holds NaN or infinity, or an empty text."""
+        for place in self.places:
+            if not bool(torch.isfinite(flat[place.start : place.stop]).all()):
+                return place.name
         return ""
 
-    def is_finite(self, *, gradients: bool) -> bool:
-        """Return whether all gradients (or values) are finite."""
-        found = self.gradients if gradients else self.values
-        # One pass; the sum of finite numbers may overflow, so only then each is looked at.
-        return bool(torch.isfinite(found.sum())) or not self.first_not_finite(gradients=gradients)
+
+class FlatParameters:
+    """While it is open, the trainable parameters are views of `values`, and backward passes write to `gradients`.
+
+    Closing gives every parameter memory of its own again, with the values it had.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, values: Tensor, gradients: Tensor) -> None:
+        self.layout = layout
+        self._parameters = list(layout.parameters.values())
+        for parameter, place in zip(self._parameters, layout.places, strict=True):
+            parameter.data = layout.view(values, place)
+            parameter.grad = None
+        places = zip(self._parameters, layout.places, strict=True)
+        self.gradients = Gradients(model, {parameter: layout.view(gradients, place) for parameter, place in places})
 
     def close(self) -> None:
         """Give every parameter memory of its own again."""
-        for _, parameter in self._named:
+        self.gradients.close()
+        for parameter in self._parameters:
             parameter.data = parameter.detach().clone()
             parameter.grad = None
 

@@ -59,6 +59,9 @@ def main(config: dict[str, Any]) -> int:
 
 
 def _use_threads(threads: int) -> None:
+    # Before other threads are made, which take this over: numbers too small for a normal form, of which optimizers are
+    # full, are 0. Computing with them takes up to 50 times as long.
+    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     # Resuming gives the same bits only if every operation does. This call instead of use_deterministic_algorithms,
     # which imports the compiler (1 CPU second).

@@ -1,13 +1,19 @@
 """Ranks on one machine exchange numbers in shared memory.
 
 The memory is a `memfd` of the job's process, which the ranks open through `/proc/<pid>/fd`. It has no name anywhere,
-so nothing is left behind in whatever way the processes end, and it isn't bound by the size of /dev/shm.
+so nothing is left behind in whatever way the processes end, and it isn't bound by the size of /dev/shm. A second one,
+the area, is for what ranks hold in common for as long as the training lasts; it outlives each of them.
 
 Protocol. Every exchange is one or two phases, numbered from 1. A rank writes its slot of the phase's parity, then
 posts the phase; it reads other slots only when all have posted that phase. Two slots per rank, used in turn, are
 enough: a rank writes the slot of phase p again for phase p + 2, that is after all posted p + 1, and whoever has
 posted p + 1 has finished reading p. So small exchanges cost one meeting, and large ones (each rank sums its part, then
 all copy the parts) two.
+
+Loss. A rank that ended has posted its last phase for good, so all others pass that one and stop at the next: they stand
+at the same place of the program, and know it. When the job has started another process in its stead, it raises the
+generation, and `regroup` brings everybody to the first phase of that generation. Until all who lived on are there,
+the words of the lost rank stay as they were, for those who come late.
 """
 
 import contextlib
@@ -15,24 +21,33 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.errors import DeadlineExceeded, Internal
+from argosy.core.errors import DeadlineExceeded, Internal, Unavailable
 from argosy.train.transport import DATATYPES, Numbers, check_numbers, rank_lost, ranks_differ
 
 _LINE = 8
 """Words of 64 bits per rank in the header: one cache line, so that ranks don't slow each other down."""
 _PHASE, _OPERATION, _BEAT, _STATE = 0, 1, 3, 4  # _OPERATION and the word after it, one per parity
+_READY, _FRESH = 5, 6
 _JOINING, _RUNNING, _LEFT, _FAILED = range(4)
+_GENERATION, _IS_REPLACED, _AREA = 2, 3, 4
+"""Words of the whole training, in front of those of the ranks; the first two are its sizes."""
+_PHASES = 1 << 32
+"""Phases per generation."""
+_MEETING = 1023
+"""The kind of exchange that carries nothing."""
 _HEADER_BYTES = 64 * 1024
 SLOT_BYTES = 1 << 20
 """Bytes exchanged per phase and rank; a slot of each of two ranks fits in a second-level cache."""
 _SMALL_BYTES = 32 * 1024
 """Up to here every rank sums everything itself: a second meeting would cost more than the sums."""
+_HUGE_BYTES = 2 << 20
+"""From here on the system is asked for pages of 2 MiB: it then finds memory faster."""
 _SUM = 0
 """The kind of exchange that sums; 1 + root is the one that broadcasts."""
 _SPINS = 200
@@ -50,6 +65,7 @@ class Segment:
         self.header = memoryview(self._map).cast("q")
         data = np.frombuffer(self._map, np.uint8, 2 * world_size * slot_bytes, _HEADER_BYTES)
         self.slots = data.reshape(2, world_size, slot_bytes)
+        self._area = -1
 
     @classmethod
     def create(cls, world_size: int, *, slot_bytes: int = SLOT_BYTES) -> "Segment":
@@ -57,7 +73,9 @@ class Segment:
         descriptor = os.memfd_create("argosy-ranks")
         os.ftruncate(descriptor, _size(world_size, slot_bytes))
         segment = cls(descriptor, world_size, slot_bytes)
-        segment.header[0], segment.header[1] = world_size, slot_bytes
+        segment._area = os.memfd_create("argosy-area")
+        for place, value in enumerate([world_size, slot_bytes, 0, 0, segment._area]):
+            segment.header[place] = value
         return segment
 
     @classmethod
@@ -66,12 +84,45 @@ class Segment:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         with mmap.mmap(descriptor, mmap.PAGESIZE) as start:
             world_size, slot_bytes = memoryview(start).cast("q")[:2].tolist()
-        return cls(descriptor, world_size, slot_bytes)
+        segment = cls(descriptor, world_size, slot_bytes)
+        segment._area = os.open(Path(path).with_name(str(segment.header[_AREA])), os.O_RDWR | os.O_CLOEXEC)
+        return segment
 
     @property
     def path(self) -> str:
         """Where other processes of the same user can open it while this process lives."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def area(self, size_bytes: int) -> Numbers:
+        """Return `size_bytes` of memory that all processes with this segment share: zeros, unless someone wrote there.
+
+        All ask for the same size.
+        """
+        with mapped_error(size_bytes):
+            os.ftruncate(self._area, size_bytes)
+            memory = mmap.mmap(self._area, size_bytes)
+        if size_bytes >= _HUGE_BYTES:
+            with contextlib.suppress(OSError):  # a kernel without large pages is only slower
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(memory, np.uint8)
+
+    def lose(self, rank: int) -> None:
+        """Say that `rank` has ended, by whoever saw it end."""
+        self.header[self.word(rank, _STATE)] = _FAILED
+
+    def begin_generation(self) -> int:
+        """Begin a new generation, for which lost ranks are started anew; return its number."""
+        self.header[_GENERATION] += 1
+        return self.header[_GENERATION]
+
+    @property
+    def is_replacing(self) -> bool:
+        """Whether a job watches the ranks and starts lost ones anew. Then it alone says who is lost."""
+        return bool(self.header[_IS_REPLACED])
+
+    @is_replacing.setter
+    def is_replacing(self, is_replacing: bool) -> None:
+        self.header[_IS_REPLACED] = int(is_replacing)
 
     def word(self, rank: int, index: int) -> int:
         """Return the place of a rank's word in the header."""
@@ -96,9 +147,23 @@ class Segment:
 
     def close(self) -> None:
         """Give up this process's hold on the memory."""
-        with contextlib.suppress(OSError):
-            os.close(self._descriptor)
-        self._descriptor = -1
+        for descriptor in (self._descriptor, self._area):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._descriptor = self._area = -1
+
+
+@contextlib.contextmanager
+def mapped_error(size_bytes: int) -> Iterator[None]:
+    """Turn a refusal of memory into an error that says how much was asked for."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            f"this machine has not the {size_bytes / 2**20:.0f} MiB that training this model needs in shared memory",
+            hint="use fewer workers or a smaller model, or a machine with more memory",
+            code="out_of_memory",
+        ) from error
 
 
 def _size(world_size: int, slot_bytes: int) -> int:
@@ -111,7 +176,15 @@ class SharedMemoryTransport:
     """The transport between ranks that are processes of one machine. Made by `join`."""
 
     def __init__(
-        self, segment: Segment, rank: int, clock: Clock, *, silence_s: float, deadline_s: float, beat_s: float
+        self,
+        segment: Segment,
+        rank: int,
+        clock: Clock,
+        *,
+        silence_s: float,
+        deadline_s: float,
+        beat_s: float,
+        join_s: float,
     ) -> None:
         self.rank = rank
         self.world_size = segment.world_size
@@ -120,7 +193,11 @@ class SharedMemoryTransport:
         self._clock = clock
         self._silence_s = silence_s
         self._deadline_s = deadline_s
+        self._join_s = join_s
+        self._generation = segment.header[_GENERATION]
         self._phase = 0
+        self.is_fresh = self._generation > 0
+        """Whether this rank came in the place of a lost one and knows nothing yet."""
         self._posts = [segment.word(r, _PHASE) for r in range(self.world_size) if r != rank]
         self._fence = threading.Lock()
         self._closed = threading.Event()
@@ -147,10 +224,21 @@ class SharedMemoryTransport:
         `deadline_s` is, too.
         """
         found = segment if isinstance(segment, Segment) else Segment.open(str(segment))
-        self = cls(found, rank, clock or SystemClock(), silence_s=silence_s, deadline_s=deadline_s, beat_s=beat_s)
+        self = cls(
+            found,
+            rank,
+            clock or SystemClock(),
+            silence_s=silence_s,
+            deadline_s=deadline_s,
+            beat_s=beat_s,
+            join_s=join_s,
+        )
+        if self.is_fresh:
+            self._header[found.word(rank, _FRESH)] = 1
+            return self
         self._header[found.word(rank, _STATE)] = _RUNNING
         try:
-            self._wait(found.is_joined, join_s, "join")
+            self._wait(found.is_joined, join_s, "join", lambda other: self._state(other) == _JOINING)
         except BaseException:
             self.close(failed=True)
             raise
@@ -174,6 +262,70 @@ class SharedMemoryTransport:
                 slots[root][...] = piece
             self._meet(operation)
             piece[...] = slots[root]
+
+    def area(self, size_bytes: int) -> Numbers:
+        """Return memory that all ranks share and that outlives each of them."""
+        return self._segment.area(size_bytes)
+
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
+        self._meet(_operation(np.empty(0, np.int64), _MEETING))
+
+    def await_parts(self, is_late: Callable[[int], bool], substitute: Callable[[int], None]) -> None:
+        """Wait until no rank is late with its part; the first that lives does the part of one that is lost."""
+        ranks = range(self.world_size)
+        self._wait(lambda: not any(map(is_late, ranks)), self._deadline_s, "finish a step", is_late, substitute)
+
+    def regroup(self) -> bool:
+        """After a loss, wait until all ranks are there again and stand at the beginning of a new generation.
+
+        Returns False when nobody will come in the place of the lost. Raises Unavailable when they don't come in time.
+        """
+        header, segment = self._header, self._segment
+        mine = [segment.word(self.rank, index) for index in (_PHASE, _READY, _STATE)]
+        while segment.is_replacing:
+            generation = header[_GENERATION]
+            if generation > self._generation or self.is_fresh:
+                if self.is_fresh:
+                    self._await_ready(generation, lambda rank: not self._is_fresh(rank))
+                header[mine[0]], header[mine[2]] = generation * _PHASES, _RUNNING
+                with self._fence:
+                    header[mine[1]] = generation
+                self._await_ready(generation, lambda _: True)
+                if header[_GENERATION] == generation:
+                    self._generation, self._phase = generation, generation * _PHASES
+                    return True
+                continue
+            self._wait(
+                lambda: header[_GENERATION] > self._generation or not segment.is_replacing, self._join_s, "come again"
+            )
+        return False
+
+    def first_with_state(self) -> int:
+        """Return the first rank that is not fresh, or -1."""
+        return next((rank for rank in range(self.world_size) if not self._is_fresh(rank)), -1)
+
+    def adopted(self) -> None:
+        """Say that this rank, once fresh, now knows what all know."""
+        self._header[self._segment.word(self.rank, _FRESH)] = 0
+        self.is_fresh = False
+
+    def _await_ready(self, generation: int, counts: Callable[[int], bool]) -> None:
+        header, segment = self._header, self._segment
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+
+        def is_done() -> bool:
+            return header[_GENERATION] != generation or all(
+                header[segment.word(rank, _READY)] >= generation for rank in others if counts(rank)
+            )
+
+        self._wait(is_done, self._join_s, "come again")
+
+    def _is_fresh(self, rank: int) -> bool:
+        return bool(self._header[self._segment.word(rank, _FRESH)])
+
+    def _state(self, rank: int) -> int:
+        return self._header[self._segment.word(rank, _STATE)]
 
     def _pieces(self, values: Numbers) -> list[Numbers]:
         flat = values.reshape(-1)
@@ -223,14 +375,26 @@ class SharedMemoryTransport:
         # is the one fence that Python offers. The second one is for the reads that follow.
         with self._fence:
             header[segment.word(self.rank, _PHASE)] = phase
-        self._wait(lambda: all(header[post] >= phase for post in self._posts), self._deadline_s, "exchange")
+        self._wait(
+            lambda: all(header[post] >= phase for post in self._posts),
+            self._deadline_s,
+            "exchange",
+            lambda rank: header[segment.word(rank, _PHASE)] < phase,
+        )
         with self._fence:
             found = [header[segment.word(r, word)] for r in range(self.world_size)]
         if any(other != operation for other in found):
             self.close(failed=True)
             raise ranks_differ({rank: _described(other) for rank, other in enumerate(found)})
 
-    def _wait(self, is_done: Callable[[], bool], deadline_s: float, doing: str) -> None:
+    def _wait(
+        self,
+        is_done: Callable[[], bool],
+        deadline_s: float,
+        doing: str,
+        is_late: Callable[[int], bool] | None = None,
+        substitute: Callable[[int], None] | None = None,
+    ) -> None:
         for _ in range(_SPINS):
             if is_done():
                 return
@@ -242,24 +406,32 @@ class SharedMemoryTransport:
             time.sleep(pause)
             pause = min(pause * 1.5, 1e-3)
             now = self._clock.monotonic()
-            if now - checked > 0.02:
+            if is_late is not None and now - checked > 0.02:
                 checked = now
-                self._check_peers(is_done)
+                self._check_peers(is_late, substitute)
             if now - started > deadline_s:
                 raise DeadlineExceeded(
                     f"rank {self.rank} waited {deadline_s:g} s for the other ranks to {doing}", code="rank_lost"
                 )
 
-    def _check_peers(self, is_done: Callable[[], bool]) -> None:
+    def _check_peers(self, is_late: Callable[[int], bool], substitute: Callable[[int], None] | None) -> None:
         for rank in range(self.world_size):
-            state = self._header[self._segment.word(rank, _STATE)]
-            silent_s = self._segment.silent_s(rank, self._clock)
-            # A rank may leave after its last post, which is no loss: so ask again after having seen it leave.
-            if rank == self.rank or (state not in (_LEFT, _FAILED) and silent_s <= self._silence_s) or is_done():
+            # Only those that keep this one waiting: whoever ends after its part was no loss to it. And ask that again
+            # after having seen it gone, as it may have done its part in between.
+            if rank == self.rank or not is_late(rank):
                 continue
-            if state == _RUNNING:
+            state, silent_s = self._state(rank), self._segment.silent_s(rank, self._clock)
+            is_gone = state in (_LEFT, _FAILED)
+            is_silent = silent_s > self._silence_s and not self._segment.is_replacing
+            if not (is_gone or is_silent) or not is_late(rank):
+                continue
+            if is_gone and substitute is not None:
+                if self.rank == min(r for r in range(self.world_size) if self._state(r) == _RUNNING):
+                    substitute(rank)
+            elif not is_gone:
                 raise rank_lost(rank, f"gave no sign of life for {silent_s:.1f} s")
-            raise rank_lost(rank, "stopped with an error" if state == _FAILED else "has left")
+            else:
+                raise rank_lost(rank, "stopped with an error" if state == _FAILED else "has left")
 
     def _beat(self) -> None:
         self._header[self._segment.word(self.rank, _BEAT)] = int(self._clock.monotonic() * 1e9)
@@ -284,6 +456,8 @@ def _operation(values: Numbers, kind: int) -> int:
 def _described(operation: int) -> str:
     payload, kind = divmod(operation, 1024)
     size_bytes, datatype = divmod(payload, 4)
+    if kind == _MEETING:
+        return "waits for all"
     name = DATATYPES[datatype]
     size = size_bytes // name.itemsize
     return f"sums {size} {name}" if kind == _SUM else f"takes {size} {name} from rank {kind - 1}"

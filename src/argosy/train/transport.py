@@ -1,6 +1,10 @@
 """How ranks exchange numbers: what a transport promises, and one for ranks that are threads of one process."""
 
+import contextlib
+import mmap
 import threading
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +49,90 @@ class Transport(Protocol):
         ...
 
 
+class Host(Transport, Protocol):
+    """A transport between ranks of one machine, who also share memory, and can go on when one of them is lost.
+
+    Every host passes tests/conformance/test_hosts.py.
+    """
+
+    is_fresh: bool
+    """Whether this rank came in the place of a lost one and doesn't know yet what the others know."""
+
+    def area(self, size_bytes: int) -> Numbers:
+        """Return the memory (uint8) that all ranks share: zeros at first. It outlives each of them.
+
+        There is one; all ask for the same size.
+        """
+        ...
+
+    def meet(self) -> None:
+        """Wait until all ranks are here; Unavailable with the code `rank_lost` as in any exchange."""
+        ...
+
+    def await_parts(self, is_late: Callable[[int], bool], substitute: Callable[[int], None]) -> None:
+        """Wait until no rank is late. The part of a lost rank is done by the first one that lives: `substitute`."""
+        ...
+
+    def regroup(self) -> bool:
+        """After `rank_lost`, wait until another has come in its place; False when nobody will.
+
+        Afterwards all ranks, the new one too, stand before the same exchange.
+        """
+        ...
+
+    def first_with_state(self) -> int:
+        """Return the first rank that isn't fresh, -1 if all are."""
+        ...
+
+    def adopted(self) -> None:
+        """Say that this rank isn't fresh any more."""
+        ...
+
+
+class Solo:
+    """The host of a training by one process."""
+
+    rank = 0
+    world_size = 1
+    is_fresh = False
+
+    def all_reduce(self, values: Numbers) -> None:
+        """Do nothing: the sum over one rank."""
+        check_numbers(values)
+
+    def broadcast(self, values: Numbers, root: int = 0) -> None:
+        """Do nothing."""
+        del root
+        check_numbers(values)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Do nothing."""
+
+    def area(self, size_bytes: int) -> Numbers:
+        """Return memory of this process, on large pages where there are any."""
+        memory = mmap.mmap(-1, max(size_bytes, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError, ValueError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(memory, np.uint8)
+
+    def meet(self) -> None:
+        """Do nothing."""
+
+    def await_parts(self, is_late: Callable[[int], bool], substitute: Callable[[int], None]) -> None:
+        """Do nothing."""
+
+    def regroup(self) -> bool:
+        """Return False: there is nobody else."""
+        return False
+
+    def first_with_state(self) -> int:
+        """Return this rank."""
+        return 0
+
+    def adopted(self) -> None:
+        """Do nothing."""
+
+
 def check_numbers(values: Numbers) -> None:
     """Raise InvalidInput for an array that a transport does not take."""
     if values.dtype not in DATATYPES or not values.flags.c_contiguous:
@@ -77,6 +165,8 @@ def ranks_differ(what: dict[int, str]) -> InvalidInput:
 class MemoryTransport:
     """Ranks that are threads of one process, for tests. Made by `group`."""
 
+    is_fresh = False
+
     def __init__(self, rank: int, group: "_Group") -> None:
         self.rank = rank
         self.world_size = group.size
@@ -99,6 +189,29 @@ class MemoryTransport:
         posted = self._exchange(f"broadcast from {root}", values)
         values[...] = posted[root]
         self._group.meet(self.rank)
+
+    def area(self, size_bytes: int) -> Numbers:
+        """Return the memory that all threads of the group share."""
+        return self._group.area(size_bytes)
+
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
+        self._group.meet(self.rank)
+
+    def await_parts(self, is_late: Callable[[int], bool], substitute: Callable[[int], None]) -> None:
+        """Wait until no rank is late; the first that lives stands in for one that is lost."""
+        self._group.await_parts(self.rank, is_late, substitute)
+
+    def regroup(self) -> bool:
+        """Return False: nobody starts threads anew."""
+        return False
+
+    def first_with_state(self) -> int:
+        """Return the first rank."""
+        return 0
+
+    def adopted(self) -> None:
+        """Do nothing."""
 
     def close(self, *, failed: bool = False) -> None:
         """Leave; nobody who waits for this rank goes on waiting."""
@@ -124,6 +237,24 @@ class _Group:
         self._phases = [0] * size
         self._gone: dict[int, str] = {}
         self._changed = threading.Condition()
+        self._area: Numbers | None = None
+
+    def area(self, size_bytes: int) -> Numbers:
+        with self._changed:
+            if self._area is None:
+                self._area = np.zeros(size_bytes, np.uint8)
+            return self._area
+
+    def await_parts(self, rank: int, is_late: Callable[[int], bool], substitute: Callable[[int], None]) -> None:
+        ends = time.monotonic() + self._deadline_s
+        while late := [other for other in range(self.size) if is_late(other)]:
+            living = [other for other in range(self.size) if other not in self._gone]
+            for other in late:
+                if other in self._gone and rank == living[0]:
+                    substitute(other)
+            if time.monotonic() > ends:
+                raise rank_lost(late[0], "did not come in time")
+            time.sleep(1e-4)  # the real clock: this is a wait for other threads
 
     def meet(self, rank: int) -> None:
         """Wait until all ranks have come as often as this one."""

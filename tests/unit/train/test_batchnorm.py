@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from argosy.train.strategy.data_parallel import DataParallel
-from argosy.train.strategy.single import Single
+from argosy.train.batchnorm import shared_statistics
 from argosy.train.transport import MemoryTransport
 from ranks import run_ranks
 
@@ -26,6 +25,14 @@ def samples_of(kind, n):
     return torch.randn(shape, generator=draw, dtype=torch.float64) * 3 + 7, torch.arange(n) % 3
 
 
+class Share:
+    """What batch norm asks of a strategy."""
+
+    def __init__(self, transport=None):
+        self.transport = transport
+        self.is_padding = False
+
+
 def steps_together(kind, shares, steps=3, **options):
     """Run forward and backward on a batch cut into `shares`; return gradients and buffers of every rank."""
     x, y = samples_of(kind, sum(shares))
@@ -34,13 +41,13 @@ def steps_together(kind, shares, steps=3, **options):
     models = [model_of(kind, **options) for _ in shares]
 
     def work(transport):
-        strategy, model = DataParallel(transport), models[transport.rank]
+        share, model = Share(transport), models[transport.rank]
         rows = slice(begins[transport.rank], begins[transport.rank] + shares[transport.rank])
         own_x, own_y, weight = (x[rows], y[rows], 1.0) if shares[transport.rank] else (x[:1], y[:1], 0.0)
-        with strategy.attached(model):
+        share.is_padding = shares[transport.rank] == 0
+        with shared_statistics(model, share):
             for _ in range(steps):
                 model.zero_grad()
-                strategy.begin(shares[transport.rank])
                 (nn.functional.cross_entropy(model(own_x), own_y, reduction="sum") * weight).backward()
                 for parameter in model.parameters():
                     transport.all_reduce(parameter.grad.numpy())
@@ -51,8 +58,8 @@ def steps_together(kind, shares, steps=3, **options):
 
 def steps_alone(kind, n, steps=3, **options):
     x, y = samples_of(kind, n)
-    strategy, model = Single(), model_of(kind, **options)
-    with strategy.attached(model):
+    model = model_of(kind, **options)
+    with shared_statistics(model, Share()):
         for _ in range(steps):
             model.zero_grad()
             nn.functional.cross_entropy(model(x), y, reduction="sum").backward()
@@ -132,7 +139,7 @@ def test_inference_exchanges_nothing(options):
 
     def work(transport):
         model = models[transport.rank]
-        with DataParallel(transport).attached(model), torch.no_grad():
+        with shared_statistics(model, Share(transport)), torch.no_grad():
             for _ in range(1 + transport.rank):
                 found = model(samples_of("numbers", 4)[0])
         return found
@@ -143,7 +150,7 @@ def test_inference_exchanges_nothing(options):
 
 def test_the_model_is_left_as_it_was():
     model = model_of("numbers")
-    with Single().attached(model):
+    with shared_statistics(model, Share()):
         assert "forward" in vars(model[1])
     assert "forward" not in vars(model[1])
     with pytest.raises(ValueError, match="more than 1 value per channel"):

@@ -3,8 +3,6 @@ import math
 import msgspec
 import pytest
 import torch
-from argosy.train.strategy.data_parallel import DataParallel
-from argosy.train.strategy.single import Single
 from torch import nn
 
 from argosy.core.clock import FakeClock
@@ -18,6 +16,7 @@ from argosy.train.families.resnet import build as build_resnet
 from argosy.train.inputs import ModelInput
 from argosy.train.models import weights_to_bytes
 from argosy.train.samples import Samples
+from argosy.train.strategy.synchronous import DataParallel, Single
 from argosy.train.transport import MemoryTransport
 from ranks import classes, config, largest_difference, run_ranks, train_ranks, train_single, training_of
 
@@ -151,10 +150,10 @@ def _run_until(training, step):
     """Stop in the middle of the step after `step`, after its checkpoint."""
     original = training._step
 
-    def one_step(rows):
+    def one_step(*arguments):
         if training.position.step == step:
             raise _Killed
-        return original(rows)
+        return original(*arguments)
 
     training._step = one_step
     training.run()
@@ -265,8 +264,9 @@ def test_news_tell_loss_metric_speed_and_the_time_left():
     news, clock = [], FakeClock()
 
     class Slow(Single):
-        def updated(self, model):
+        def finish(self, *step):
             clock.advance(1.0)
+            return super().finish(*step)
 
     training = training_of(mlp(), classes(n=48), config(epochs=2), Slow(), report=news.append, clock=clock)
     training.run()

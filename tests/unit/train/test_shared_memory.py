@@ -1,3 +1,4 @@
+import threading
 import time
 from pathlib import Path
 
@@ -86,3 +87,74 @@ def test_another_process_of_the_machine_finds_the_sizes_in_the_memory():
     assert (again.world_size, again.slot_bytes) == (3, 8192)
     segment.slots[1, 2, 5] = 77
     assert again.slots[1, 2, 5] == 77
+
+
+@pytest.mark.capability("T7")
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_after_a_loss_all_ranks_and_a_new_one_stand_before_the_same_exchange(lost):
+    segment = Segment.create(3)
+    segment.is_replacing = True
+    gone, again = threading.Event(), {}
+
+    def go_on(transport):
+        assert transport.regroup()
+        told = np.full(2, 40.0 + transport.rank)
+        transport.broadcast(told, transport.first_with_state())
+        if transport.is_fresh:
+            transport.adopted()
+        values = np.full(5, 1.0 + transport.rank)
+        transport.all_reduce(values)
+        return told[0], values[0], transport.first_with_state()
+
+    def work(rank):
+        transport = SharedMemoryTransport.join(segment, rank.rank, deadline_s=20.0)
+        transport.all_reduce(np.zeros(3))
+        if rank.rank == lost:
+            transport.close(failed=True)
+            gone.set()
+            return again["result"] if again["thread"].join(20.0) is None else None
+        with pytest.raises(ArgosyError) as caught:
+            transport.all_reduce(np.zeros(3))
+        assert caught.value.code == "rank_lost"
+        found = go_on(transport)
+        transport.close()
+        return found
+
+    def replace():
+        assert gone.wait(20.0)
+        segment.lose(lost)
+        assert segment.begin_generation() == 1
+        transport = SharedMemoryTransport.join(segment, lost)
+        assert transport.is_fresh
+        again["result"] = go_on(transport)
+        transport.close()
+
+    again["thread"] = threading.Thread(target=replace)
+    again["thread"].start()
+    found = run_ranks([Rank(0), Rank(1), Rank(2)], work, seconds=30.0)
+    assert found == [(41.0 if lost == 0 else 40.0, 6.0, 0)] * 3
+
+
+def test_ranks_stop_waiting_for_a_new_one_when_the_job_gives_up():
+    segment = Segment.create(2)
+    segment.is_replacing = True
+
+    def work(rank):
+        transport = SharedMemoryTransport.join(segment, rank.rank)
+        if rank.rank == 1:
+            transport.close(failed=True)
+            segment.is_replacing = False
+            return None
+        with pytest.raises(ArgosyError):
+            transport.meet()
+        found = transport.regroup()
+        transport.close(failed=True)
+        return found
+
+    assert run_ranks([Rank(0), Rank(1)], work, seconds=30.0) == [False, None]
+
+
+def test_the_area_outlives_every_rank_and_is_found_through_the_segment():
+    segment = Segment.create(1)
+    Segment.open(segment.path).area(64)[5] = 9
+    assert segment.area(64).tolist() == [0] * 5 + [9] + [0] * 58

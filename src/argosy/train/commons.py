@@ -1,0 +1,198 @@
+"""What the ranks of one machine hold in common: one copy of the parameters and of the optimizer's state.
+
+Each rank writes its gradients into a row of its own. When all have, every rank adds up and applies one part of the
+parameters, so the sums, the optimizer's work and its memory are shared out, and nothing is copied from rank to rank:
+the new values are where everybody reads them. The result is that of one process on the whole batch up to the order of
+additions, and the same for all by construction.
+
+A step survives the death of any rank at any moment. Before the rows are full, no parameter has changed: the step is
+made again. Afterwards each part advances in chunks; a chunk is computed beside its place and copied there when
+`computed` says that it is whole, so whoever takes over a lost rank's part goes on exactly where it stopped.
+"""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from argosy.train.optimizers import Optimizer, clip_factor
+from argosy.train.parameters import Layout
+from argosy.train.totals import NotFinite, Totals
+from argosy.train.transport import Host
+
+CHUNK = 1 << 16
+"""Elements that a rank works on at once: with gradients and state they fit in a second-level cache."""
+_LINE = 8
+_DONE, _COMPUTED, _SPOILED = range(3)
+"""Words per part: chunks done since the beginning of the training, the same for those computed, and the last step
+(from 1) in which a gradient was not finite."""
+_LOSS, _COUNT, _NORM = range(3)
+"""Numbers that a rank posts with its gradients: sums over its samples, and its part of the squared norm."""
+
+
+class Commons:
+    """The memory of one training on one machine. `layout` and `optimizer` are the same for all ranks."""
+
+    def __init__(self, host: Host, layout: Layout, optimizer: Optimizer, *, clip: float = 0.0) -> None:
+        self.layout = layout
+        self.host = host
+        self._optimizer = optimizer
+        self._clip = clip
+        self._is_alone = host.world_size == 1
+        self._map(layout, host.world_size)
+        chunks = -(-layout.size // CHUNK)
+        self._cuts = [chunks * part // host.world_size for part in range(host.world_size + 1)]
+        self._sum = torch.empty(CHUNK, dtype=layout.dtype)
+        # Whoever sees a word must see what was written before it. x86 keeps that order; for others the lock does.
+        self._fence = threading.Lock()
+
+    def _map(self, layout: Layout, ranks: int) -> None:
+        """Lay everything out in the shared area, each part at a multiple of 64 bytes."""
+        names, dtype = self._optimizer.state_names, layout.dtype
+        wide = -(-layout.size // _LINE) * _LINE * dtype.itemsize
+        rows = 0 if self._is_alone else ranks
+        sizes = [ranks * _LINE * 8, ranks * _LINE * 8, wide, ranks * wide, len(names) * wide]
+        sizes.append(rows * (1 + len(names)) * CHUNK * dtype.itemsize)
+        area = torch.from_numpy(self.host.area(sum(-(-size // 64) * 64 for size in sizes)))
+        pieces, start = [], 0
+        for size in sizes:
+            pieces.append(area[start : start + size])
+            start += -(-size // 64) * 64
+        self._words = memoryview(pieces[0].numpy().data).cast("q")
+        self._posted = pieces[1].view(torch.float64).view(ranks, _LINE).numpy()
+        self.values = pieces[2].view(dtype)[: layout.size]
+        self._gradients = pieces[3].view(dtype).view(ranks, -1)[:, : layout.size]
+        state = pieces[4].view(dtype).view(len(names), -1)[:, : layout.size] if names else ()
+        self.state: dict[str, Tensor] = dict(zip(names, state, strict=True))
+        self._beside = pieces[5].view(dtype).view(rows, 1 + len(names), CHUNK) if rows else torch.empty(0)
+
+    @property
+    def gradients(self) -> Tensor:
+        """This rank's row, in which backward passes leave sums over its samples."""
+        return self._gradients[self.host.rank]
+
+    def begin(self, step: int) -> None:
+        """Say that `step` steps (from 0) have been made, at the start and after loading a checkpoint."""
+        for part in range(self.host.world_size):
+            for word in (_DONE, _COMPUTED):
+                self._words[part * _LINE + word] = step * self._size(part)
+            self._words[part * _LINE + _SPOILED] = 0
+
+    def apply(self, step: int, loss: float, count: float, rate: float) -> Totals:
+        """Make step `step` (from 0) of the sum of all ranks' gradients; return when all parts are done.
+
+        `loss` and `count` are this rank's sums. Raises NotFinite on all ranks together; what ranks hold in
+        common stays finite. Raises Unavailable (`rank_lost`) only as long as nothing has been changed.
+        """
+        host, posted = self.host, self._posted
+        posted[host.rank, _LOSS], posted[host.rank, _COUNT] = loss, count
+        host.meet()
+        sums = posted[:, : _COUNT + 1].sum(axis=0)
+        totals = Totals(float(sums[_LOSS]), float(sums[_COUNT]))
+        if not np.isfinite(totals.loss):
+            raise NotFinite
+        work = _Work(step, self._clipped() if self._clip else 1.0, rate)
+        self._advance(host.rank, work)
+        host.await_parts(lambda part: self._is_late(part, step), lambda part: self._advance(part, work))
+        if any(self._words[part * _LINE + _SPOILED] == step + 1 for part in range(host.world_size)):
+            raise NotFinite
+        return totals
+
+    def _clipped(self) -> float:
+        """Return the factor that clips the whole gradient, for which all ranks look at their part once more."""
+        own = self.host.rank
+        chunks = range(self._cuts[own], self._cuts[own + 1])
+        self._posted[own, _NORM] = sum(float(self._total(chunk).double().square().sum()) for chunk in chunks)
+        self.host.meet()
+        norm = float(np.sqrt(self._posted[:, _NORM].sum()))
+        if not np.isfinite(norm):
+            raise NotFinite
+        return clip_factor(norm, self._clip)
+
+    def _size(self, part: int) -> int:
+        """Return how many chunks a part has; one without any counts as one, so that nobody goes on without its rank."""
+        return max(1, self._cuts[part + 1] - self._cuts[part])
+
+    def _is_late(self, part: int, step: int) -> bool:
+        return self._words[part * _LINE + _DONE] < (step + 1) * self._size(part)
+
+    @torch.no_grad()
+    def _advance(self, part: int, work: "_Work") -> None:
+        """Bring a part to the end of the step, from wherever it stands."""
+        words, line, size = self._words, part * _LINE, self._size(part)
+        begin = words[line + _DONE] - work.step * size
+        for number in range(begin, size):
+            chunk = self._cuts[part] + number
+            if chunk == self._cuts[part + 1]:
+                words[line + _COMPUTED] = words[line + _DONE] = (work.step + 1) * size
+                return
+            if words[line + _COMPUTED] == words[line + _DONE]:
+                gradient = self._total(chunk)
+                if work.scale != 1.0:
+                    gradient.mul_(work.scale)
+                values = self._compute(part, chunk, gradient, work)
+                # Here, where a cache still has them. Squares of finite numbers may overflow, so then each is looked at.
+                if not np.isfinite(float(torch.dot(values, values))) and not bool(values.isfinite().all()):
+                    words[line + _SPOILED] = work.step + 1
+                    words[line + _COMPUTED] = words[line + _DONE] = (work.step + 1) * size
+                    return
+                with self._fence:
+                    words[line + _COMPUTED] += 1
+            self._put(part, chunk)
+            with self._fence:
+                words[line + _DONE] += 1
+
+    def _range(self, chunk: int) -> slice:
+        return slice(chunk * CHUNK, min((chunk + 1) * CHUNK, self.layout.size))
+
+    def _total(self, chunk: int) -> Tensor:
+        """Return the sum of all ranks' gradients, added in the order of ranks, in memory of this process."""
+        place, rows = self._range(chunk), self._gradients
+        if self._is_alone:
+            return rows[0, place]
+        total = self._sum[: place.stop - place.start]
+        torch.add(rows[0, place], rows[1, place], out=total)
+        for row in rows[2:]:
+            total.add_(row[place])
+        return total
+
+    def _compute(self, part: int, chunk: int, gradient: Tensor, work: "_Work") -> Tensor:
+        """Return the new values of a chunk: in place for one rank, otherwise beside it, with the state."""
+        place = self._range(chunk)
+        found = [self.values[place], *(remembered[place] for remembered in self.state.values())]
+        if not self._is_alone:
+            beside = self._beside[part, :, : place.stop - place.start]
+            for new, old in zip(beside, found, strict=True):
+                new.copy_(old)
+            found = list(beside)
+        values, *state = found
+        self._optimizer.update(values, gradient, dict(zip(self.state, state, strict=True)), work.rate, work.step + 1)
+        return values
+
+    def _put(self, part: int, chunk: int) -> None:
+        """Copy a computed chunk to its place; doing so again changes nothing."""
+        if self._is_alone:
+            return
+        place = self._range(chunk)
+        values, *others = self._beside[part, :, : place.stop - place.start]
+        self.values[place].copy_(values)
+        for beside, remembered in zip(others, self.state.values(), strict=True):
+            remembered[place].copy_(beside)
+
+    def first_not_finite(self) -> str:
+        """Return the parameter in whose values or gradients NaN or infinity is first seen, or an empty text."""
+        found = self.layout.first_not_finite(self.values)
+        for row in self._gradients:
+            found = found or self.layout.first_not_finite(row)
+        return found
+
+
+class _Work(NamedTuple):
+    """What all parts of one step have in common."""
+
+    step: int
+    scale: float
+    """What clips the gradient."""
+    rate: float

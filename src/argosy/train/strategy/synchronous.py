@@ -1,0 +1,153 @@
+"""Every rank has a part of each batch; all gradients make one step, which is that of the whole batch."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from argosy.core.errors import Unavailable
+from argosy.train.batchnorm import shared_statistics
+from argosy.train.buffers import Buffers
+from argosy.train.commons import Commons
+from argosy.train.config import TrainConfig
+from argosy.train.optimizers import Optimizer
+from argosy.train.parameters import FlatParameters, Layout
+from argosy.train.totals import Totals
+from argosy.train.transport import Host, Numbers, Solo, Transport
+
+
+class DataParallel:
+    """Synchronous data parallelism between the ranks of one machine, which hold the parameters in common.
+
+    Equal to one process on the whole batch up to the order of additions, also with batch norm, an uneven last batch,
+    and ranks with different numbers of samples or none. Dropout draws differ from one process's.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.rank = host.rank
+        self.world_size = host.world_size
+        self.is_fresh = host.is_fresh
+        self.transport: Transport | None = host if host.world_size > 1 else None
+        self.is_padding = False
+        self._host = host
+
+    @contextlib.contextmanager
+    def attached(self, model: nn.Module, config: TrainConfig) -> Iterator[None]:
+        """Give all ranks the state of rank 0, the parameters in common; let batch norm see the samples of all."""
+        host = self._host
+        layout = Layout(model)
+        self._commons = Commons(host, layout, Optimizer(config), clip=config.clip)
+        self._buffers = Buffers(model)
+        if not host.is_fresh:
+            if host.rank == 0:
+                self._fill(layout)
+            host.meet()
+            for buffer in self._buffers.all():
+                self._broadcast(buffer)
+        with (
+            FlatParameters(model, layout, self._commons.values, self._commons.gradients) as self._flat,
+            shared_statistics(model, self),
+        ):
+            yield
+
+    def _fill(self, layout: Layout) -> None:
+        for name, place in layout.named(self._commons.values).items():
+            place.copy_(layout.parameters[name].detach())
+        for remembered in self._commons.state.values():
+            remembered.zero_()
+        self._commons.begin(0)
+
+    def begin(self) -> None:
+        """Begin a step: forget gradients, remember buffers."""
+        self._flat.gradients.begin()
+        if self.world_size > 1:
+            self._buffers.note()
+
+    def begin_pass(self, samples: int) -> None:
+        """Note whether this rank only runs along."""
+        self.is_padding = samples == 0
+
+    def finish(self, step: int, loss: float, count: int, rate: float) -> Totals:
+        """Share rank 0's buffers where the step has changed them, then make the step."""
+        self._flat.gradients.end()
+        if self.world_size > 1:
+            # Batch norm's are equal already. Without this, ranks would drift apart, and a checkpoint, which rank 0
+            # writes, would not say what the others hold.
+            for buffer in self._buffers.changed():
+                self._broadcast(buffer)
+        totals = self._commons.apply(step, loss, count, rate)
+        self._buffers.keep()
+        return totals
+
+    def total(self, *values: float) -> list[float]:
+        """Return the sum of each value over all ranks."""
+        numbers = np.array(values, dtype=np.float64)
+        self._host.all_reduce(numbers)
+        return [float(number) for number in numbers]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimizer's memory by name; all ranks share it."""
+        return self._commons.state
+
+    def resumed(self, step: int) -> None:
+        """Go on after `step` steps."""
+        self._commons.begin(step)
+        self._host.meet()
+
+    def recover(self, state: Callable[[], bytes], adopt: Callable[[bytes], None]) -> bool:
+        """Wait for the new rank and tell it where the others stand; parameters and optimizer it finds in common."""
+        host = self._host
+        while True:
+            try:
+                if not host.regroup():
+                    return False
+                root = host.first_with_state()
+                if root < 0:
+                    return False
+                if not host.is_fresh:
+                    self._buffers.undo()
+                told = self._tell(state() if host.rank == root else b"", root)
+                if host.is_fresh:
+                    adopt(told)
+                    host.adopted()
+                self.is_fresh = False
+                host.meet()
+            except Unavailable as error:
+                if error.code != "rank_lost":
+                    raise
+            else:
+                return True
+
+    def first_not_finite(self) -> str:
+        """Return the parameter in which NaN or infinity is first seen, or an empty text."""
+        return self._commons.first_not_finite()
+
+    def _tell(self, data: bytes, root: int) -> bytes:
+        size = np.array([len(data)], np.int64)
+        self._host.broadcast(size, root)
+        words = np.zeros(-(-int(size[0]) // 8), np.int64)
+        words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+        self._host.broadcast(words, root)
+        return words.tobytes()[: int(size[0])]
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        wide = torch.float64 if tensor.is_floating_point() else torch.int64
+        copy = tensor.detach().to(tensor.dtype if tensor.dtype in _EXCHANGED else wide, copy=True).contiguous()
+        values: Numbers = copy.numpy()
+        self._host.broadcast(values)
+        if self.rank != 0:
+            tensor.copy_(copy)
+
+
+class Single(DataParallel):
+    """One process has the whole batch: the same without anybody else."""
+
+    def __init__(self, host: Host | None = None) -> None:
+        # What it was given is for its signs of life; the parameters are its own.
+        del host
+        super().__init__(Solo())
+
+
+_EXCHANGED = (torch.float32, torch.float64, torch.int64)

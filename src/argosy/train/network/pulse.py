@@ -5,6 +5,7 @@ A connection that ends without a goodbye is a process that has ended.
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -20,6 +21,7 @@ _FAILURE = struct.Struct(">hH")
 """The rank that is to blame, or -1, and the length of the text that follows."""
 _MAX_REASON_BYTES = 400
 _FAREWELL_S = 1.0
+_ENDED = "has ended without a word"
 
 
 class Pulse:
@@ -125,13 +127,14 @@ class Pulse:
         except BlockingIOError:
             return True
         except OSError as error:
-            self._lose(peer, f"can't be reached: {error.strerror or error}")
+            has_ended = error.errno in {errno.ECONNRESET, errno.EPIPE}
+            self._lose(peer, _ENDED if has_ended else f"can't be reached: {error.strerror or error}")
             return False
         self._heard[peer] = now
         self._received[peer] += data
         self._understand(peer)
         if not data and peer not in self._left:
-            self._lose(peer, "has ended without a word")
+            self._lose(peer, _ENDED)
         return bool(data)
 
     def _understand(self, peer: int) -> None:

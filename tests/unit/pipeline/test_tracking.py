@@ -56,6 +56,16 @@ def test_numbers_that_changed_are_told_once_and_news_goes_on_to_whoever_listens(
     assert kept.ended == "finished"
 
 
+@pytest.mark.capability("T6")
+def test_numbers_of_epochs_that_were_in_no_news_are_told_at_the_end():
+    kept = Kept()
+    tracking = Tracking([kept], lambda _: None)
+    tracking(news(10, loss=1.0, accuracy=0.5))
+    history = [{"epoch": n, "accuracy": 0.5, "f1": n / 4, "seconds": 3.0} for n in (1, 2)]
+    tracking.log_rest(history, 20)
+    assert kept.told[1:] == [(10, {"f1": 0.25}), (20, {"f1": 0.5})]
+
+
 # --- TensorBoard ----------------------------------------------------------------------------------------------------
 
 
@@ -122,8 +132,8 @@ def test_a_folder_that_can_not_be_written_is_told_and_the_training_goes_on(tmp_p
 
 
 @contextmanager
-def server(*, knows_experiment=False, fails_at=""):
-    """A tracking server that keeps what it is asked."""
+def server(*, knows_experiment=False, fails_at="", times=10**9):
+    """A tracking server that keeps what it is asked; what it fails at it fails at so many times."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -131,7 +141,7 @@ def server(*, knows_experiment=False, fails_at=""):
             path = self.path.removeprefix("/api/2.0/mlflow/").partition("?")[0]
             asked.append((path, body))
             status, answer = 200, {}
-            if path == fails_at:
+            if path == fails_at and [path for path, _ in asked].count(fails_at) <= times:
                 status = 500
             elif path == "experiments/get-by-name":
                 status, answer = (200, {"experiment": {"experiment_id": "7"}}) if knows_experiment else (404, {})
@@ -208,6 +218,14 @@ def test_a_server_that_fails_is_told_once_and_the_training_goes_on(fails_at):
             log.log(step, {"loss": 1.0})
         log.close(failed=False)
     assert said == [f"no log in MLflow: '{url}' can't be used (it answered 500)"]
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again():
+    with server(fails_at="runs/log-batch", times=2) as (url, asked):
+        log = Mlflow(url, "digits", "digits-1", FakeClock(1000.0), pytest.fail)
+        log.log(1, {"loss": 1.0})
+        log.close(failed=False)
+    assert [path for path, _ in asked][-4:] == ["runs/log-batch"] * 3 + ["runs/update"]
 
 
 def test_a_server_that_is_not_there_is_told():

@@ -49,6 +49,7 @@ def run(context: StageContext) -> StageRecord:
     context.report(Progress(stage="train", message="measuring it on the test part"))
     module = filled_module(context, dataset, weights).eval().float()
     tested = {f"test_{name}": round(value, 6) for name, value in measured(module, dataset, "test").items()}
+    tracking.log_rest(result.history, result.steps)
     tracking.log(result.steps, tested)
     tracking.close()
     texts = written(module, dataset) if is_language(dataset) else []

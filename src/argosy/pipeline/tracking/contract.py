@@ -1,7 +1,7 @@
 """What logs a training, and who tells it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from argosy.core.progress import Progress, Reporter
@@ -49,6 +49,13 @@ class Tracking:
         if changed:
             for tracker in self._trackers:
                 tracker.log(step, changed)
+
+    def log_rest(self, history: Sequence[Mapping[str, Any]], steps: int) -> None:
+        """Tell the numbers of whole epochs that were in no news, such as F1."""
+        known = {*self._last, "epoch", "seconds"}
+        for number, entry in enumerate(history, 1):
+            rest = {name: value for name, value in entry.items() if name not in known}
+            self.log(round(steps * number / len(history)), rest)
 
     def close(self, *, failed: bool = False) -> None:
         """End the logs."""

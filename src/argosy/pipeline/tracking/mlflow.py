@@ -15,6 +15,8 @@ from argosy.core.clock import Clock
 _TIMEOUT_S = 10.0
 _CLOSE_S = 20.0
 """What is still to be sent at the end gets so long."""
+_ATTEMPTS, _PAUSE_S = 3, 1.0
+"""A busy server gets so many; numbers that arrive twice are the same numbers."""
 _MOST_WAITING = 1000
 _MOST_METRICS, _MOST_PARAMETERS, _MOST_TEXT = 1000, 100, 500
 """Limits of one request, and of a parameter's text in the oldest servers that are in use."""
@@ -90,6 +92,16 @@ class Mlflow:
         return str(self._ask("experiments/create", {"name": self._experiment})["experiment_id"])
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._asked(path, body)
+            except _FAILURES as error:
+                if attempt == _ATTEMPTS or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
+                    raise
+                self._clock.sleep(_PAUSE_S)
+        return None
+
+    def _asked(self, path: str, body: dict[str, Any] | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(  # noqa: S310 - its scheme was checked with the settings
             f"{self._url}/api/2.0/mlflow/{path}", data, {"Content-Type": "application/json"}

@@ -9,8 +9,8 @@ from argosy.core.files import write_atomic
 from argosy.core.progress import Progress, Reporter
 from argosy.pipeline.report.chart import Point
 
-_MOST = 600
-"""Points kept: more than a picture has places for; when there are more, neighbours become one."""
+_MOST = 300
+"""Stretches of equal length that a training is shown in: about as many as a picture has places for."""
 _SAVE_EVERY = 20
 
 
@@ -55,7 +55,7 @@ class LossCurve:
             self._places.pop()
         known, summed = 0.0, 0.0
         for place in reversed(self._places):
-            inside = min(place.steps, place.step - start)  # joined places may have begun in the epoch before
+            inside = min(place.steps, place.step - start)  # of this epoch
             if inside <= 1e-9:
                 break
             known, summed = known + inside, summed + place.loss * inside
@@ -63,8 +63,9 @@ class LossCurve:
         if steps <= 1e-9:
             return
         self._places.append(_Place(step, (mean * (step - start) - summed) / steps, steps))
-        if len(self._places) > _MOST:
-            self._places = [_joined(*self._places[n : n + 2]) for n in range(0, len(self._places), 2)]
+        width = total / _MOST
+        if known and _stretch(step, width) == _stretch(self._places[-2].step, width):
+            self._places[-2:] = [_joined(*self._places[-2:])]
         self._unsaved += 1
         if self._unsaved >= _SAVE_EVERY:
             self._unsaved = 0
@@ -77,8 +78,10 @@ def _epochs(message: str) -> int:
     return int(last) if message.startswith("epoch ") and last.isdigit() else 0
 
 
-def _joined(first: _Place, second: _Place | None = None) -> _Place:
-    if second is None:
-        return first
+def _stretch(step: float, width: float) -> int:
+    return math.ceil(step / width - 1e-9)
+
+
+def _joined(first: _Place, second: _Place) -> _Place:
     steps = first.steps + second.steps
     return _Place(second.step, (first.loss * first.steps + second.loss * second.steps) / steps, steps)

@@ -147,6 +147,8 @@ def _padded(ids: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]
 
 def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
     """Return the prepared samples of `dataset` with numbers in `dtype`. An absent validation part is empty."""
+    if dataset.task == "language-model":
+        return _language_samples(dataset)
     (x, *more), y = _tensors(dataset, "train", dtype)
     if dataset.splits.get("validation") is None:
         (validation_x, *validation_more), validation_y = [tensor[:0] for tensor in (x, *more)], y[:0]
@@ -160,8 +162,6 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
         "labels": tuple(dataset.labels),
     }
     step = dataset.tokenize
-    if dataset.task == "language-model":
-        return LanguageSamples(x.to(_NARROW), y, validation_x.to(_NARROW), validation_y, **known)
     if step is None:
         return Samples(
             x, y, validation_x, validation_y, more=tuple(more), validation_more=tuple(validation_more), **known
@@ -177,6 +177,19 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
         pad_id=step.pad_id,
         max_length=step.max_length,
         **known,
+    )
+
+
+def _language_samples(dataset: Dataset) -> LanguageSamples:
+    # Not through `prepared`, whose tokens and masks take eight bytes each.
+    train, validation = (dataset.splits[part] for part in ("train", "validation"))
+    return LanguageSamples(
+        _numbers(train.inputs["input_ids"], torch.float32),
+        _numbers(train.y, torch.float32),
+        _numbers(validation.inputs["input_ids"], torch.float32),
+        _numbers(validation.y, torch.float32),
+        dataset.task,
+        dataset.outputs,
     )
 
 

@@ -176,3 +176,19 @@ def test_what_can_not_be_learned_from_is_refused(folder, fields, told):
     (folder / "latin.txt").write_bytes("caf\xe9 ol\xe9".encode("latin-1"))
     with pytest.raises((InvalidInput, NotFound), match=told):
         made(folder, **{"tokenizer": "bytes", **fields})
+
+
+def test_samples_hold_each_token_in_four_bytes_and_hand_it_out_with_a_mask(folder):
+    import torch
+
+    from argosy.train.samples import samples_of
+
+    dataset = made(folder, vocabulary=300)
+    samples = samples_of(dataset, torch.float32)
+    assert samples.x.dtype == samples.y.dtype == samples.validation_y.dtype == torch.int32
+    ids, mask = samples.batch(torch.tensor([2, 0]))
+    assert ids.dtype == mask.dtype == torch.int64
+    assert ids.tolist() == dataset.splits["train"].inputs["input_ids"][[2, 0]].tolist()
+    assert samples.y[0, :-1].tolist() == samples.x[0, 1:].tolist()
+    assert bool(mask.all())
+    assert (samples.given.vocabulary, samples.outputs, samples.given.shape) == (300, 300, (16,))

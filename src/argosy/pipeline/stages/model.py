@@ -65,14 +65,15 @@ def measured(module: "nn.Module", dataset: Dataset, part: str) -> dict[str, floa
     from argosy.train.scores import score_for
 
     scale = float(getattr(dataset.finish[0], "scale", 1.0)) if dataset.task == "regression" else 1.0
+    offset = float(getattr(dataset.finish[0], "offset", 0.0)) if dataset.task == "regression" else 0.0
     score = score_for(dataset.task, dataset.outputs, scale)
-    inputs, y = dataset.prepared(part)
+    found, prepare, step = dataset.splits[part], dataset.preparation(), rows_at_once(dataset)
     sums = torch.zeros(score.size, dtype=torch.float64)
-    step = rows_at_once(dataset)
     with torch.inference_mode():
-        for start in range(0, len(y), step):
+        for start in range(0, len(found), step):
             rows = slice(start, start + step)
-            given = without_padding({name: array[rows] for name, array in inputs.items()})
+            given = without_padding(prepare({name: array[rows] for name, array in found.inputs.items()}))
+            y = torch.from_numpy(found.y[rows])
             outputs = module(*(torch.from_numpy(array) for array in given.values()))
-            sums += score.sums(outputs, torch.from_numpy(y[rows]))
+            sums += score.sums(outputs, (y - offset) / scale if dataset.task == "regression" else y)
     return score.values(sums)

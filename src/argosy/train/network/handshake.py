@@ -150,10 +150,11 @@ class Door:
         while not self._closed.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # a time-out, a guest who left in the queue, or the end
-                if not self._closed.is_set():
-                    continue
-                return
+            except TimeoutError:
+                continue
+            except OSError:  # a guest who left in the queue, no descriptor left, or the end
+                self._closed.wait(0.05)
+                continue
             self._places.acquire()
             threading.Thread(target=self._welcome, args=(connection,), name="argosy-guest", daemon=True).start()
 

@@ -21,6 +21,9 @@ View = memoryview
 _HEADER = struct.Struct("<IHBBQQQ")
 """Generation, root, kind, datatype, number of the message, count of numbers, codec."""
 _BUFFERS_AT_ONCE = 16
+_WAKE_BYTES = 1 << 16
+"""Of a long message, what must have come before this process is woken: on a slow network packets come one by one, and
+waking for each would take the processor, and Python's lock, from the computation in front."""
 _WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK)
 SUM, SCATTER, GATHER, BROADCAST, DIRECT = range(5)
 _SAYINGS = ("sums {} of all", "sums its part of {}", "gathers {}", "takes {} from rank {}", "exchanges {} with rank {}")
@@ -50,7 +53,7 @@ class Doing:
 class _Flow:
     """One connection of a lane: what waits to be sent, and where what comes goes."""
 
-    __slots__ = ("connection", "heard", "interest", "outgoing", "peer", "said", "sent", "target", "then")
+    __slots__ = ("connection", "heard", "interest", "outgoing", "peer", "said", "sent", "target", "then", "wake_bytes")
 
     def __init__(self, peer: int, connection: socket.socket) -> None:
         self.peer = peer
@@ -58,6 +61,7 @@ class _Flow:
         self.outgoing: collections.deque[View] = collections.deque()
         self.said = self.heard = 0  # messages
         self.sent = 0  # bytes of this exchange
+        self.wake_bytes = 1
         self.target: View | None = None
         self.then: Callable[[], None] = _nothing
         self.interest = 0
@@ -223,6 +227,11 @@ class Lane:
 
     def _register(self, flow: _Flow) -> None:
         interest = (select.POLLIN if flow.target is not None else 0) | (select.POLLOUT if flow.outgoing else 0)
+        if flow.target is not None:
+            wake_bytes = _WAKE_BYTES if len(flow.target) >= _WAKE_BYTES else 1
+            if wake_bytes != flow.wake_bytes:
+                flow.wake_bytes = wake_bytes
+                flow.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake_bytes)
         if interest == flow.interest:
             return
         # A connection of which nothing is wanted is not watched: its end would be reported again and again.

@@ -1,16 +1,55 @@
 """What the TCP transport has beyond the Protocol: parts, single ranks, codecs, the background."""
 
+import socket
 import threading
 
 import numpy as np
 import pytest
 
 from argosy.core.errors import ArgosyError, InvalidInput
+from argosy.train.network import mesh
 from argosy.train.network.codecs import BlockInt8, Half
 from network_ranks import tcp_ranks
 from ranks import run_ranks
 
-COUNTS = [0, 1, 2, 5, 8193, 300_001]
+COUNTS = [0, 1, 2, 5, 8193, 300_001, 1_500_001]
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Let the kernel keep little, so that everything goes through in small pieces, at changing times."""
+    tune = mesh._tune
+
+    def narrow_too(connection):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        tune(connection)
+
+    monkeypatch.setattr(mesh, "_tune", narrow_too)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("codec", [None, BlockInt8], ids=["plain", "coded"])
+def test_narrow_connections_change_no_bit_and_stop_nobody(narrow, size, codec):
+    count = 400_000
+    values = np.random.default_rng(1).normal(size=(size, count)).astype(np.float32)
+
+    def work(transport):
+        found, behind = values[transport.rank].copy(), values[transport.rank].copy()
+        pending = transport.start_all_reduce(behind, codec=codec and codec())
+        transport.all_reduce(found, codec=codec and codec())
+        pending.wait()
+        transport.broadcast(behind, size - 1)
+        return found, behind
+
+    results = run_ranks(tcp_ranks(size), work)
+    expected = results[0][0].tobytes()
+    assert all(found.tobytes() == behind.tobytes() == expected for found, behind in results)
+    if codec is None:
+        exact = values[0]
+        for more in values[1:]:
+            exact = exact + more
+        assert exact.tobytes() == expected
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -30,7 +69,7 @@ def test_parts_that_are_summed_and_gathered_give_the_bits_of_a_whole_sum(size, c
         assert whole.tobytes() == parts.tobytes()
 
 
-@pytest.mark.parametrize("count", [1, 9000, 300_001])
+@pytest.mark.parametrize("count", [1, 9000, 700_001])
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.capability("T5")
 def test_coded_sums_have_the_same_bits_on_all_ranks_and_lose_no_more_than_the_codec(size, count):

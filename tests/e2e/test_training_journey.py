@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -98,7 +99,7 @@ def test_train_takes_a_folder_and_leaves_weights_and_a_report(installed):
 
 @pytest.mark.slow
 @pytest.mark.capability("B1", "D1", "E1", "F1")
-def test_a_language_model_goes_from_a_text_file_to_an_endpoint_that_says_what_comes_next(installed):
+def test_a_language_model_goes_from_a_text_file_to_an_endpoint_that_says_what_comes_next(installed, monkeypatch):
     (installed.folder / "verse.txt").write_text(verses(700))
     (installed.folder / "argosy.toml").write_text(WRITER)
     ran = installed.json("run")
@@ -110,6 +111,24 @@ def test_a_language_model_goes_from_a_text_file_to_an_endpoint_that_says_what_co
     page = (installed.folder / "report" / "training.html").read_text()
     assert "What it writes" in page
     assert "temperature" in page
+
+    # What the how-to says is done with the weights in Python, with the sizes of this model.
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "train-a-gpt.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    installed.ok("train", "--save", "out")
+    for asked, here in (
+        ('"width": 192, "layers": 4, "heads": 6', '"width": 32, "layers": 1, "heads": 2'),
+        ("128", "32"),
+    ):
+        assert asked in code
+        code = code.replace(asked, here)
+    code = code.replace("And it came to pass", "the dog ran")
+    monkeypatch.chdir(installed.folder)
+    names = {}
+    exec(code, names)
+    words = {word for choice in WORDS for words in choice for word in words.split()}
+    assert len(names["text"]) >= 150
+    assert len([word for word in names["text"].split() if word in words]) > 15
 
     installed.ok("deploy", "writer:1", "--now", "--port", "0")
     beginning = "the dog ran to the big r"

@@ -9,6 +9,8 @@ from argosy.cli.workspace import Workspace
 from argosy.core.files import write_atomic
 from argosy.core.units import format_time
 from argosy.pipeline.context import StageRecord
+from argosy.pipeline.engine import RunResult
+from argosy.pipeline.stages.publish import KEPT
 from argosy.pipeline.stages.train import HISTORY, PAGE, PICTURE, WEIGHTS
 
 
@@ -30,7 +32,7 @@ def train(
     result = carried_out(output, workspace, project, base, "train")
     record = result.records["train"]
     place = save or workspace.settings.home / "trainings" / f"{project.project.name}-{_short(record)}"
-    written = _written(workspace, record, place)
+    written = _written(workspace, _files(result), place)
     _show(output, record, written)
     output.result({**as_plain(result, []), "files": {name: str(path) for name, path in written.items()}})
     named = f" --file '{folder}'" if folder != Path() else ""
@@ -41,13 +43,19 @@ def _short(record: StageRecord) -> str:
     return record.outputs[WEIGHTS].removeprefix("sha256:")[:8]
 
 
-def _written(workspace: Workspace, record: StageRecord, place: Path) -> dict[str, Path]:
-    """Write what the training left to `place`, verified; return where each file is."""
+def _files(result: RunResult) -> dict[str, str]:
+    """Return name and digest of what the training left, and of what it needs of the data, such as a tokenizer."""
+    trained, data = result.records["train"].outputs, result.records["data"].outputs
+    kept = {name.removeprefix(KEPT): digest for name, digest in data.items() if name.startswith(KEPT)}
+    return {name: trained[name] for name in (PAGE, PICTURE, WEIGHTS, HISTORY)} | kept
+
+
+def _written(workspace: Workspace, files: dict[str, str], place: Path) -> dict[str, Path]:
+    """Write files to `place`, verified; return where each is."""
     found = {}
-    for name in (PAGE, PICTURE, WEIGHTS, HISTORY):
-        content = workspace.registry.blobs.get(record.outputs[name])
+    for name, digest in files.items():
         found[name] = place / name
-        write_atomic(found[name], content)
+        write_atomic(found[name], workspace.registry.blobs.get(digest))
     return found
 
 

@@ -14,7 +14,7 @@ from argosy.pipeline.stages.model import open_dataset
 from argosy.pipeline.stages.train import HISTORY, PAGE, PICTURE, WEIGHTS
 from argosy.registry.versions import Evaluation, FileRef, Lineage, Manifest, Version
 
-_KEPT = f"dataset/{FILES}/"
+KEPT = f"dataset/{FILES}/"
 """Where stage `data` leaves what the preparation needs beside its steps, such as a tokenizer."""
 _OF_TRAINING = (WEIGHTS, HISTORY, PAGE, PICTURE)
 
@@ -84,7 +84,7 @@ def _files(context: StageContext, role: str) -> dict[str, FileRef]:
             **{name: digest for name, digest in trained.items() if name in _OF_TRAINING},
         }
     kept = {
-        n.removeprefix(_KEPT): digest for n, digest in context.inputs["data"].outputs.items() if n.startswith(_KEPT)
+        n.removeprefix(KEPT): digest for n, digest in context.inputs["data"].outputs.items() if n.startswith(KEPT)
     }
     return {name: _reference(context, digest) for name, digest in (names | kept).items()}
 

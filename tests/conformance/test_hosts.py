@@ -18,7 +18,7 @@ def shared(size):
     found = [None] * size
 
     def join(rank):
-        found[rank] = SharedMemoryTransport.join(segment, rank, deadline_s=20.0)
+        found[rank] = SharedMemoryTransport.join(segment.path, rank, deadline_s=20.0)
 
     threads = [threading.Thread(target=join, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -127,3 +127,37 @@ def test_nobody_comes_in_the_place_of_a_rank_that_no_job_watches(hosts):
         return host.regroup(), host.first_with_state()
 
     assert run_ranks(hosts, work) == [(False, 0)] * len(hosts)
+
+
+def test_only_one_rank_at_a_time_holds_a_lock_and_other_locks_are_others(hosts):
+    inside, most = [], []
+
+    def work(host):
+        for _ in range(200):
+            with host.lock(3), host.lock(10 + host.rank):
+                inside.append(host.rank)
+                most.append(len(inside))
+                inside.pop()
+
+    run_ranks(hosts, work)
+    assert max(most) == 1
+
+
+def test_a_rank_waits_its_turn_and_not_for_one_that_is_lost(three):
+    done = threading.Event()
+
+    def work(host):
+        host.meet()
+        if host.rank == 2:
+            host.close(failed=True)
+            return "lost"
+        if host.rank == 1:
+            done.set()
+        host.await_turn(done.is_set, lambda rank: rank == 1)
+        try:
+            host.await_turn(lambda: False, lambda rank: rank == 2)
+        except ArgosyError as error:
+            return error.code
+        return "waited"
+
+    assert run_ranks(three, work) == ["rank_lost", "rank_lost", "lost"]

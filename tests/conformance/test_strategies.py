@@ -11,7 +11,10 @@ from argosy.train.strategy.contract import open_strategy
 from argosy.train.transport import MemoryTransport
 from ranks import classes, config, largest_difference, run_ranks, train_single, training_of
 
-WORKERS = [("single", 1), ("data-parallel", 1), ("data-parallel", 2), ("data-parallel", 3)]
+WORKERS = [
+    ("single", 1),
+    *((name, workers) for name in ("data-parallel", "parameter-server") for workers in (1, 2, 3)),
+]
 
 
 def build():
@@ -98,7 +101,7 @@ def test_the_model_is_an_ordinary_one_again_afterwards(ranks):
 
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
-    with pytest.raises(NotFound, match="'sharded' is not one of the known strategies: data-parallel, single"):
+    with pytest.raises(NotFound, match="'sharded' is not one of the known strategies: data-parallel, parameter-server, single"):
         open_strategy("sharded", MemoryTransport.group(1)[0])
 
 

@@ -8,7 +8,7 @@ import pytest
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.train.shared_memory import Segment, SharedMemoryTransport
 from argosy.train.transport import MemoryTransport
-from network_ranks import tcp_ranks
+from network_ranks import ranks_on_hosts, tcp_ranks
 from ranks import run_ranks
 
 
@@ -39,7 +39,12 @@ def over_tcp(size, deadline_s=30.0):
     return tcp_ranks(size, deadline_s=deadline_s)
 
 
-@pytest.fixture(params=[in_memory, in_shared_memory, over_tcp])
+def on_hosts_of_two(size, deadline_s=30.0):
+    """The first host has up to two ranks, so sums of three are still added in the order of ranks."""
+    return ranks_on_hosts([2, 1] if size == 3 else [size], deadline_s=deadline_s)
+
+
+@pytest.fixture(params=[in_memory, in_shared_memory, over_tcp, on_hosts_of_two])
 def transports(request):
     return request.param
 

@@ -87,6 +87,30 @@ def test_a_training_whose_rank_is_killed_loses_no_step_and_ends_with_the_same_bi
     assert living_ranks(work) == []
 
 
+@pytest.mark.capability("T3")
+@pytest.mark.parametrize("staleness", [2, "none"])
+def test_a_lost_worker_of_a_parameter_server_is_replaced_while_the_others_go_on(place, staleness):
+    settings = msgspec.structs.replace(
+        TRAIN, strategy="parameter-server", workers=3, max_staleness=staleness, learning_rate=0.02
+    )
+    work, killed, news = place / f"served-{staleness}", [], []
+
+    def listen(found):
+        news.append(found.message)
+        if not killed and checkpoints(work):
+            killed.append(living_ranks(work)[1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    model = ModelConfig(family="mlp", options={"hidden": [16, 8]})
+    result = train(place, work.name, model=model, settings=settings, report=listen)
+    assert killed
+    assert (result.restarts, result.replaced, result.epochs) == (0, 1, TRAIN.epochs)
+    assert any("rank 1 was ended by signal 9; another takes its place" in message for message in news)
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    assert result.steps == 6 * TRAIN.epochs
+    assert living_ranks(work) == []
+
+
 @pytest.mark.capability("T7")
 def test_when_all_ranks_are_killed_the_training_goes_on_from_its_checkpoint(place, undisturbed):
     work, killed, news = place / "all", [], []

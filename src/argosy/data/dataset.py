@@ -365,6 +365,12 @@ def batches(n: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, wo
     if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
         raise InvalidInput(f"batch_size {batch_size}, rank {rank} and world_size {world_size} don't go together")
     order = permutation(n, seed, epoch)
-    for start in range(0, n, batch_size):
-        size = min(batch_size, n - start)
-        yield order[start + size * rank // world_size : start + size * (rank + 1) // world_size]
+    for number in range(-(-n // batch_size)):
+        yield order[share_of_batch(n, batch_size, number, rank, world_size)]
+
+
+def share_of_batch(n: int, batch_size: int, number: int, rank: int, world_size: int) -> slice:
+    """Return where, in the order of an epoch, the rows of one rank's share of batch `number` (from 0) are."""
+    start = number * batch_size
+    size = min(batch_size, n - start)
+    return slice(start + size * rank // world_size, start + size * (rank + 1) // world_size)

@@ -24,12 +24,23 @@ from argosy.train.transport import Host
 
 CHUNK = 1 << 16
 """Elements that a rank works on at once: with gradients and state they fit in a second-level cache."""
-_LINE = 8
-_DONE, _COMPUTED, _SPOILED = range(3)
+LINE = 8
+DONE, COMPUTED, SPOILED = range(3)
 """Words per part: chunks done since the beginning of the training, the same for those computed, and the last step
 (from 1) in which a gradient was not finite."""
 _LOSS, _COUNT, _NORM = range(3)
 """Numbers that a rank posts with its gradients: sums over its samples, and its part of the squared norm."""
+
+
+class Work(NamedTuple):
+    """What all parts of one step have in common."""
+
+    step: int
+    scale: float
+    """What clips the gradient."""
+    rate: float
+    row: int = -1
+    """The rank whose gradients alone make this step; -1: all ranks'."""
 
 
 class Commons:
@@ -48,12 +59,17 @@ class Commons:
         # Whoever sees a word must see what was written before it. x86 keeps that order; for others the lock does.
         self._fence = threading.Lock()
 
+    def _more_words(self, ranks: int) -> int:
+        """Return how many words another way of working needs behind those of the parts."""
+        del ranks
+        return 0
+
     def _map(self, layout: Layout, ranks: int) -> None:
         """Lay everything out in the shared area, each part at a multiple of 64 bytes."""
         names, dtype = self._optimizer.state_names, layout.dtype
-        wide = -(-layout.size // _LINE) * _LINE * dtype.itemsize
+        wide = -(-layout.size // LINE) * LINE * dtype.itemsize
         rows = 0 if self._is_alone else ranks
-        sizes = [ranks * _LINE * 8, ranks * _LINE * 8, wide, ranks * wide, len(names) * wide]
+        sizes = [(ranks * LINE + self._more_words(ranks)) * 8, ranks * LINE * 8, wide, ranks * wide, len(names) * wide]
         sizes.append(rows * (1 + len(names)) * CHUNK * dtype.itemsize)
         area = torch.from_numpy(self.host.area(sum(-(-size // 64) * 64 for size in sizes)))
         pieces, start = [], 0
@@ -61,7 +77,7 @@ class Commons:
             pieces.append(area[start : start + size])
             start += -(-size // 64) * 64
         self._words = memoryview(pieces[0].numpy().data).cast("q")
-        self._posted = pieces[1].view(torch.float64).view(ranks, _LINE).numpy()
+        self._posted = pieces[1].view(torch.float64).view(ranks, LINE).numpy()
         self.values = pieces[2].view(dtype)[: layout.size]
         self._gradients = pieces[3].view(dtype).view(ranks, -1)[:, : layout.size]
         state = pieces[4].view(dtype).view(len(names), -1)[:, : layout.size] if names else ()
@@ -76,9 +92,9 @@ class Commons:
     def begin(self, step: int) -> None:
         """Say that `step` steps (from 0) have been made, at the start and after loading a checkpoint."""
         for part in range(self.host.world_size):
-            for word in (_DONE, _COMPUTED):
-                self._words[part * _LINE + word] = step * self._size(part)
-            self._words[part * _LINE + _SPOILED] = 0
+            for word in (DONE, COMPUTED):
+                self._words[part * LINE + word] = step * self._size(part)
+            self._words[part * LINE + SPOILED] = 0
 
     def apply(self, step: int, loss: float, count: float, rate: float) -> Totals:
         """Make step `step` (from 0) of the sum of all ranks' gradients; return when all parts are done.
@@ -93,10 +109,10 @@ class Commons:
         totals = Totals(float(sums[_LOSS]), float(sums[_COUNT]))
         if not np.isfinite(totals.loss):
             raise NotFinite
-        work = _Work(step, self._clipped() if self._clip else 1.0, rate)
+        work = Work(step, self._clipped() if self._clip else 1.0, rate)
         self._advance(host.rank, work)
         host.await_parts(lambda part: self._is_late(part, step), lambda part: self._advance(part, work))
-        if any(self._words[part * _LINE + _SPOILED] == step + 1 for part in range(host.world_size)):
+        if any(self._words[part * LINE + SPOILED] == step + 1 for part in range(host.world_size)):
             raise NotFinite
         return totals
 
@@ -116,33 +132,38 @@ class Commons:
         return max(1, self._cuts[part + 1] - self._cuts[part])
 
     def _is_late(self, part: int, step: int) -> bool:
-        return self._words[part * _LINE + _DONE] < (step + 1) * self._size(part)
+        return self._words[part * LINE + DONE] < (step + 1) * self._size(part)
 
     @torch.no_grad()
-    def _advance(self, part: int, work: "_Work") -> None:
+    def _advance(self, part: int, work: Work) -> None:
         """Bring a part to the end of the step, from wherever it stands."""
-        words, line, size = self._words, part * _LINE, self._size(part)
-        begin = words[line + _DONE] - work.step * size
+        words, line, size = self._words, part * LINE, self._size(part)
+        begin = words[line + DONE] - work.step * size
         for number in range(begin, size):
             chunk = self._cuts[part] + number
             if chunk == self._cuts[part + 1]:
-                words[line + _COMPUTED] = words[line + _DONE] = (work.step + 1) * size
+                words[line + COMPUTED] = words[line + DONE] = (work.step + 1) * size
                 return
-            if words[line + _COMPUTED] == words[line + _DONE]:
-                gradient = self._total(chunk)
+            if words[line + COMPUTED] == words[line + DONE]:
+                gradient = self._gradient(chunk, work)
                 if work.scale != 1.0:
                     gradient.mul_(work.scale)
                 values = self._compute(part, chunk, gradient, work)
                 # Here, where a cache still has them. Squares of finite numbers may overflow, so then each is looked at.
                 if not np.isfinite(float(torch.dot(values, values))) and not bool(values.isfinite().all()):
-                    words[line + _SPOILED] = work.step + 1
-                    words[line + _COMPUTED] = words[line + _DONE] = (work.step + 1) * size
+                    words[line + SPOILED] = work.step + 1
+                    words[line + COMPUTED] = words[line + DONE] = (work.step + 1) * size
                     return
                 with self._fence:
-                    words[line + _COMPUTED] += 1
+                    words[line + COMPUTED] += 1
             self._put(part, chunk)
             with self._fence:
-                words[line + _DONE] += 1
+                words[line + DONE] += 1
+
+    def _gradient(self, chunk: int, work: Work) -> Tensor:
+        """Return what a chunk is moved by."""
+        del work
+        return self._total(chunk)
 
     def _range(self, chunk: int) -> slice:
         return slice(chunk * CHUNK, min((chunk + 1) * CHUNK, self.layout.size))
@@ -158,7 +179,7 @@ class Commons:
             total.add_(row[place])
         return total
 
-    def _compute(self, part: int, chunk: int, gradient: Tensor, work: "_Work") -> Tensor:
+    def _compute(self, part: int, chunk: int, gradient: Tensor, work: Work) -> Tensor:
         """Return the new values of a chunk: in place for one rank, otherwise beside it, with the state."""
         place = self._range(chunk)
         found = [self.values[place], *(remembered[place] for remembered in self.state.values())]
@@ -187,12 +208,3 @@ class Commons:
         for row in self._gradients:
             found = found or self.layout.first_not_finite(row)
         return found
-
-
-class _Work(NamedTuple):
-    """What all parts of one step have in common."""
-
-    step: int
-    scale: float
-    """What clips the gradient."""
-    rate: float

@@ -13,7 +13,7 @@ FAMILY_NAMES = ("gpt", "graph", "lstm", "mlp", "resnet", "transformer")
 OPTIMIZER_NAMES = ("adagrad", "adam", "adamw", "gd", "momentum", "rmsprop", "sgd")
 SCHEDULE_NAMES = ("constant", "cosine", "exponential", "linear", "one-cycle", "step")
 LOSS_NAMES = ("auto", "bce", "cross-entropy", "focal", "huber", "mae", "mse")
-STRATEGY_NAMES = ("auto", "data-parallel", "single")
+STRATEGY_NAMES = ("auto", "data-parallel", "parameter-server", "sharded", "single")
 DTYPE_NAMES = ("float32", "float64")
 PRECISION_NAMES = ("float32", "bfloat16")
 
@@ -96,7 +96,11 @@ class TrainConfig(Config, frozen=True):
     """How the model is trained."""
 
     strategy: str = "auto"
-    """`data-parallel`, `single`, or `auto`: data-parallel when there is more than one worker."""
+    """`data-parallel`; `parameter-server`; `sharded`, where each worker holds a part of every parameter; `single`; or
+    `auto`: data-parallel when there is more than one worker."""
+    max_staleness: int | str = 0
+    """Of `parameter-server`: how many rounds of batches a worker may be ahead of the slowest. 0 makes every step
+    together, equal to data parallel; `"none"` never waits."""
     workers: int = 1
     """Processes that train together. Their result is that of one process on the whole batch."""
     epochs: int = 0
@@ -155,6 +159,11 @@ class TrainConfig(Config, frozen=True):
         """Raise InvalidInput for what can't be trained, before anything is started."""
         self.log.check()
         _one_of("[train] strategy", self.strategy, STRATEGY_NAMES)
+        if not (self.max_staleness == "none" or (isinstance(self.max_staleness, int) and self.max_staleness >= 0)):
+            raise InvalidInput(
+                f"[train] max_staleness = {self.max_staleness!r} is impossible",
+                hint='write 0 for steps that all workers make together, a number of rounds, or "none"',
+            )
         _one_of("[train] optimizer", self.optimizer, OPTIMIZER_NAMES)
         _one_of("[train] schedule", self.schedule, SCHEDULE_NAMES)
         _one_of("[train] loss", self.loss, LOSS_NAMES)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from argosy.core.clock import Clock
 from argosy.core.errors import InvalidInput, Unavailable
 from argosy.core.progress import Progress, Reporter
-from argosy.data.dataset import batches
+from argosy.data.dataset import share_of_batch
+from argosy.data.shuffle import permutation
 from argosy.train.checkpoint import Checkpoints
 from argosy.train.config import TrainConfig
 from argosy.train.losses import Loss
@@ -81,6 +82,7 @@ class Training:
         self._clock, self._report = clock, report
         self._checkpoints = checkpoints
         self._best: dict[str, Tensor] = {}
+        self._order: tuple[int, Tensor] | None = None
         self._batch_size = len(samples.x) if config.optimizer == "gd" else config.batch_size
         self._steps_per_epoch = math.ceil(len(samples.x) / self._batch_size)
         self._epochs = config.epochs or usual_epochs(self._steps_per_epoch)
@@ -108,20 +110,24 @@ class Training:
                 self._train_epoch()
                 self._finish_epoch()
             if self._best:
-                self.model.load_state_dict(self._best)
+                weights = self.strategy.weights(self.model)
+                for name, tensor in self._best.items():
+                    weights[name].copy_(tensor)
             self.model.eval()
             self.position.seconds = self._seconds()
         return self.position
 
     def _train_epoch(self) -> None:
-        position = self.position
+        position, strategy = self.position, self.strategy
         self.model.train()
-        for number, rows in enumerate(self._batches(position.epoch)):
-            if number < position.batch:
-                continue
-            size = min(self._batch_size, len(self.samples) - number * self._batch_size)
-            loss, count = self._whole(self._step, torch.from_numpy(rows), size)
-            position.batch, position.step = number + 1, position.step + 1
+        while True:
+            work = self._whole(lambda: strategy.next_work(position.epoch, position.batch, self._steps_per_epoch))
+            if work is None:
+                return
+            number, share = work
+            loss, count = self._whole(self._step, number, share)
+            position.batch = strategy.batches_done(number)
+            position.step = position.epoch * self._steps_per_epoch + position.batch
             position.loss, position.count = position.loss + loss, position.count + count
             self._tell()
             self._maybe_save()
@@ -156,31 +162,45 @@ class Training:
         for name, buffer in self.model.named_buffers():
             buffer.copy_(parts["buffer"][name])
         self._best = parts["best"]
+        if not self.strategy.is_synchronous:
+            self.position.loss = self.position.count = 0.0  # they were another's
 
-    def _step(self, rows: Tensor, size: int) -> Totals:
-        """Make one step over this rank's `rows` of a batch of `size`; return the sums over all ranks."""
-        position, strategy = self.position, self.strategy
-        seed_step(self.config.seed, position.step, strategy.rank)
+    def _step(self, number: int, share: int) -> Totals:
+        """Make one step over a share of batch `number` of the epoch; return the sums over all who make it together."""
+        strategy, rows = self.strategy, self._rows(number, share)
+        step = self.position.epoch * self._steps_per_epoch + number
+        seed_step(self.config.seed, step, share)
         strategy.begin()
+        together = self._size(number) if strategy.is_synchronous else len(rows)
         loss = 0.0
         for part in self._parts(rows):
             strategy.begin_pass(len(part))
             # A rank without samples runs one all the same, for its exchanges, and counts it as nothing.
             losses = self._losses(part if len(part) else torch.zeros(1, dtype=torch.int64))
-            share = losses.sum() * (1.0 / size if len(part) else 0.0)
-            if not share.requires_grad:
+            mean = losses.sum() * (1.0 / together if len(part) else 0.0)
+            if not mean.requires_grad:
                 raise InvalidInput(
                     "the model's outputs do not depend on its parameters, so nothing can be learned",
                     hint="look for detach(), no_grad() or .item() in the model's forward",
                     code="no_gradient",
                 )
-            share.backward()  # type: ignore[no-untyped-call]
-            loss += float(share.detach()) * size
-        rate = rate_at(self.config, position.step, self._steps)
+            mean.backward()  # type: ignore[no-untyped-call]
+            loss += float(mean.detach()) * together
         try:
-            return strategy.finish(position.step, loss, len(rows), rate)
+            return strategy.finish(step, loss, len(rows), rate_at(self.config, step, self._steps))
         except NotFinite:
-            raise self._not_finite(loss) from None
+            raise self._not_finite(step, loss) from None
+
+    def _size(self, number: int) -> int:
+        """Return the samples of a batch over all ranks; the last of an epoch may be smaller."""
+        return min(self._batch_size, len(self.samples) - number * self._batch_size)
+
+    def _rows(self, number: int, share: int) -> Tensor:
+        """Return the rows of one rank's share of a batch; shares differ by one row at most, and may be empty."""
+        epoch, ranks = self.position.epoch, self.strategy.world_size
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, torch.from_numpy(permutation(len(self.samples), self.config.seed, epoch))
+        return self._order[1][share_of_batch(len(self.samples), self._batch_size, number, share, ranks)]
 
     def _parts(self, rows: Tensor) -> list[Tensor]:
         """Return the rows of each pass of this step: as many passes on every rank."""
@@ -194,31 +214,22 @@ class Training:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return self._loss(self.model(*self.samples.batch(rows)), rows)
 
-    def _batches(self, epoch: int) -> Any:
-        return batches(
-            len(self.samples.x),
-            self._batch_size,
-            seed=self.config.seed,
-            epoch=epoch,
-            rank=self.strategy.rank,
-            world_size=self.strategy.world_size,
-        )
-
-    def _not_finite(self, loss: float) -> InvalidInput:
+    def _not_finite(self, step: int, loss: float) -> InvalidInput:
         culprit = self.strategy.first_not_finite()
         what = f"the loss is {loss:g}" if not math.isfinite(loss) else "a gradient is not finite"
         return InvalidInput(
-            f"training stopped at step {self.position.step + 1} of {self._steps}: {what}"
+            f"training stopped at step {step + 1} of {self._steps}: {what}"
             + (f", first seen in '{culprit}'" if culprit else ""),
             hint="lower learning_rate, set clip = 1.0, or look for missing values and logarithms of 0",
             code="not_finite",
-            step=self.position.step + 1,
+            step=step + 1,
             parameter=culprit,
         )
 
     def _finish_epoch(self) -> None:
         position = self.position
-        entry = {"epoch": float(position.epoch + 1), "loss": position.loss / max(1.0, position.count)}
+        loss, count = self._whole(lambda: self.strategy.end_epoch(position.loss, position.count))
+        entry = {"epoch": float(position.epoch + 1), "loss": loss / max(1.0, count)}
         entry.update(self._whole(self._validate))
         entry["learning_rate"] = rate_at(self.config, position.step - 1, self._steps)
         entry["seconds"] = self._seconds()
@@ -228,9 +239,10 @@ class Training:
         if position.best is None or sign * metric > sign * position.best:
             position.best, position.waited = metric, 0
             if self.config.patience:
-                self._best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self._best = {name: tensor.clone() for name, tensor in self.strategy.weights(self.model).items()}
         position.history.append(entry)
         position.epoch, position.batch = position.epoch + 1, 0
+        position.step = position.epoch * self._steps_per_epoch
         position.loss = position.count = 0.0
         self._tell(at_once=True)
 
@@ -244,10 +256,14 @@ class Training:
         self.model.eval()
         begin, end = (total * (strategy.rank + i) // strategy.world_size for i in (0, 1))
         loss, sums = 0.0, torch.zeros(self._score.size, dtype=torch.float64)
-        for start in range(begin, end, samples.rows_at_once):
+        # As many passes on every rank, in which some exchange parameters; one without rows runs for form's sake.
+        longest = -(-total // strategy.world_size)
+        for start in range(begin, begin + longest, samples.rows_at_once):
             rows = torch.arange(start, min(start + samples.rows_at_once, end))
+            outputs = self.model(*samples.validation_batch(rows if len(rows) else torch.zeros(1, dtype=torch.int64)))
+            if not len(rows):
+                continue
             y = samples.validation_y[rows]
-            outputs = self.model(*samples.validation_batch(rows))
             if self._validation_loss is not None:
                 loss += float(self._validation_loss(outputs, y).double().sum())
             sums += self._score.sums(outputs, y)
@@ -285,16 +301,23 @@ class Training:
         )
 
     def _maybe_save(self) -> None:
-        # All ranks hold the same state, so one writes, when its own clock says so.
-        now = self._clock.monotonic()
-        if self._checkpoints is None or self.strategy.rank != 0 or now - self._saved < self.config.checkpoint_s:
+        # One rank writes, when its own clock says so.
+        strategy, now = self.strategy, self._clock.monotonic()
+        if self._checkpoints is None or not strategy.takes_part(now - self._saved >= self.config.checkpoint_s):
             return
         self._saved = now
         self.position.seconds = self._seconds()
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors.update({f"optimizer.{name}": tensor for name, tensor in self.strategy.state().items()})
-        tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
-        self._checkpoints.save(self.position.step, tensors, msgspec.to_builtins(self.position))
+        best = {f"model.{name}": tensor for name, tensor in self._best.items()}
+        with strategy.quiet():
+            tensors = dict(strategy.joined(self._parts_of_state()))
+            tensors.update({f"best.{name.partition('.')[2]}": tensor for name, tensor in strategy.joined(best)})
+            if strategy.rank == 0:
+                self._checkpoints.save(self.position.step, tensors, msgspec.to_builtins(self.position))
+
+    def _parts_of_state(self) -> dict[str, Tensor]:
+        """Return this rank's parts of all tensors of a checkpoint, by their names in it: the memory itself."""
+        parts = {f"model.{name}": tensor for name, tensor in self.strategy.weights(self.model).items()}
+        return parts | {f"optimizer.{name}": tensor for name, tensor in self.strategy.state().items()}
 
     def _resume(self) -> None:
         """Take up the newest checkpoint. Rank 0 says which one that is, so that all take the same."""
@@ -305,15 +328,21 @@ class Training:
         if step < 0:
             return
         tensors, position = self._checkpoints.load(step)
-        parts = _parted(tensors, "model", "optimizer", "best")
-        self.model.load_state_dict(parts["model"])
-        for name, state in self.strategy.state().items():
-            state.copy_(parts["optimizer"][name])
-        self._best = parts["best"]
+        self._fill(tensors)
         self.position = msgspec.convert(position, Position)
-        self.strategy.resumed(self.position.step)
+        self.strategy.resumed(self.position.step, self.position.epoch, self.position.batch)
         if self.strategy.rank == 0:
             self._report(Progress(stage="train", message=f"goes on from the checkpoint of step {step}", done=step))
+
+    @torch.no_grad()
+    def _fill(self, tensors: dict[str, Tensor]) -> None:
+        """Take this rank's parts of a checkpoint's tensors."""
+        best = _parted(tensors, "model", "optimizer", "best")["best"]
+        self.strategy.fill(self._parts_of_state(), tensors)
+        if best:
+            self._best = {n: torch.empty_like(part) for n, part in self.strategy.weights(self.model).items()}
+            parts, wholes = ({f"model.{name}": t for name, t in found.items()} for found in (self._best, best))
+            self.strategy.fill(parts, wholes)
 
 
 def _parted(tensors: dict[str, Tensor], *parts: str) -> dict[str, dict[str, Tensor]]:

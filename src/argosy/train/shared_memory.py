@@ -17,8 +17,10 @@ the words of the lost rank stay as they were, for those who come late.
 """
 
 import contextlib
+import fcntl
 import mmap
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +48,8 @@ SLOT_BYTES = 1 << 20
 """Bytes exchanged per phase and rank; a slot of each of two ranks fits in a second-level cache."""
 _SMALL_BYTES = 32 * 1024
 """Up to here every rank sums everything itself: a second meeting would cost more than the sums."""
+_SET_LOCK, _WAIT_FOR_LOCK = 37, 38
+"""F_OFD_SETLK and F_OFD_SETLKW of fcntl(2), which Python doesn't name before 3.14."""
 _HUGE_BYTES = 2 << 20
 """From here on the system is asked for pages of 2 MiB: it then finds memory faster."""
 _SUM = 0
@@ -105,6 +109,14 @@ class Segment:
             with contextlib.suppress(OSError):  # a kernel without large pages is only slower
                 memory.madvise(mmap.MADV_HUGEPAGE)
         return np.frombuffer(memory, np.uint8)
+
+    def lock(self, number: int) -> None:
+        """Wait for the lock on byte `number`: one of this opening of the file, so that threads have theirs, too."""
+        fcntl.fcntl(self._descriptor, _WAIT_FOR_LOCK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0))
+
+    def unlock(self, number: int) -> None:
+        """Give a lock back."""
+        fcntl.fcntl(self._descriptor, _SET_LOCK, struct.pack("hhqqi", fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))
 
     def lose(self, rank: int) -> None:
         """Say that `rank` has ended, by whoever saw it end."""
@@ -275,6 +287,19 @@ class SharedMemoryTransport:
         """Wait until no rank is late with its part; the first that lives does the part of one that is lost."""
         ranks = range(self.world_size)
         self._wait(lambda: not any(map(is_late, ranks)), self._deadline_s, "finish a step", is_late, substitute)
+
+    @contextlib.contextmanager
+    def lock(self, number: int) -> Iterator[None]:
+        """Hold one byte of the memory's file. The system takes it from a process that ends."""
+        self._segment.lock(number)
+        try:
+            yield
+        finally:
+            self._segment.unlock(number)
+
+    def await_turn(self, is_done: Callable[[], bool], is_late: Callable[[int], bool]) -> None:
+        """Wait until it is done; a rank that is gone and late is lost."""
+        self._wait(is_done, self._deadline_s, "do their part", is_late)
 
     def regroup(self) -> bool:
         """After a loss, wait until all ranks are there again and stand at the beginning of a new generation.

@@ -4,7 +4,7 @@ import contextlib
 import mmap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,6 +73,14 @@ class Host(Transport, Protocol):
         """Wait until no rank is late. The part of a lost rank is done by the first one that lives: `substitute`."""
         ...
 
+    def lock(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """Hold lock `number`, one of many; a rank that ends, in whatever way, holds none any more."""
+        ...
+
+    def await_turn(self, is_done: Callable[[], bool], is_late: Callable[[int], bool]) -> None:
+        """Wait until `is_done`, for the ranks that are late; Unavailable (`rank_lost`) when one of them is lost."""
+        ...
+
     def regroup(self) -> bool:
         """After `rank_lost`, wait until another has come in its place; False when nobody will.
 
@@ -120,6 +128,15 @@ class Solo:
 
     def await_parts(self, is_late: Callable[[int], bool], substitute: Callable[[int], None]) -> None:
         """Do nothing."""
+
+    @contextlib.contextmanager
+    def lock(self, number: int) -> Iterator[None]:
+        """Do nothing: nobody else could hold it."""
+        del number
+        yield
+
+    def await_turn(self, is_done: Callable[[], bool], is_late: Callable[[int], bool]) -> None:
+        """Do nothing: there is nobody to wait for."""
 
     def regroup(self) -> bool:
         """Return False: there is nobody else."""
@@ -202,6 +219,16 @@ class MemoryTransport:
         """Wait until no rank is late; the first that lives stands in for one that is lost."""
         self._group.await_parts(self.rank, is_late, substitute)
 
+    @contextlib.contextmanager
+    def lock(self, number: int) -> Iterator[None]:
+        """Hold one of the group's locks."""
+        with self._group.lock(number):
+            yield
+
+    def await_turn(self, is_done: Callable[[], bool], is_late: Callable[[int], bool]) -> None:
+        """Wait until it is done; a rank that has left and is late is lost."""
+        self._group.await_turn(is_done, is_late)
+
     def regroup(self) -> bool:
         """Return False: nobody starts threads anew."""
         return False
@@ -238,6 +265,20 @@ class _Group:
         self._gone: dict[int, str] = {}
         self._changed = threading.Condition()
         self._area: Numbers | None = None
+        self._locks: dict[int, threading.Lock] = {}
+
+    def lock(self, number: int) -> threading.Lock:
+        with self._changed:
+            return self._locks.setdefault(number, threading.Lock())
+
+    def await_turn(self, is_done: Callable[[], bool], is_late: Callable[[int], bool]) -> None:
+        ends = time.monotonic() + self._deadline_s
+        while not is_done():
+            lost = [rank for rank in self._gone if is_late(rank)]
+            if lost or time.monotonic() > ends:
+                rank = lost[0] if lost else next((r for r in range(self.size) if is_late(r)), 0)
+                raise rank_lost(rank, self._gone.get(rank, "did not come in time"))
+            time.sleep(1e-4)  # the real clock: this is a wait for other threads
 
     def area(self, size_bytes: int) -> Numbers:
         with self._changed:

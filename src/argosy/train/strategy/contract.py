@@ -1,6 +1,6 @@
 """What the loop asks of a strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,8 +27,29 @@ class Strategy(Protocol):
     is_fresh: bool
     """Whether this rank came in the place of a lost one: it has to `recover` before anything else."""
 
+    is_synchronous: bool
+    """Whether all ranks make every step together, so that gradients are divided by the samples of all of them."""
+
     def attached(self, model: "nn.Module", config: TrainConfig) -> AbstractContextManager[None]:
         """Take over the parameters of `model` while open; all ranks begin with the state of rank 0."""
+        ...
+
+    def next_work(self, epoch: int, done: int, batches: int) -> tuple[int, int] | None:
+        """Return the next batch of the epoch, after `done` of `batches`, and which share of it is this rank's.
+
+        None when there is nothing left for it.
+        """
+        ...
+
+    def batches_done(self, number: int) -> int:
+        """Return how many batches of the epoch are done for good, after this rank's step of batch `number`."""
+        ...
+
+    def end_epoch(self, loss: float, count: float) -> Totals:
+        """Let all ranks have the same parameters; return the sums of an epoch over all, of what `finish` gave to each.
+
+        May be called again after a loss.
+        """
         ...
 
     def begin(self) -> None:
@@ -42,7 +63,8 @@ class Strategy(Protocol):
     def finish(self, step: int, loss: float, count: int, rate: float) -> Totals:
         """Make step `step` (from 0) of the sum of all ranks' gradients, at learning rate `rate`.
 
-        Every rank has divided its own by the number of samples of all. `loss` and `count` are sums over this rank's
+        Every rank has divided its own by the number of samples of all, or of itself where ranks don't make steps
+        together. `loss` and `count` are sums over this rank's
         samples, the answer those over all. Raises NotFinite on all ranks; Unavailable
         (`rank_lost`) only when the step has changed nothing, so that it can be made again.
         """
@@ -52,12 +74,39 @@ class Strategy(Protocol):
         """Return the sum of each value over all ranks."""
         ...
 
-    def state(self) -> "dict[str, Tensor]":
-        """Return what the optimizer remembers, by name: the memory itself, to save from and load into."""
+    def weights(self, model: "nn.Module") -> "dict[str, Tensor]":
+        """Return this rank's part of the attached model's `state_dict`: the memory itself."""
         ...
 
-    def resumed(self, step: int) -> None:
-        """Say that parameters and state have been loaded and are those after `step` steps."""
+    def state(self) -> "dict[str, Tensor]":
+        """Return this rank's part of what the optimizer remembers, by name: the memory itself."""
+        ...
+
+    def takes_part(self, is_due: bool) -> bool:  # noqa: FBT001 - one word, one meaning
+        """Return whether this rank has to do something for a checkpoint; rank 0 says whether one is due.
+
+        All ranks call it between two steps.
+        """
+        ...
+
+    def joined(self, parts: "Mapping[str, Tensor]") -> "Iterator[tuple[str, Tensor]]":
+        """Yield on rank 0 the whole tensors of which ranks have `parts`, one at a time; nothing on others that take part.
+
+        Names are those of `weights` and `state` with `model.` and `optimizer.` before them. What comes out is the same
+        with any strategy and any number of ranks.
+        """
+        ...
+
+    def fill(self, parts: "Mapping[str, Tensor]", wholes: "Mapping[str, Tensor]") -> None:
+        """Copy into `parts`, named as for `joined`, what this rank has of `wholes`."""
+        ...
+
+    def resumed(self, step: int, epoch: int, batch: int) -> None:
+        """Say that parameters and state have been loaded: those after `step` steps, `batch` batches of `epoch`."""
+        ...
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """While it is open, parameters and state belong together, whatever other ranks do: for a checkpoint."""
         ...
 
     def recover(self, state: Callable[[], bytes], adopt: Callable[[bytes], None]) -> bool:
@@ -77,8 +126,10 @@ STRATEGIES: Plugins[type[Strategy]] = Plugins(
     {
         "single": "argosy.train.strategy.synchronous:Single",
         "data-parallel": "argosy.train.strategy.synchronous:DataParallel",
+        "parameter-server": "argosy.train.strategy.parameter_server:ParameterServer",
+        "sharded": "argosy.train.strategy.sharded:Sharded",
     },
-    extras={"single": "train", "data-parallel": "train"},
+    extras={"single": "train", "data-parallel": "train", "parameter-server": "train", "sharded": "train"},
 )
 
 

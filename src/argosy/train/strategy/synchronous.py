@@ -1,7 +1,7 @@
 """Every rank has a part of each batch; all gradients make one step, which is that of the whole batch."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class DataParallel:
     Equal to one process on the whole batch up to the order of additions, also with batch norm, an uneven last batch,
     and ranks with different numbers of samples or none. Dropout draws differ from one process's.
     """
+
+    is_synchronous = True
 
     def __init__(self, host: Host) -> None:
         self.rank = host.rank
@@ -59,6 +61,19 @@ class DataParallel:
             remembered.zero_()
         self._commons.begin(0)
 
+    def next_work(self, epoch: int, done: int, batches: int) -> tuple[int, int] | None:
+        """Return the next batch; every rank has a share of each."""
+        del epoch
+        return (done, self.rank) if done < batches else None
+
+    def batches_done(self, number: int) -> int:
+        """Return the batches up to this one."""
+        return number + 1
+
+    def end_epoch(self, loss: float, count: float) -> Totals:
+        """Return the sums as they are: each step was that of all ranks."""
+        return Totals(loss, count)
+
     def begin(self) -> None:
         """Begin a step: forget gradients, remember buffers."""
         self._flat.gradients.begin()
@@ -87,12 +102,36 @@ class DataParallel:
         self._host.all_reduce(numbers)
         return [float(number) for number in numbers]
 
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the model's `state_dict`; all ranks have the same."""
+        found: dict[str, Tensor] = model.state_dict()
+        return found
+
+    def takes_part(self, is_due: bool) -> bool:  # noqa: FBT001 - one word, one meaning
+        """Return whether this is the rank that writes, and does: it has everything itself."""
+        return is_due and self.rank == 0
+
+    def joined(self, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield `parts`, which are whole."""
+        yield from parts.items()
+
+    def fill(self, parts: Mapping[str, Tensor], wholes: Mapping[str, Tensor]) -> None:
+        """Copy `wholes` into `parts`."""
+        for name, part in parts.items():
+            part.copy_(wholes[name])
+
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's memory by name; all ranks share it."""
         return self._commons.state
 
-    def resumed(self, step: int) -> None:
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Do nothing: between two steps of its own a rank may rely on all others not to make one."""
+        yield
+
+    def resumed(self, step: int, epoch: int, batch: int) -> None:
         """Go on after `step` steps."""
+        del epoch, batch
         self._commons.begin(step)
         self._host.meet()
 

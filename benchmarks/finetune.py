@@ -190,8 +190,7 @@ def tuned(method: str, model: ModelConfig, train: TrainConfig, dataset: Dataset,
     from argosy.train.models import load_weights
 
     module = built(model, dataset, folder, train.seed, for_training=True)
-    counts = [(p.numel(), p.requires_grad) for name, p in module.named_parameters() if "pooler" not in name]
-    trained = sum(count for count, is_trained in counts if is_trained)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     plain = built(model, dataset, folder, train.seed, for_training=False)
     total = sum(p.numel() for p in plain.parameters())
     last = [""]

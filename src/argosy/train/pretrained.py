@@ -4,6 +4,7 @@ Nothing is unpickled, no code of the folder is run, and nothing is fetched. Need
 Shape suffixes: b batch, t tokens, d width, k outputs.
 """
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,9 +113,8 @@ def build_pretrained(
     if pool == "own":
         return OwnClassifier(model), {f"model.{name}" for name in absent}
     # The tokens' vectors are all that is used; what stands behind them can't learn.
-    for name, parameter in model.named_parameters():
-        if "pooler" in name:
-            parameter.requires_grad_(False)
+    if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
+        model.pooler = None
     return PooledClassifier(model, pool, chosen.dropout, outputs), {"head.weight", "head.bias"}
 
 

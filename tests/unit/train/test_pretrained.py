@@ -108,6 +108,7 @@ def test_adapting_a_folder_trains_the_head_and_factors_and_freezes_the_rest(bert
     model = build(bert, "sentences", lora=LoraConfig(rank=2, targets=["query", "value"]))
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {"head.weight", "head.bias"} < names
+    assert not any("pooler" in name for name, _ in model.named_parameters())
     assert {name.rpartition(".")[2] for name in names - {"head.weight", "head.bias"}} == {"lora_down", "lora_up"}
     assert len(names) == 2 + 2 * 2 * encoders.BERT["num_hidden_layers"]
     own = build(bert, "classifier", lora=LoraConfig(rank=2))

@@ -1,6 +1,6 @@
 """A rank as a process of its own, for tests: sums without end and says, as JSON lines, what becomes of it.
 
-Rank 0 is its own rendezvous if the address has no listener given by the test (`host` is then this rank's host).
+Rank 0 opens the rendezvous itself, unless that is on the loopback address: there the test has one.
 """
 
 import json
@@ -21,18 +21,26 @@ def main(asked):
     rendezvous = None
     if rank == 0 and host != "127.0.0.1":
         rendezvous = Rendezvous(size, token=token, host=host, port=port)
-    options = {key: asked[key] for key in ("silence_s",) if key in asked}
-    transport = TcpTransport.join(asked["address"], rank, size, token=token, join_s=60.0, **options)
-    values, small = np.ones(1_000_000, np.float32), np.ones(3)
-    say(event="exchanging")
+    options = {"join_s": 60.0} | {key: asked[key] for key in ("silence_s", "join_s") if key in asked}
+    transport, pending = None, None
     try:
+        say(event="joining")
+        transport = TcpTransport.join(asked["address"], rank, size, token=token, **options)
+        values, small, behind = np.ones(1_000_000, np.float32), np.ones(3), np.ones(3_000_000, np.float32)
+        say(event="exchanging")
         while True:
             transport.all_reduce(small)
             transport.all_reduce(values)
             small[...], values[...] = 1.0, 1.0
+            if asked.get("behind"):
+                if pending:
+                    pending.wait()
+                    behind[...] = 1.0
+                pending = transport.start_all_reduce(behind)
     except ArgosyError as error:
         say(event="lost", code=error.code, lost=error.context.get("rank"), message=str(error), at=time.time())
-        transport.close(failed=True)
+        if transport:
+            transport.close(failed=True)
     if rendezvous:
         rendezvous.close()
 

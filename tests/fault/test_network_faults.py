@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -33,6 +35,10 @@ def line_of(process):
     return json.loads(line)
 
 
+def until_exchanging(process):
+    return [line_of(process)["event"], line_of(process)["event"]] == ["joining", "exchanging"]
+
+
 @pytest.fixture
 def ranks():
     """Three processes that sum without end."""
@@ -42,7 +48,7 @@ def ranks():
         for rank in range(3)
     ]
     for process in found:
-        assert line_of(process)["event"] == "exchanging"
+        assert until_exchanging(process)
     yield found
     for process in found:
         process.kill()
@@ -89,10 +95,42 @@ def test_a_host_that_is_cut_off_is_noticed_within_15_seconds(more, within_s):
             for rank in range(2)
         ]
         for process in found:
-            assert line_of(process)["event"] == "exchanging"
+            assert until_exchanging(process)
         cut = time.time()
         lab.cut(1)
         for rank, other in ((0, 1), (1, 0)):
             told = line_of(found[rank])
             assert (told["event"], told["code"], told["lost"]) == ("lost", "rank_lost", other)
             assert 2.0 < told["at"] - cut < within_s
+
+
+@pytest.mark.slow
+@pytest.mark.capability("T7")
+@pytest.mark.parametrize("seed", range(8))
+def test_whenever_a_rank_is_killed_no_other_one_hangs(seed):
+    """While they join, between exchanges, in the middle of one in front or in the background."""
+    draw = random.Random(seed)
+    rendezvous = Rendezvous(3, token=TOKEN)
+    arguments = {
+        "address": rendezvous.address,
+        "size": 3,
+        "token": TOKEN,
+        "silence_s": 3.0,
+        "join_s": 8.0,
+        "behind": True,
+    }
+    found = [start(arguments | {"rank": rank, "behind": True}) for rank in range(3)]
+    for process in found:
+        assert line_of(process)["event"] == "joining"
+    victim = draw.randrange(3)
+    threading.Event().wait(draw.choice([0.0, 0.02, 0.05, 0.5]) * draw.random())
+    found[victim].kill()
+    for rank, process in enumerate(found):
+        # What a rank still says ends with its own end, and that comes within the time for joining.
+        said = [json.loads(line) for line in process.communicate(timeout=30.0)[0].splitlines()]
+        if rank != victim:
+            assert said[-1]["event"] == "lost"
+            assert said[-1]["code"] in {"rank_lost", "ranks_missing"}
+            assert said[-1]["code"] == "ranks_missing" or said[-1]["lost"] == victim
+            assert process.returncode == 0
+    rendezvous.close()

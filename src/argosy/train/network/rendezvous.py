@@ -76,7 +76,7 @@ class Rendezvous:
         self.generation = generation
         self._digest = digest
         self._here: dict[int, Hello] = {}
-        self._formed: dict[int, Roster] = {}
+        self._formed: dict[int, Roster | ArgosyError] = {}
         self._changed = threading.Condition()
         self._is_closed = False
         listener = listen(host, port)
@@ -131,15 +131,16 @@ class Rendezvous:
                 self._changed.wait(_LOOK_S)
                 if self.generation < mine:
                     self._check_waiting(guest, hello, until)
-            return self._formed[mine]
+            found = self._formed[mine]
+            if isinstance(found, ArgosyError):
+                raise found
+            return found
 
     def _form(self) -> None:
         self.generation += 1
-        self._formed[self.generation] = Roster(
-            generation=self.generation,
-            session=secrets.token_hex(16),
-            addresses=[self._here[rank].address for rank in range(self.world_size)],
-        )
+        addresses = [self._here[rank].address for rank in range(self.world_size)]
+        roster = Roster(generation=self.generation, session=secrets.token_hex(16), addresses=addresses)
+        self._formed[self.generation] = _unreachable(addresses) or roster
         # A thread that is slow to wake may still look for its own; nobody looks for older ones.
         self._formed.pop(self.generation - 8, None)
         self._here = {}
@@ -180,6 +181,18 @@ class Rendezvous:
         if _clock.monotonic() > until:
             del self._here[hello.rank]
             raise ranks_missing(hello, [rank for rank in self._missing() if rank != hello.rank])
+
+
+def _unreachable(addresses: list[str]) -> ArgosyError | None:
+    """Return an error if some ranks can be reached on their own host only, and others are not on it."""
+    local = [rank for rank, address in enumerate(addresses) if address.startswith(("127.", "[::1]"))]
+    if not local or len(local) == len(addresses):
+        return None
+    return InvalidInput(
+        f"rank {local[0]} came by the loopback address ({addresses[local[0]]}), where other hosts' ranks can't reach it",
+        hint="on the first host, too, give its ranks the address by which the other hosts reach it",
+        code="bad_address",
+    )
 
 
 def ranks_missing(hello: Hello, missing: list[int]) -> DeadlineExceeded:

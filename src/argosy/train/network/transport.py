@@ -23,6 +23,7 @@ from argosy.train.transport import Numbers, check_numbers
 SILENCE_S = 10.0
 DEADLINE_S = 600.0
 BEAT_S = 1.0
+_CONNECT_S = 20.0
 
 
 class Pending:
@@ -126,7 +127,8 @@ class TcpTransport:
             roster = meet(address, hello, listening, token=token, secure=secure)
             if listening.listener is None:
                 raise Internal("the rendezvous answered before it was asked")
-            left_s = max(1.0, until - timing.monotonic())
+            # All are there and listen, so this takes a moment; who isn't reached by now won't be.
+            left_s = max(1.0, min(_CONNECT_S, until - timing.monotonic()))
             connections = Mesh(roster, rank, token, secure=secure).connect(listening.listener, left_s)
         finally:
             listening.close()

@@ -311,3 +311,40 @@ def test_a_guest_who_left_is_seen_to_have_left():
     other.close()
     assert guest.is_gone()
     one.close()
+
+
+def test_ranks_that_only_their_own_host_can_reach_are_told_so():
+    rendezvous = Rendezvous(2, token=TOKEN)
+    errors = {}
+
+    def come(rank, bind):
+        # Another of this machine's addresses would stand for another host; the address alone matters here.
+        hello = Hello(rank=rank, world_size=2, digest="", generation=0, address=bind, join_s=20.0)
+        connection, answer = dial(rendezvous.address, TOKEN, msgspec.json.encode(hello), answer_s=20.0)
+        connection.close()
+        errors[rank] = msgspec.json.decode(answer)["refused"]
+
+    threads = [
+        threading.Thread(target=come, args=(rank, bind)) for rank, bind in enumerate(["127.0.0.1:5", "10.0.0.7:5"])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20.0)
+    rendezvous.close()
+    assert {error["code"] for error in errors.values()} == {"bad_address"}
+    assert "rank 0 came by the loopback address (127.0.0.1:5)" in errors[1]["message"]
+
+
+def test_every_connection_passes_through_what_makes_it_secure_on_both_sides():
+    seen = []
+
+    def secure(connection, *, is_listener):
+        seen.append(is_listener)
+        return connection
+
+    rendezvous = Rendezvous(2, token=TOKEN, secure=secure)
+    run_ranks(joined(rendezvous, 2, secure=secure), lambda transport: transport.all_reduce(np.ones(3)))
+    rendezvous.close()
+    # Two with the rendezvous, three between the ranks.
+    assert sorted(seen) == [False] * 5 + [True] * 5

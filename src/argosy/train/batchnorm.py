@@ -133,7 +133,9 @@ class _Normalize(torch.autograd.Function):
         else:
             sums /= shared.values
             inverse = 1 / np.sqrt(shared.var.numpy() + shared.eps)
-            scale = (inverse if weight is None else inverse * weight.detach().numpy()).astype(sums.dtype)
+            # A copy, since memory that NumPy has seen can't be given back, as `sharded` does with gathered parameters.
+            factor = 1.0 if weight is None else weight.detach().clone().numpy()
+            scale = (inverse * factor).astype(sums.dtype)
             shape = [1, -1] + [1] * (x.dim() - 2)
             centred = x - shared.mean.view(shape)
             centred.mul_(torch.from_numpy((scale * inverse * sums[0]).astype(sums.dtype)).view(shape))

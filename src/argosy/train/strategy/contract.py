@@ -90,7 +90,7 @@ class Strategy(Protocol):
         ...
 
     def joined(self, parts: "Mapping[str, Tensor]") -> "Iterator[tuple[str, Tensor]]":
-        """Yield on rank 0 the whole tensors of which ranks have `parts`, one at a time; nothing on others that take part.
+        """Yield the whole tensors of which ranks have `parts`, one at a time, on rank 0; others only take part.
 
         Names are those of `weights` and `state` with `model.` and `optimizer.` before them. What comes out is the same
         with any strategy and any number of ranks.

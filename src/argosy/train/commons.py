@@ -6,8 +6,8 @@ the new values are where everybody reads them. The result is that of one process
 additions, and the same for all by construction.
 
 A step survives the death of any rank at any moment. Before the rows are full, no parameter has changed: the step is
-made again. Afterwards each part advances in chunks; a chunk is computed beside its place and copied there when
-`computed` says that it is whole, so whoever takes over a lost rank's part goes on exactly where it stopped.
+made again. Afterwards each part advances in chunks; what a chunk was is noted beside it before it is changed, so
+whoever takes over a lost rank's part puts the chunk at which it stopped back to what it was, and goes on from there.
 """
 
 import threading
@@ -25,9 +25,9 @@ from argosy.train.transport import Host
 CHUNK = 1 << 16
 """Elements that a rank works on at once: with gradients and state they fit in a second-level cache."""
 LINE = 8
-DONE, COMPUTED, SPOILED = range(3)
-"""Words per part: chunks done since the beginning of the training, the same for those computed, and the last step
-(from 1) in which a gradient was not finite."""
+DONE, NOTED, SPOILED = range(3)
+"""Words per part: chunks done since the beginning of the training, the same for those noted, and the last step (from 1)
+in which a gradient was not finite."""
 _LOSS, _COUNT, _NORM = range(3)
 """Numbers that a rank posts with its gradients: sums over its samples, and its part of the squared norm."""
 
@@ -92,7 +92,7 @@ class Commons:
     def begin(self, step: int) -> None:
         """Say that `step` steps (from 0) have been made, at the start and after loading a checkpoint."""
         for part in range(self.host.world_size):
-            for word in (DONE, COMPUTED):
+            for word in (DONE, NOTED):
                 self._words[part * LINE + word] = step * self._size(part)
             self._words[part * LINE + SPOILED] = 0
 
@@ -138,25 +138,24 @@ class Commons:
     def _advance(self, part: int, work: Work) -> None:
         """Bring a part to the end of the step, from wherever it stands."""
         words, line, size = self._words, part * LINE, self._size(part)
-        begin = words[line + DONE] - work.step * size
-        for number in range(begin, size):
+        for number in range(words[line + DONE] - work.step * size, size):
             chunk = self._cuts[part] + number
             if chunk == self._cuts[part + 1]:
-                words[line + COMPUTED] = words[line + DONE] = (work.step + 1) * size
+                words[line + NOTED] = words[line + DONE] = (work.step + 1) * size
                 return
-            if words[line + COMPUTED] == words[line + DONE]:
-                gradient = self._gradient(chunk, work)
-                if work.scale != 1.0:
-                    gradient.mul_(work.scale)
-                values = self._compute(part, chunk, gradient, work)
-                # Here, where a cache still has them. Squares of finite numbers may overflow, so then each is looked at.
-                if not np.isfinite(float(torch.dot(values, values))) and not bool(values.isfinite().all()):
-                    words[line + SPOILED] = work.step + 1
-                    words[line + COMPUTED] = words[line + DONE] = (work.step + 1) * size
-                    return
+            if words[line + NOTED] == words[line + DONE]:
+                self._note(part, chunk)
                 with self._fence:
-                    words[line + COMPUTED] += 1
-            self._put(part, chunk)
+                    words[line + NOTED] += 1
+            else:
+                self._undo(part, chunk)
+            values = self._change(chunk, work)
+            # Here, where a cache still has them. Squares of finite numbers may overflow, so then each is looked at.
+            if not np.isfinite(float(torch.dot(values, values))) and not bool(values.isfinite().all()):
+                self._undo(part, chunk)
+                words[line + SPOILED] = work.step + 1
+                words[line + NOTED] = words[line + DONE] = (work.step + 1) * size
+                return
             with self._fence:
                 words[line + DONE] += 1
 
@@ -179,28 +178,31 @@ class Commons:
             total.add_(row[place])
         return total
 
-    def _compute(self, part: int, chunk: int, gradient: Tensor, work: Work) -> Tensor:
-        """Return the new values of a chunk: in place for one rank, otherwise beside it, with the state."""
-        place = self._range(chunk)
-        found = [self.values[place], *(remembered[place] for remembered in self.state.values())]
-        if not self._is_alone:
-            beside = self._beside[part, :, : place.stop - place.start]
-            for new, old in zip(beside, found, strict=True):
-                new.copy_(old)
-            found = list(beside)
-        values, *state = found
+    def _change(self, chunk: int, work: Work) -> Tensor:
+        """Make the step on a chunk, in place; return its new values."""
+        gradient = self._gradient(chunk, work)
+        if work.scale != 1.0:
+            gradient.mul_(work.scale)
+        values, *state = self._places(chunk)
         self._optimizer.update(values, gradient, dict(zip(self.state, state, strict=True)), work.rate, work.step + 1)
         return values
 
-    def _put(self, part: int, chunk: int) -> None:
-        """Copy a computed chunk to its place; doing so again changes nothing."""
-        if self._is_alone:
-            return
+    def _places(self, chunk: int) -> list[Tensor]:
+        """Return the values of a chunk, and what the optimizer remembers of it."""
         place = self._range(chunk)
-        values, *others = self._beside[part, :, : place.stop - place.start]
-        self.values[place].copy_(values)
-        for beside, remembered in zip(others, self.state.values(), strict=True):
-            remembered[place].copy_(beside)
+        return [self.values[place], *(remembered[place] for remembered in self.state.values())]
+
+    def _note(self, part: int, chunk: int) -> None:
+        """Keep what a chunk is before it is changed. Alone there is nobody who could take over."""
+        if not self._is_alone:
+            for beside, found in zip(self._beside[part], self._places(chunk), strict=True):
+                beside[: len(found)].copy_(found)
+
+    def _undo(self, part: int, chunk: int) -> None:
+        """Make a chunk again what was noted."""
+        if not self._is_alone:
+            for beside, found in zip(self._beside[part], self._places(chunk), strict=True):
+                found.copy_(beside[: len(found)])
 
     def first_not_finite(self) -> str:
         """Return the parameter in whose values or gradients NaN or infinity is first seen, or an empty text."""

@@ -90,21 +90,21 @@ class _Dying(Commons):
         if self.moment == -1:
             raise _Dies
 
-    def _compute(self, part, chunk, gradient, work):
+    def _note(self, part, chunk):
         self._at()
-        values = super()._compute(part, chunk, gradient, work)
+        super()._note(part, chunk)
+        self._at()
+
+    def _change(self, chunk, work):
+        self._at()
+        before = self.values.clone()
+        values = super()._change(chunk, work)
+        if self.moment == 0:
+            # Half of it has not been changed yet.
+            half = slice(self._range(chunk).start + len(values) // 2, self._range(chunk).stop)
+            self.values[half].copy_(before[half])
         self._at()
         return values
-
-    def _put(self, part, chunk):
-        self._at()
-        half = self._range(chunk)
-        half = slice(half.start, (half.start + half.stop) // 2)
-        if self.moment == 0:
-            self.values[half].copy_(self._beside[part, 0, : half.stop - half.start])
-        self._at()
-        super()._put(part, chunk)
-        self._at()
 
 
 @pytest.mark.capability("T7")

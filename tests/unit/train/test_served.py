@@ -112,16 +112,21 @@ class _Dying(Served):
         super()._start(shard, row)
         self._at()
 
-    def _compute(self, part, chunk, gradient, work):
+    def _note(self, part, chunk):
         self._at()
-        values = super()._compute(part, chunk, gradient, work)
+        super()._note(part, chunk)
+        self._at()
+
+    def _change(self, chunk, work):
+        self._at()
+        before = self.values.clone()
+        values = super()._change(chunk, work)
+        if self.moment == 0:
+            # Half of it has not been changed yet.
+            half = slice(self._range(chunk).start + len(values) // 2, self._range(chunk).stop)
+            self.values[half].copy_(before[half])
         self._at()
         return values
-
-    def _put(self, part, chunk):
-        self._at()
-        super()._put(part, chunk)
-        self._at()
 
     def _finish(self, shard):
         super()._finish(shard)

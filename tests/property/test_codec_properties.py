@@ -52,14 +52,14 @@ def test_int8_by_chance_loses_at_most_a_step_of_its_block(values, seed):
         assert np.abs(found[part] - exact[part]).max() <= bound
 
 
-@settings(max_examples=20)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1000))
 def test_int8_by_chance_is_right_on_average(seed):
     values = np.random.default_rng(seed).uniform(-1, 1, 64).astype(np.float32)
     codec = BlockInt8(64, generator=np.random.default_rng(seed + 1))
-    mean = np.mean([there_and_back(codec, values)[0] for _ in range(800)], axis=0)
-    # A step is 1/127; its standard error over 800 tries is below 1/127/2/sqrt(800), and 6 of them hold for all.
-    assert np.abs(mean - values).max() < 6 / 127 / 2 / np.sqrt(800)
+    mean = np.mean([there_and_back(codec, values)[0] for _ in range(300)], axis=0)
+    # A step is 1/127; its standard error over 300 tries is below 1/127/2/sqrt(300), and 6 of them hold for all.
+    assert np.abs(mean - values).max() < 6 / 127 / 2 / np.sqrt(300)
 
 
 @given(values=VALUES, share=st.sampled_from([0.01, 0.1, 0.7]))

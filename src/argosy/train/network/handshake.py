@@ -195,7 +195,6 @@ def dial(
     hello: bytes,
     *,
     answer_s: float = HANDSHAKE_S,
-    source: str = "",
     secure: Secure | None = None,
     prepare: Callable[[socket.socket], bytes] | None = None,
 ) -> tuple[socket.socket, bytes]:
@@ -205,7 +204,7 @@ def dial(
     """
     key = check_token(token)
     host, port = split_address(address)
-    plain = socket.create_connection((host, port), timeout=HANDSHAKE_S, source_address=(source, 0) if source else None)
+    plain = socket.create_connection((host, port), timeout=HANDSHAKE_S)
     try:
         connection = secure(plain, is_listener=False) if secure else plain
         until = _monotonic() + HANDSHAKE_S

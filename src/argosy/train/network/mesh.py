@@ -16,6 +16,7 @@ PURPOSES = (CONTROL, FOREGROUND, BACKGROUND)
 """Signs of life never stand behind numbers, nor numbers that are waited for behind those that are not."""
 _WELCOME = b"welcome"
 _RETRY_S = 0.1
+_KEEP_ALIVE_S = 30
 
 _clock = SystemClock()
 
@@ -141,3 +142,7 @@ def _tune(connection: socket.socket) -> None:
     # Every message is written whole, so there is nothing to wait for and to put together. The sizes of the kernel's
     # buffers stay its own: setting one turns off that it grows them with bandwidth times delay.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Lanes are silent while all compute; what stands between hosts may forget connections that are.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE_S)

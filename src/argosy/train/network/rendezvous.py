@@ -189,7 +189,7 @@ def _unreachable(addresses: list[str]) -> ArgosyError | None:
     if not local or len(local) == len(addresses):
         return None
     return InvalidInput(
-        f"rank {local[0]} came by the loopback address ({addresses[local[0]]}), where other hosts' ranks can't reach it",
+        f"rank {local[0]} came by the loopback address ({addresses[local[0]]}), where other hosts can't reach it",
         hint="on the first host, too, give its ranks the address by which the other hosts reach it",
         code="bad_address",
     )

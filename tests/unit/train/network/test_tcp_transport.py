@@ -12,7 +12,7 @@ from argosy.train.network.codecs import BlockInt8, Half
 from network_ranks import tcp_ranks
 from ranks import run_ranks
 
-COUNTS = [0, 1, 2, 5, 8193, 300_001, 1_500_001]
+COUNTS = [0, 1, 2, 5, 8193, 1_000_001]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_narrow_connections_change_no_bit_and_stop_nobody(narrow, size, codec):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("size", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [2, 3, 5])
 def test_parts_that_are_summed_and_gathered_give_the_bits_of_a_whole_sum(size, count):
     values = np.random.default_rng(count).normal(size=(size, count)).astype(np.float32)
 

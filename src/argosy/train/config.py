@@ -13,7 +13,11 @@ FAMILY_NAMES = ("gpt", "graph", "lstm", "mlp", "resnet", "transformer")
 OPTIMIZER_NAMES = ("adagrad", "adam", "adamw", "gd", "momentum", "rmsprop", "sgd")
 SCHEDULE_NAMES = ("constant", "cosine", "exponential", "linear", "one-cycle", "step")
 LOSS_NAMES = ("auto", "bce", "cross-entropy", "focal", "huber", "mae", "mse")
-STRATEGY_NAMES = ("auto", "data-parallel", "parameter-server", "sharded", "single")
+STRATEGY_NAMES = ("auto", "data-parallel", "local-sgd", "parameter-server", "sharded", "single")
+REPLACING = ("data-parallel", "parameter-server")
+"""Strategies that go on when a rank is lost, as soon as another process has come in its place."""
+OUTER_NAMES = ("average", "diloco")
+COMPRESSION_NAMES = ("none", "fp16", "int8")
 DTYPE_NAMES = ("float32", "float64")
 PRECISION_NAMES = ("float32", "bfloat16")
 
@@ -92,6 +96,25 @@ class LogConfig(Config, frozen=True):
             )
 
 
+class LocalConfig(Config, frozen=True):
+    """`[train.local]`: how ranks of `local-sgd` come together."""
+
+    interval: int = 8
+    """Steps that each rank makes alone before all combine what they have changed. Slower networks want more."""
+    outer: str = "average"
+    """`average` replaces the parameters by their mean; `diloco` takes a step with Nesterov's momentum towards it, which
+    bears intervals of hundreds of steps."""
+    compression: str = "none"
+    """What changes are sent as: `none`, `fp16`, or `int8`; what is lost so is sent with the next."""
+
+    def check(self) -> None:
+        """Raise InvalidInput for what can't be done."""
+        if self.interval < 1:
+            raise InvalidInput(f"[train.local] interval = {self.interval} must be 1 or more steps")
+        _one_of("[train.local] outer", self.outer, OUTER_NAMES)
+        _one_of("[train.local] compression", self.compression, COMPRESSION_NAMES)
+
+
 class TrainConfig(Config, frozen=True):
     """How the model is trained."""
 
@@ -101,6 +124,8 @@ class TrainConfig(Config, frozen=True):
     max_staleness: int | str = 0
     """Of `parameter-server`: how many rounds of batches a worker may be ahead of the slowest. 0 makes every step
     together, equal to data parallel; `"none"` never waits."""
+    local: LocalConfig = LocalConfig()
+    """Of `local-sgd`: when and how ranks combine what they have learned."""
     workers: int = 1
     """Processes that train together. Their result is that of one process on the whole batch."""
     epochs: int = 0
@@ -159,6 +184,11 @@ class TrainConfig(Config, frozen=True):
         """Raise InvalidInput for what can't be trained, before anything is started."""
         self.log.check()
         _one_of("[train] strategy", self.strategy, STRATEGY_NAMES)
+        self.local.check()
+        if self.strategy == "local-sgd" and self.local.compression != "none" and self.dtype != "float32":
+            raise InvalidInput(
+                f"[train.local] compression = '{self.local.compression}' needs dtype = 'float32', not '{self.dtype}'"
+            )
         if not (self.max_staleness == "none" or (isinstance(self.max_staleness, int) and self.max_staleness >= 0)):
             raise InvalidInput(
                 f"[train] max_staleness = {self.max_staleness!r} is impossible",

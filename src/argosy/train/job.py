@@ -17,7 +17,7 @@ from argosy.core.digest import digest_of, sha256_file
 from argosy.core.errors import ArgosyError, Conflict, NotFound, Unavailable
 from argosy.core.files import FileLock
 from argosy.core.progress import Progress, Reporter, silent
-from argosy.train.config import ModelConfig, TrainConfig
+from argosy.train.config import REPLACING, ModelConfig, TrainConfig
 from argosy.train.initial import init_digest
 from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
 from argosy.train.shared_memory import Segment
@@ -185,7 +185,7 @@ class _Job:
         (self._work / NEWS).unlink(missing_ok=True)
         self._read = 0
         segment = Segment.create(self._setup.train.workers)
-        segment.is_replacing = segment.world_size > 1
+        segment.is_replacing = segment.world_size > 1 and self._setup.train.strategy_name in REPLACING
         ranks = _Ranks(segment)
         try:
             for rank in range(segment.world_size):

@@ -231,7 +231,7 @@ class Training:
         loss, count = self._whole(lambda: self.strategy.end_epoch(position.loss, position.count))
         entry = {"epoch": float(position.epoch + 1), "loss": loss / max(1.0, count)}
         entry.update(self._whole(self._validate))
-        entry["learning_rate"] = rate_at(self.config, position.step - 1, self._steps)
+        entry["learning_rate"] = rate_at(self.config, (position.epoch + 1) * self._steps_per_epoch - 1, self._steps)
         entry["seconds"] = self._seconds()
         metric = entry[self.metric_name]
         sign = 1 if self.metric_name != "loss" and self._score.is_higher_better else -1

@@ -64,9 +64,9 @@ class Strategy(Protocol):
         """Make step `step` (from 0) of the sum of all ranks' gradients, at learning rate `rate`.
 
         Every rank has divided its own by the number of samples of all, or of itself where ranks don't make steps
-        together. `loss` and `count` are sums over this rank's
-        samples, the answer those over all. Raises NotFinite on all ranks; Unavailable
-        (`rank_lost`) only when the step has changed nothing, so that it can be made again.
+        together. `loss` and `count` are sums over this rank's samples, the answer those over all who made the step.
+        Raises NotFinite on all of them; Unavailable (`rank_lost`) only when the step has changed nothing, so that it
+        can be made again.
         """
         ...
 
@@ -128,8 +128,9 @@ STRATEGIES: Plugins[type[Strategy]] = Plugins(
         "data-parallel": "argosy.train.strategy.synchronous:DataParallel",
         "parameter-server": "argosy.train.strategy.parameter_server:ParameterServer",
         "sharded": "argosy.train.strategy.sharded:Sharded",
+        "local-sgd": "argosy.train.strategy.local_sgd:LocalSgd",
     },
-    extras={"single": "train", "data-parallel": "train", "parameter-server": "train", "sharded": "train"},
+    extras=dict.fromkeys(("single", "data-parallel", "parameter-server", "sharded", "local-sgd"), "train"),
 )
 
 

@@ -134,11 +134,3 @@ class ParameterServer(DataParallel):
     def first_not_finite(self) -> str:
         """Return the parameter in which NaN or infinity is first seen, or an empty text."""
         return super().first_not_finite() if self._served is None else self._served.first_not_finite()
-
-    def _average(self, buffer: Tensor) -> None:
-        if not buffer.is_floating_point():
-            self._broadcast(buffer)
-            return
-        values = buffer.detach().to(torch.float64).contiguous()
-        self._host.all_reduce(values.numpy())
-        buffer.copy_(values / self.world_size)

@@ -179,6 +179,15 @@ class DataParallel:
         if self.rank != 0:
             tensor.copy_(copy)
 
+    def _average(self, buffer: Tensor) -> None:
+        """Make a buffer of numbers the mean over all ranks, any other that of rank 0."""
+        if not buffer.is_floating_point():
+            self._broadcast(buffer)
+            return
+        values = buffer.detach().to(torch.float64).contiguous()
+        self._host.all_reduce(values.numpy())
+        buffer.copy_(values / self.world_size)
+
 
 class Single(DataParallel):
     """One process has the whole batch: the same without anybody else."""

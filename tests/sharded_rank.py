@@ -106,7 +106,7 @@ def check_adamw(host, _):
 
 
 def check_clip(host, _):
-    return difference(host, normed, classes(n=33), optimizer="momentum", clip=0.05, accumulate=3)
+    return difference(host, tied, classes(n=49), optimizer="momentum", clip=0.05, accumulate=2)
 
 
 def check_empty_ranks(host, _):
@@ -121,7 +121,7 @@ def check_odd_model(host, _):
 def check_few_validation_rows(host, _):
     """One rank has no row to validate, and another more passes to make than the rest."""
     samples = classes(n=20, validation=host.world_size - 1)
-    samples.__class__ = type("OneByOne", (type(samples),), {"rows_at_once": 1})
+    object.__setattr__(samples, "__class__", type("OneByOne", (type(samples),), {"rows_at_once": 1}))
     return difference(host, normed, samples, patience=1)
 
 
@@ -129,7 +129,7 @@ FAMILIES = {
     "mlp": ({"hidden": [600, 500]}, ModelInput(shape=(12,))),
     "resnet": ({"width": 4}, ModelInput(shape=(1, 8, 8))),
     "lstm": ({}, ModelInput(shape=(5, 4))),
-    "transformer": ({}, ModelInput(shape=(7,), vocabulary=11)),
+    "transformer": ({"dropout": 0.0}, ModelInput(shape=(7,), vocabulary=11)),
     "gpt": ({}, ModelInput(shape=(7,), vocabulary=11)),
 }
 
@@ -141,9 +141,6 @@ def check_family(host, name):
     for strategy in (Single(), open_strategy("sharded", host)):
         torch.manual_seed(4)
         model = family.build(family.options(**options), given, given.vocabulary or 3).double()
-        # Without dropout, whose draws differ.
-        for module in model.modules():
-            module.p = 0.0
         inputs = [tensor.repeat(2, *[1] * (tensor.dim() - 1))[:4] for tensor in given.example(torch.float64)]
         with strategy.attached(model, config(learning_rate=0.01)):
             for step in range(3):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from argosy.core.clock import FakeClock
 from argosy.core.errors import InvalidInput
 from argosy.train.network.codec import CODECS, MAX_COUNT
-from argosy.train.network.codecs import BlockInt8, Half, TopK
+from argosy.train.network.codecs import BlockInt8, Half, TopK, coding_s
 
 KINDS = {
     "fp16": Half,
@@ -90,6 +91,27 @@ def test_with_error_feedback_the_mean_of_what_comes_is_the_mean_of_what_was_sent
         error = wanted - found
         total += found
     assert np.abs(total / 400 - values).mean() < 0.15
+
+
+def test_what_coding_costs_is_found_in_a_moment(make):
+    clock = FakeClock()
+
+    class Slow:
+        """The codec on a machine where each number takes a nanosecond each way."""
+
+        def __init__(self, codec):
+            self.codec, self.size_bytes = codec, codec.size_bytes
+
+        def encode(self, values, data):
+            clock.advance(values.size * 1e-9)
+            self.codec.encode(values, data)
+
+        def decode(self, data, found):
+            clock.advance(found.size * 1e-9)
+            self.codec.decode(data, found)
+
+    assert coding_s(Slow(make()), clock=clock) == pytest.approx(2e-9)
+    assert 0.001 < clock.monotonic() < 0.05
 
 
 def test_ranks_can_tell_codecs_and_settings_by_their_names():

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import msgspec
+
 from argosy.core.progress import Progress
 from argosy.train.config import ModelConfig, TrainConfig
 from argosy.train.job import run_training

@@ -19,6 +19,7 @@ MALLOC = {
 
 DATA_PARALLEL, LIMIT, MALLOC_LIMIT, DDP, WHOLE = "argosy", "limit", "limit-malloc", "ddp", "threads"
 BATCH_NORM = "each rank normalizes by its own part of the batch"
+DDP_SETTINGS = (("static_graph=yes",), ("static_graph=no",))
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,32 @@ CONTENDERS = (
         "train-torch",
         script="ddp.py",
         launch=TORCHRUN,
-        settings=(("static_graph=yes",), ("static_graph=no",), ("static_graph=yes", "bucket_cap_mb=100")),
+        settings=(*DDP_SETTINGS, ("static_graph=yes", "bucket_cap_mb=100")),
         note=f"gloo, gradient_as_bucket_view; {BATCH_NORM}",
     ),
     _argosy("argosy-sharded", "**Argosy, sharded**", "sharded"),
-    _argosy("argosy-local", "**Argosy, local-sgd**", "local-sgd", "exchanges every few steps only, so it learns otherwise"),
+    _argosy(
+        "argosy-local", "**Argosy, local-sgd**", "local-sgd", "exchanges every few steps only, so it learns otherwise"
+    ),
+    Contender(
+        "accelerate",
+        "Accelerate",
+        "train-accelerate",
+        ("accelerate",),
+        "accelerate_loop.py",
+        TORCHRUN,
+        DDP_SETTINGS,
+        note=f"wraps DDP over gloo; {BATCH_NORM}",
+    ),
+    Contender(
+        "fabric",
+        "Lightning Fabric",
+        "train-lightning",
+        ("lightning",),
+        "fabric_loop.py",
+        settings=DDP_SETTINGS,
+        note=f"wraps DDP over gloo; {BATCH_NORM}",
+    ),
     Contender(
         MALLOC_LIMIT,
         "limit with Argosy's memory settings",
@@ -94,6 +116,41 @@ CONTENDERS = (
         script="alone.py",
         settings=(("1",),),
         variables={"OMP_NUM_THREADS": str(RANKS)},
+        note="the whole batch at once",
+    ),
+    Contender(
+        "fsdp",
+        "PyTorch FSDP2",
+        "train-torch",
+        script="fsdp.py",
+        launch=TORCHRUN,
+        settings=(("reshard=no",), ("reshard=yes",)),
+        note=f"gloo; layers of half a million parameters and more sharded one by one; {BATCH_NORM}",
+    ),
+    Contender(
+        "ray-train",
+        "Ray Train",
+        "train-ray",
+        ("ray[train]",),
+        "ray_train.py",
+        settings=DDP_SETTINGS,
+        note=f"wraps DDP over gloo; {BATCH_NORM}",
+    ),
+    Contender(
+        "rpc",
+        "parameter server over torch RPC",
+        "train-torch",
+        script="rpc_server.py",
+        launch=("-m", "torch.distributed.run", "--nproc-per-node", str(RANKS + 1), "--standalone"),
+        note=f"synchronous, one server; {BATCH_NORM}",
+    ),
+    Contender(
+        "ray-server",
+        "parameter server of Ray actors",
+        "train-ray",
+        ("ray[train]",),
+        "ray_server.py",
+        note=f"synchronous, one server; {BATCH_NORM}",
     ),
 )
 

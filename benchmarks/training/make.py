@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from argosy.core.digest import digest_of
 from argosy.core.tensors import TensorSpec
 from argosy.data.config import DataConfig
@@ -54,7 +55,7 @@ def _random(plan: dict[str, Any], _: Path) -> tuple[Dataset, dict[str, Any]]:
 def _digits(plan: dict[str, Any], _: Path) -> tuple[Dataset, dict[str, Any]]:
     arrays = np.load(DIGITS)
     count = plan["batch"] * plan["steps"]
-    shape = (64,) if plan["model"] == "mlp" else (1, 8, 8)
+    shape = (1, 8, 8) if plan["model"] == "resnet18" else (64,)
     x = (arrays["pixels"][:count].astype(np.float32) / 16.0).reshape(count, *shape)
     return _classes(x, arrays["label"][:count].astype(np.int64), 10), {"input_shape": list(shape), "outputs": 10}
 

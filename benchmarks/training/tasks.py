@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RANKS = 2
+WORKERS = 4
+"""Of the section with a straggler."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ _MLP_TITLE = "perceptron 1000-2000-3000-4000 with ReLU between, 20 million param
 TASKS = (
     Task("mlp", f"{_MLP_TITLE}; 64 samples per step, SGD", "random", "mlp", _MLP),
     Task("mlp-128", f"{_MLP_TITLE}; 128 samples per step, SGD", "random", "mlp", _MLP, batch=128, steps=5, epochs=7),
-    Task(
-        "mlp-adamw", f"{_MLP_TITLE}; 64 samples per step, AdamW", "random", "mlp", _MLP, optimizer="adamw", rate=1e-4
-    ),
+    Task("mlp-adamw", f"{_MLP_TITLE}; 64 samples per step, AdamW", "random", "mlp", _MLP, optimizer="adamw", rate=1e-4),
     Task(
         "mlp-128-adamw",
         f"{_MLP_TITLE}; 128 samples per step, AdamW",
@@ -98,6 +98,16 @@ QUICK = Task(
     "tiny", "perceptron 64-256-10, only to try the benchmark itself", "digits", "mlp", {"hidden": [256]}, steps=8
 )
 """Of `--quick`, whose figures say nothing."""
+SLOW = Task(
+    "slow",
+    "one linear layer behind a pause, an emulated accelerator",
+    "digits",
+    "slow",
+    {"seconds": 0.0, "lock": ""},
+    batch=32,
+    steps=40,
+)
+"""Of the sections with slow, killed and frozen ranks."""
 
 
 def task_named(name: str) -> Task:

@@ -11,6 +11,7 @@ from typing import Any
 
 from serving.environments import Failed, discard
 from serving.processes import Tree, busy_s
+
 from training.contenders import Contender
 
 TURN_S = 180.0

@@ -29,10 +29,13 @@ def model() -> nn.Module:
     return built
 
 
-def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Make the optimizer, in PyTorch's fastest form: everything that belongs to an element in one pass."""
+def optimizer(parameters: Iterable[nn.Parameter], *, is_sharded: bool = False) -> torch.optim.Optimizer:
+    """Make the optimizer, in PyTorch's fastest form: everything that belongs to an element in one pass.
+
+    SGD has no such form for sharded parameters.
+    """
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[PLAN["optimizer"]]
-    return kind(parameters, lr=PLAN["rate"], weight_decay=0.0, fused=True)
+    return kind(parameters, lr=PLAN["rate"], weight_decay=0.0, fused=not is_sharded or kind is torch.optim.AdamW)
 
 
 def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:

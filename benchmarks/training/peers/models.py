@@ -3,7 +3,12 @@
 Shape suffixes: b batch, t tokens, d width, v vocabulary, h heads.
 """
 
+import fcntl
+import itertools
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +19,7 @@ def mlp(input_shape: Sequence[int], outputs: int, hidden: Sequence[int]) -> nn.M
     """Fully connected layers with ReLU between."""
     sizes = [input_shape[0], *hidden, outputs]
     layers: list[nn.Module] = []
-    for inputs, width in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, width in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, width), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -96,3 +101,37 @@ def resnet18(input_shape: Sequence[int], outputs: int) -> nn.Module:
         layers += [ResidualBlock(inputs, width, stride), ResidualBlock(width, width, 1)]
         inputs = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, outputs))
+
+
+class Slow(nn.Module):
+    """A small model on an emulated accelerator: each forward pass sleeps, and one process's sleeps twice as long.
+
+    The slow one is whoever gets hold of the lock first. Sleeping takes no processor, so that many ranks can be emulated
+    on few cores.
+    """
+
+    def __init__(self, inputs: int, outputs: int, seconds: float, lock: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(inputs, outputs)
+        self.seconds, self.lock = seconds, lock
+        self.held: IO[bytes] | None = None
+        self.is_decided = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, later."""
+        if not self.is_decided and self.training:
+            self.is_decided = True
+            self.held = Path(self.lock).open("ab")  # noqa: SIM115 - held as long as the process lives
+            try:
+                fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.held = None
+        time.sleep(self.seconds * (2 if self.held is not None else 1) * self.training)
+        return self.layer(x)
+
+
+def slow(input_shape: Sequence[int], outputs: int, seconds: float, lock: str) -> nn.Module:
+    """Build the model with one straggler among its ranks; without a lock's name there is none."""
+    model = Slow(input_shape[0], outputs, seconds, lock)
+    model.is_decided = not lock
+    return model

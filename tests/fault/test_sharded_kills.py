@@ -16,7 +16,7 @@ from ranks import save_table
 
 MODEL = ModelConfig(family="mlp", options={"hidden": [16, 8], "batch_norm": True})
 TRAIN = TrainConfig(
-    strategy="sharded", workers=2, epochs=25, batch_size=16, dtype="float64", schedule="cosine", checkpoint_s=0.05
+    strategy="sharded", workers=2, epochs=15, batch_size=16, dtype="float64", schedule="cosine", checkpoint_s=0.05
 )
 
 

@@ -34,32 +34,31 @@ def group_of(host: Host, device: torch.device) -> Iterator[DeviceMesh]:
 
     Raises Unavailable (`rank_lost`) when it can't be formed.
     """
-    descriptor = os.memfd_create("argosy-group")
     is_cpu = device.type == "cpu"
+    # Open until this process ends: what torch has of the store lives longer than the group, and would write to whatever
+    # file has the same number then.
+    descriptor = os.memfd_create("argosy-group") if host.rank == 0 else -1
     place = np.array([os.getpid(), descriptor], np.int64)
+    host.broadcast(place)
     try:
-        host.broadcast(place)
-        try:
-            dist.init_process_group(
-                "gloo" if is_cpu else "nccl",
-                store=dist.FileStore(f"/proc/{place[0]}/fd/{place[1]}", host.world_size),
-                rank=host.rank,
-                world_size=host.world_size,
-                timeout=timedelta(seconds=_FORMING_S if is_cpu else _EXCHANGE_S),
-            )
-        except RuntimeError as error:
-            raise Unavailable(f"the ranks could not form a group: {error}", code="rank_lost") from error
-        world = dist.group.WORLD
-        assert world is not None
-        try:
-            yield DeviceMesh.from_group(world, device.type)
-        except BaseException:
-            world.abort()  # else it would wait for what the others don't send any more
-            raise
-        finally:
-            dist.destroy_process_group()
+        dist.init_process_group(
+            "gloo" if is_cpu else "nccl",
+            store=dist.FileStore(f"/proc/{place[0]}/fd/{place[1]}", host.world_size),  # type: ignore[attr-defined]
+            rank=host.rank,
+            world_size=host.world_size,
+            timeout=timedelta(seconds=_FORMING_S if is_cpu else _EXCHANGE_S),
+        )
+    except RuntimeError as error:
+        raise Unavailable(f"the ranks could not form a group: {error}", code="rank_lost") from error
+    world = dist.group.WORLD
+    assert world is not None
+    try:
+        yield DeviceMesh.from_group(world, device.type)
+    except BaseException:
+        world.abort()  # else it would wait for what the others don't send any more
+        raise
     finally:
-        os.close(descriptor)
+        dist.destroy_process_group()
 
 
 class Shards:
@@ -209,7 +208,7 @@ def _check(model: nn.Module) -> None:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return cast("Tensor", tensor.to_local()) if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class _Memory:

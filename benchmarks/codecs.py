@@ -133,7 +133,8 @@ def main() -> None:
     with quiet_by(asked.lock):
         rows = measure()
     machine = f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"
-    text = f"# Codecs\n\n`python benchmarks/codecs.py` on {machine}, one thread, per second of processor time.\n\n{table(rows)}\n"
+    says = f"`python benchmarks/codecs.py` on {machine}, one thread, per second of processor time."
+    text = f"# Codecs\n\n{says}\n\n{table(rows)}\n"
     print(table(rows))
     (RESULTS / "codecs.md").write_text(text)
     (RESULTS / "codecs.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")

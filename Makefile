@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-finetune bench-faults soak bench-serving clean
+.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-finetune bench-faults soak bench-serving bench-training clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,7 +57,7 @@ proto: .venv/dev  ## Compile the gRPC messages of serve/rpc/inference.proto
 
 check: lint types layers test docs  ## What CI runs
 
-bench: bench-rollouts bench-serving bench-faults  ## Run every benchmark and write benchmarks/results/
+bench: bench-rollouts bench-serving bench-training bench-faults  ## Run every benchmark and write benchmarks/results/
 
 bench-rollouts: .venv/dev  ## False alarms and detection of the judge, simulated
 	$(BIN)/python benchmarks/rollouts.py
@@ -73,6 +73,9 @@ soak: .venv/dev  ## Five minutes of kills and version changes: memory, descripto
 
 bench-serving: .venv/dev  ## Argosy, six other servers and the bare runtime, side by side (three quarters of an hour)
 	$(BIN)/python benchmarks/serving.py $(SERVING)
+
+bench-training: .venv/dev  ## Argosy, other trainers and ranks that exchange nothing, side by side (half an hour)
+	$(BIN)/python benchmarks/training.py $(TRAINING)
 
 clean:  ## Remove the environment and everything that was built
 	rm -rf .venv .bench site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -198,6 +198,7 @@ def options() -> argparse.Namespace:
         help="tree or requirement to install as Argosy, or the bin folder of an environment that has it "
         "(default: this tree)",
     )
+    parser.add_argument("--torch", default="", help="bin folder of an environment for peers that need only PyTorch")
     parser.add_argument("--cache", type=Path, default=ROOT / ".bench", help="environments, tasks, logs (.bench)")
     parser.add_argument("--lock", type=Path, help="a file to hold an exclusive lock on (flock) while anything runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where a complete run is kept (%(default)s)")
@@ -232,7 +233,8 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     wanted: Sequence[Contender] = [contender for contender in CONTENDERS if contender.name in asked.contenders]
     try:
-        ready = prepare(asked.cache, [*asked.tasks, SLOW], wanted, source=asked.argosy, is_quick=asked.quick)
+        tasks = [*asked.tasks, SLOW]
+        ready = prepare(asked.cache, tasks, wanted, source=asked.argosy, plain=asked.torch, is_quick=asked.quick)
     except Failed as error:
         raise SystemExit(f"the benchmark can't be prepared: {error}") from error
     bench = Bench(ready, asked)

@@ -40,11 +40,12 @@ class Prepared:
 
 
 def prepare(
-    cache: Path, tasks: Sequence[Task], contenders: Sequence[Contender], *, source: str, is_quick: bool
+    cache: Path, tasks: Sequence[Task], contenders: Sequence[Contender], *, source: str, plain: str, is_quick: bool
 ) -> Prepared:
     """Make it all below `cache`; a peer that can't be installed is left out, with the reason.
 
-    `source` is a tree or requirement to install as Argosy, or the `bin` folder of an environment that has it.
+    `source` is a tree or requirement to install as Argosy, or the `bin` folder of an environment that has it; `plain`
+    is the `bin` folder of one for peers that need nothing but PyTorch, or empty.
     """
     environments = cache / "environments"
     environments.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,8 @@ def prepare(
     for contender in [each for each in contenders if not each.is_argosy]:
         name = contender.environment
         try:
+            if plain and not contender.packages:
+                programs[name] = Path(plain).absolute()
             if name not in programs:
                 programs[name] = environment(environments, name, (*PLAIN, *contender.packages))
         except Failed as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -122,6 +123,9 @@ def _losses(ranks: list[dict[str, Any]], steps: int) -> list[float]:
 
 
 def _last_words(out: Path) -> str:
+    """Return what a log says about an end: its errors by name, else its last lines."""
     log = out / "log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return " | ".join([line.strip() for line in lines if line.strip()][-4:])[-600:] or "it ended without a word"
+    named = [line for line in lines if re.match(r"(\[rank\d\]: )?[\w.]*(Error|Exception)\b", line.strip())]
+    told = [line.strip() for line in named[:2] or lines[-4:] if line.strip()]
+    return " | ".join(told)[:600] or "it ended without a word"

@@ -10,7 +10,7 @@ import warnings
 import given
 import torch
 from torch.distributed import rpc
-from torch.futures import Future
+from torch.futures import Future, wait_all
 
 WORKERS = 2
 Tensors = list[torch.Tensor]
@@ -76,7 +76,7 @@ def main() -> None:
     rpc.init_rpc(name, rank=rank, world_size=WORKERS + 1)
     if rank == WORKERS:
         server = rpc.RRef(Server())
-        rpc.api.wait_all(
+        wait_all(
             [rpc.rpc_async(f"worker-{worker}", train, args=(server, worker), timeout=0) for worker in range(WORKERS)]
         )
     rpc.shutdown()

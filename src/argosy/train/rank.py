@@ -30,7 +30,7 @@ from argosy.train.strategy.contract import open_strategy
 def main(config: dict[str, Any]) -> int:
     """Train as the rank that `config`, a `RankSetup`, describes; rank 0 leaves weights and outcome in `work`."""
     setup = from_plain(config, RankSetup, where="rank")
-    _use_threads(setup.threads)
+    use_threads(setup.threads)
     work, base = Path(setup.work), Path(setup.base)
     samples = samples_of(Dataset.load(Path(setup.dataset)), getattr(torch, setup.train.dtype))
     samples.check(setup.train.workers)
@@ -58,7 +58,8 @@ def main(config: dict[str, Any]) -> int:
     return 0
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
+    """Let this process compute as every rank does: with so many threads, and the same bits each time."""
     # Before other threads are made, which take this over: numbers too small for a normal form, of which optimizers are
     # full, are 0. Computing with them takes up to 50 times as long.
     torch.set_flush_denormal(True)

@@ -5,10 +5,11 @@ Shape suffixes: b batch, t tokens, d width, k outputs.
 """
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - what every reader of torch code expects
 
 from argosy.core.config import Config, from_plain
 from argosy.core.errors import InvalidInput
@@ -37,7 +38,7 @@ class PretrainedOptions(Config, frozen=True):
 
 
 class PooledClassifier(nn.Module):
-    """An encoder, one vector per text of its tokens' vectors, and a linear layer."""
+    """An encoder, one vector per text of its tokens' vectors, brought to unit variance, and a linear layer."""
 
     def __init__(self, model: Any, pool: str, dropout: float, outputs: int) -> None:
         super().__init__()
@@ -52,15 +53,17 @@ class PooledClassifier(nn.Module):
         """Return one vector [b, d] per text."""
         hidden_btd = self.model(input_ids=ids_bt, attention_mask=mask_bt, return_dict=True).last_hidden_state
         if self.pool == "cls":
-            return torch.as_tensor(hidden_btd[:, 0])
+            return cast("Tensor", hidden_btd[:, 0])
         own_bt1 = mask_bt.unsqueeze(2).to(hidden_btd.dtype)
         if self.pool == "mean":
-            return torch.as_tensor((hidden_btd * own_bt1).sum(dim=1) / own_bt1.sum(dim=1).clamp(min=1.0))
-        return torch.as_tensor(hidden_btd.masked_fill(own_bt1 == 0, torch.finfo(hidden_btd.dtype).min).amax(dim=1))
+            return cast("Tensor", (hidden_btd * own_bt1).sum(dim=1) / own_bt1.sum(dim=1).clamp(min=1.0))
+        return cast("Tensor", hidden_btd.masked_fill(own_bt1 == 0, torch.finfo(hidden_btd.dtype).min).amax(dim=1))
 
     def forward(self, ids_bt: Tensor, mask_bt: Tensor) -> Tensor:
         """Return the logits [b, k] of texts; the mask is 1 for tokens and 0 for padding."""
-        return torch.as_tensor(self.head(self.dropout(self.features(ids_bt, mask_bt))))
+        # Averages of many tokens' vectors are small, and a new layer would be slow to grow on them.
+        normed_bd = F.layer_norm(self.features(ids_bt, mask_bt), (self.head.in_features,))
+        return cast("Tensor", self.head(self.dropout(normed_bd)))
 
 
 class OwnClassifier(nn.Module):
@@ -72,7 +75,7 @@ class OwnClassifier(nn.Module):
 
     def forward(self, ids_bt: Tensor, mask_bt: Tensor) -> Tensor:
         """Return the logits [b, k] of texts; the mask is 1 for tokens and 0 for padding."""
-        return torch.as_tensor(self.model(input_ids=ids_bt, attention_mask=mask_bt, return_dict=True).logits)
+        return cast("Tensor", self.model(input_ids=ids_bt, attention_mask=mask_bt, return_dict=True).logits)
 
 
 def build_pretrained(

@@ -7,9 +7,11 @@ A crash at any moment leaves the former checkpoint whole. Nothing is pickled.
 """
 
 import contextlib
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 from torch import Tensor
@@ -29,6 +31,51 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     digest: str
     made_by: str
     position: dict[str, Any]
+
+
+class BackgroundSaver:
+    """Writes checkpoints while the training goes on: what is saved is copied first, and written by a thread.
+
+    One at a time: the next waits for the one before. What went wrong with one is raised by the next call.
+    """
+
+    def __init__(self, checkpoints: "Checkpoints") -> None:
+        self._checkpoints = checkpoints
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], position: dict[str, Any]) -> None:
+        """Copy, and begin to write. Raises Unavailable when the disk was full at the last time."""
+        self.wait()
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._thread = threading.Thread(target=self._write, args=(step, copies, position), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write(self, step: int, copies: dict[str, Tensor], position: dict[str, Any]) -> None:
+        try:
+            self._checkpoints.save(step, copies, position)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked for it
+            self._error = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.wait()
+        elif self._thread is not None:
+            self._thread.join()
 
 
 class Checkpoints:

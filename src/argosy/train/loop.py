@@ -1,8 +1,9 @@
 """The loop of every training, whatever its strategy."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from argosy.core.errors import InvalidInput, Unavailable
 from argosy.core.progress import Progress, Reporter
 from argosy.data.dataset import share_of_batch
 from argosy.data.shuffle import permutation
-from argosy.train.checkpoint import Checkpoints
+from argosy.train.checkpoint import BackgroundSaver, Checkpoints
 from argosy.train.config import TrainConfig
 from argosy.train.losses import Loss
 from argosy.train.models import weights_to_bytes
@@ -99,7 +100,7 @@ class Training:
         Those are the last epoch's, or the best epoch's when `patience` asks for early stopping. Raises InvalidInput
         with the code `not_finite` when the loss or a gradient is no longer a number; checkpoints stay.
         """
-        with own_randomness(), self.strategy.attached(self.model, self.config):
+        with own_randomness(), self.strategy.attached(self.model, self.config), self._saving():
             if self.strategy.is_fresh:
                 self._recover()
             else:
@@ -116,6 +117,14 @@ class Training:
             self.model.eval()
             self.position.seconds = self._seconds()
         return self.position
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        if self._checkpoints is None:
+            yield
+            return
+        with BackgroundSaver(self._checkpoints) as self._saver:
+            yield
 
     def _train_epoch(self) -> None:
         position, strategy = self.position, self.strategy
@@ -312,7 +321,7 @@ class Training:
             tensors = dict(strategy.joined(self._parts_of_state()))
             tensors.update({f"best.{name.partition('.')[2]}": tensor for name, tensor in strategy.joined(best)})
             if strategy.rank == 0:
-                self._checkpoints.save(self.position.step, tensors, msgspec.to_builtins(self.position))
+                self._saver.save(self.position.step, tensors, msgspec.to_builtins(self.position))
 
     def _parts_of_state(self) -> dict[str, Tensor]:
         """Return this rank's parts of all tensors of a checkpoint, by their names in it: the memory itself."""

@@ -1,13 +1,17 @@
 import errno
 import json
 import os
+import random
+import signal
+import threading
+import time
 
 import pytest
 import torch
 
 from argosy.core import files
 from argosy.core.errors import Conflict, NotFound, Unavailable
-from argosy.train.checkpoint import Checkpoints
+from argosy.train.checkpoint import BackgroundSaver, Checkpoints
 
 WHOLE = {"model.weight": torch.arange(6.0).reshape(2, 3), "optimizer.mean": torch.ones(6)}
 
@@ -141,3 +145,65 @@ def test_a_checkpoint_is_safetensors_and_json_and_nothing_that_runs_code(checkpo
     assert set(manifest) == {"step", "digest", "made_by", "position"}
     header = (checkpoints.folder / "step-000000001.safetensors").read_bytes()
     assert header[8:9] == b"{"
+
+
+class _Slow(Checkpoints):
+    """Writes only when it may."""
+
+    may = threading.Event()
+
+    def save(self, step, tensors, position):
+        assert self.may.wait(20.0)
+        super().save(step, tensors, position)
+
+
+def test_what_is_saved_in_the_background_is_what_it_was_at_that_moment(tmp_path):
+    slow = _Slow(tmp_path, "sha256:a")
+    slow.may = threading.Event()
+    values = torch.zeros(4)
+    with BackgroundSaver(slow) as saver:
+        saver.save(1, {"w": values}, {"step": 1})
+        values.add_(5.0)
+        assert slow.newest() == -1
+        slow.may.set()
+    tensors, position = slow.load(1)
+    assert tensors["w"].tolist() == [0.0] * 4
+    assert position == {"step": 1}
+
+
+@pytest.mark.parametrize("by", ["next", "end"])
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save_or_the_end(tmp_path, monkeypatch, by):
+    checkpoints = Checkpoints(tmp_path, "sha256:a")
+
+    def full(*_):
+        raise Unavailable("the disk is full", code="disk_full")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    saver = BackgroundSaver(checkpoints)
+    saver.save(1, WHOLE, {})
+    after = {"next": lambda: saver.save(2, WHOLE, {}), "end": lambda: saver.__exit__(None, None, None)}
+    with pytest.raises(Unavailable, match="disk is full"):
+        after[by]()
+
+
+@pytest.mark.slow
+@pytest.mark.capability("T7")
+def test_a_thousand_kills_while_checkpoints_are_written_never_leave_a_torn_one(tmp_path):
+    """Real processes that write as fast as they can, killed at random moments within some writes."""
+    checkpoints, draw, seen = Checkpoints(tmp_path, "sha256:a"), random.Random(0), -1
+    for _ in range(1000):
+        child = os.fork()
+        if child == 0:
+            for step in range(seen + 1, seen + 1000):
+                save(checkpoints, step)
+            os._exit(0)
+        time.sleep(draw.uniform(0.0, 0.15))  # the moment is what is tested
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        newest = checkpoints.newest()
+        assert newest >= seen
+        assert newest <= 0 or is_whole(checkpoints, newest)
+        for step in checkpoints.steps():
+            assert is_whole(checkpoints, step)
+        seen = max(seen, newest)
+    assert seen > 100  # so most kills came in the midst of it

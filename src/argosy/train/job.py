@@ -17,9 +17,12 @@ from argosy.core.digest import digest_of, sha256_file
 from argosy.core.errors import ArgosyError, Conflict, NotFound, Unavailable
 from argosy.core.files import FileLock
 from argosy.core.progress import Progress, Reporter, silent
+from argosy.train.choosing import Asked, Choice, Chooser, read_choice
 from argosy.train.config import REPLACING, ModelConfig, TrainConfig
 from argosy.train.initial import init_digest
+from argosy.train.measurement import MeasurementStore
 from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
+from argosy.train.rank_process import rank_process
 from argosy.train.shared_memory import Segment
 
 _POLL_S = 0.05
@@ -33,13 +36,6 @@ _RESTARTS = 3
 """Restarts without a new checkpoint in between; then something is wrong that restarting doesn't cure."""
 _REPLACEMENTS, _REPLACEMENTS_S = 3, 60.0
 """Ranks replaced within so many seconds; if there are more, all start again from the checkpoint."""
-
-_MEMORY = {
-    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1099511627776:glibc.malloc.trim_threshold=1099511627776"
-    ":glibc.malloc.top_pad=67108864:glibc.malloc.hugetlb=1"
-}
-"""A training asks for the same memory in every step. By default glibc gives large pieces back to the system at once,
-and gets them again page by page, filled with zeros. Other C libraries ignore these settings."""
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +52,8 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     """How often all ranks began again from a checkpoint."""
     replaced: int = 0
     """How many ranks were lost and replaced while the others waited."""
+    choice: list[str] = []
+    """What `auto` chose and why, in a few lines; empty if there was nothing to choose."""
 
 
 def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order of the words
@@ -69,12 +67,14 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
     launcher: Launcher | None = None,
     clock: Clock | None = None,
     threads: int = 0,
+    measurements: MeasurementStore | None = None,
 ) -> TrainResult:
     """Train with `train.workers` rank processes and return where the weights are.
 
     `work` belongs to this training: checkpoints in it are resumed, to the same bits as without a break, and a
-    finished training is not run again. `threads` is per rank; 0 shares out the cores. Blocks until the end; a
-    reporter that raises stops it. Raises what a rank raised (InvalidInput for the user's mistakes), Conflict if
+    finished training is not run again. `threads` is per rank; 0 shares out the cores. `measurements` are what `auto`
+    chooses by, and where it keeps new ones. Blocks until the end; a reporter that raises stops it. Raises what a rank
+    raised (InvalidInput for the user's mistakes), Conflict if
     `work` is in use or another training's, Unavailable when ranks die again and again.
     """
     model.check()
@@ -89,18 +89,33 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
         found = _outcome(work, made_by)
         if found is not None:
             return _result(work, found)
-        setup = RankSetup(
-            rank=0,
-            segment="",
-            threads=threads or max(1, len(os.sched_getaffinity(0)) // train.workers),
-            dataset=str(dataset_folder.absolute()),
+        launcher = launcher or LocalLauncher(work / "processes", clock)
+
+        def carry_out(choice: Choice, listener: Reporter) -> TrainResult:
+            chosen = choice.applied(train)
+            setup = RankSetup(
+                rank=0,
+                segment="",
+                threads=threads or choice.threads or max(1, len(os.sched_getaffinity(0)) // chosen.workers),
+                dataset=str(dataset_folder.absolute()),
+                model=model,
+                train=chosen,
+                base=str(base.absolute()),
+                work=str(work.absolute()),
+                made_by=made_by,
+            )
+            return _Job(setup, launcher, clock, listener).run()
+
+        asked = Asked(
+            dataset=dataset_folder,
+            data=sha256_file(dataset_folder / "dataset.json"),
             model=model,
             train=train,
-            base=str(base.absolute()),
-            work=str(work.absolute()),
+            base=base,
+            work=work,
             made_by=made_by,
         )
-        return _Job(setup, launcher or LocalLauncher(work / "processes", clock), clock, report).run()
+        return Chooser(asked, measurements, launcher=launcher, clock=clock, report=report).run(carry_out)
     finally:
         lock.release()
 
@@ -135,6 +150,7 @@ def _outcome(work: Path, made_by: str) -> Outcome | None:
 
 
 def _result(work: Path, found: Outcome, *, restarts: int = 0, replaced: int = 0) -> TrainResult:
+    choice = read_choice(work, found.made_by)
     return TrainResult(
         weights=work / WEIGHTS,
         history=found.history,
@@ -145,6 +161,7 @@ def _result(work: Path, found: Outcome, *, restarts: int = 0, replaced: int = 0)
         seconds=found.seconds,
         restarts=restarts,
         replaced=replaced,
+        choice=choice.reasons if choice is not None else [],
     )
 
 
@@ -205,15 +222,7 @@ class _Job:
 
     def _spec(self, rank: int, name: str, segment: str) -> ProcessSpec:
         setup = msgspec.structs.replace(self._setup, rank=rank, segment=segment)
-        return ProcessSpec(
-            name=name,
-            role="rank",
-            entry="argosy.train.rank:main",
-            config=msgspec.to_builtins(setup),
-            threads=setup.threads,
-            detached=False,
-            env=_MEMORY,
-        )
+        return rank_process(name, "argosy.train.rank:main", msgspec.to_builtins(setup), setup.threads)
 
     def _watch(self, ranks: "_Ranks") -> str:
         segment = ranks.segment

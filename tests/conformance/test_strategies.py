@@ -78,6 +78,7 @@ def test_a_step_is_made_of_the_mean_over_the_samples_of_all_ranks(ranks):
 
 
 @pytest.mark.capability("T1")
+@pytest.mark.capability("T2")
 @pytest.mark.parametrize("optimizer", ["gd", "adamw"])
 def test_a_training_equals_that_of_one_process(ranks, optimizer):
     samples, settings = classes(n=49), config(optimizer=optimizer, learning_rate=0.02)

@@ -17,7 +17,7 @@ EQUAL = ("gd", "adamw", "clip", "empty_ranks", "odd_model", "few_validation_rows
 ALONE = ("totals", "means", "resumes", "from_one", "not_finite", "sizes", "sparse")
 
 
-def run_checks(folder, workers, *checks, seconds=120.0):
+def run_checks(folder, workers, *checks, seconds=240.0):
     """Return what each check found, by check and rank; a rank that a check lets end finds nothing."""
     folder.mkdir(exist_ok=True)
     segment = Segment.create(workers)

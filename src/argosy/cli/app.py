@@ -27,6 +27,7 @@ keys = typer.Typer(help="Signing keys of this machine and keys it trusts.", no_a
 config = typer.Typer(help="Settings and where each came from.", no_args_is_help=True, rich_markup_mode=None)
 endpoints = typer.Typer(help="Served names.", no_args_is_help=True, rich_markup_mode=None)
 gateway = typer.Typer(help="Where callers reach it, TLS, and names.", no_args_is_help=True, rich_markup_mode=None)
+advise = typer.Typer(help="What to do, with the numbers it follows from.", no_args_is_help=True, rich_markup_mode=None)
 access = typer.Typer(help="Keys for callers: grant, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
@@ -35,6 +36,7 @@ app.add_typer(config, name="config")
 app.add_typer(endpoints, name="endpoints")
 app.add_typer(gateway, name="gateway")
 app.add_typer(access, name="access")
+app.add_typer(advise, name="advise")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
 File = Annotated[Path, typer.Option("--file", "-f", help="The project file, or the folder it is in.")]
@@ -77,11 +79,18 @@ def init(
 
 
 @app.command()
-def plan(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
-    """Show what a run would do, why, and how long it took before. Changes nothing."""
-    from argosy.cli.verbs import run as verb
+def plan(
+    file: File = Path(),
+    changes: Set = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train some steps to find out how long it will take; prepares the data.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run would do, why, and how long it will take. Without --measure it changes nothing."""
+    from argosy.cli.verbs import plan as verb
 
-    verb.plan(file, changes, as_json=as_json)
+    verb.plan(file, changes, measure=measure, as_json=as_json)
 
 
 @app.command()
@@ -466,6 +475,23 @@ def gateway_set(
         fronts=fronts,
         as_json=as_json,
     )
+
+
+@advise.command("training")
+def advise_training(
+    file: File = Path(),
+    changes: Set = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure again, even if this training was measured before.")
+    ] = False,
+    hosts: Annotated[int, typer.Option(help="Machines like this one that train together.")] = 1,
+    link: Annotated[str, typer.Option(help="What joins them: bandwidth, and time there and back.")] = "1Gbit/s, 0.5ms",
+    as_json: AsJson = False,
+) -> None:
+    """Measure for seconds how your model trains in every way: time of a step and in all, memory, and what to take."""
+    from argosy.cli.verbs import plan as verb
+
+    verb.advise_training(file, changes, measure=measure, hosts=hosts, link=link, as_json=as_json)
 
 
 @access.command("grant")

@@ -8,6 +8,8 @@ from argosy.core.errors import InvalidInput
 
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RATES = {"bit/s": 0.125, "kbit/s": 125.0, "mbit/s": 125e3, "gbit/s": 125e6, "kb/s": 1e3, "mb/s": 1e6, "gb/s": 1e9}
+_RATE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+/s)\s*")
 _AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z%]*)\s*")
 _GATE = re.compile(r"\s*(>=|<=|>|<)\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%?)\s*")
 
@@ -34,6 +36,18 @@ def parse_time(text: str) -> float:
     if unit not in _TIMES:
         raise InvalidInput(f"{text!r} is not a time; the units are us, ms, s, min, h, d")
     return number * _TIMES[unit]
+
+
+def parse_rate(text: str) -> float:
+    """Return bytes per second.
+
+    >>> parse_rate("100Mbit/s"), parse_rate("1.5 GB/s")
+    (12500000.0, 1500000000.0)
+    """
+    found = _RATE.fullmatch(text)
+    if found is None or found[2].lower() not in _RATES:
+        raise InvalidInput(f"{text!r} is not a bandwidth such as '100Mbit/s'; the units are bit/s, kbit/s to GB/s")
+    return float(found[1]) * _RATES[found[2].lower()]
 
 
 def parse_drop(text: str) -> float:

@@ -39,6 +39,8 @@ class StageContext:
     registry: Registry
     clock: Clock
     report: Reporter
+    home: Path
+    """Where this machine keeps what it can find again, such as measurements."""
 
     def input_file(self, stage: str, name: str) -> Path:
         """Return the verified local copy of a file that an earlier stage left."""
@@ -54,7 +56,7 @@ class StageContext:
             if name.startswith(folder + "/"):
                 path = resolve_inside(self.work, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _link_or_copy(self.input_file(stage, name), path)
+                link_or_copy(self.input_file(stage, name), path)
         return target
 
     def keep(self, *names: str) -> dict[str, str]:
@@ -72,7 +74,8 @@ class StageContext:
         return {name: self.registry.blobs.put(canonical(value))}
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let `target` be the same file as `source`, or one with the same bytes."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

@@ -35,6 +35,7 @@ def main(config: dict[str, Any]) -> int:
         registry=open_registry(settings, clock),
         clock=clock,
         report=_news_to(work / "events.jsonl"),
+        home=settings.home,
     )
     run = cast("Any", load_object(config["entry"], extra="train"))
 

@@ -121,7 +121,7 @@ class TrainConfig(Config, frozen=True):
     strategy: str = "auto"
     """`data-parallel`; `parameter-server`; `sharded`, where each worker holds a part of every parameter; `single`; or
     `auto`: one process with one worker; with more, the fastest that learns the same, measured where training takes so
-    long that it pays, else data-parallel. See [estimate a training](../how-to/estimate-a-training.md)."""
+    long that it pays, else data-parallel."""
     max_staleness: int | str = 0
     """Of `parameter-server`: how many rounds of batches a worker may be ahead of the slowest. 0 makes every step
     together, equal to data parallel; `"none"` never waits."""

@@ -74,8 +74,8 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
     `work` belongs to this training: checkpoints in it are resumed, to the same bits as without a break, and a
     finished training is not run again. `threads` is per rank; 0 shares out the cores. `measurements` are what `auto`
     chooses by, and where it keeps new ones. Blocks until the end; a reporter that raises stops it. Raises what a rank
-    raised (InvalidInput for the user's mistakes), Conflict if
-    `work` is in use or another training's, Unavailable when ranks die again and again.
+    raised (InvalidInput for the user's mistakes), Conflict if `work` is in use or another training's, Unavailable when
+    ranks die again and again.
     """
     model.check()
     train.check()

@@ -94,9 +94,11 @@ def plan_trials(train: TrainConfig, cores: int, *, is_quick: bool) -> list[Tried
         found = [several("data-parallel", most), *singles]
     else:
         found = [several("data-parallel", most), several("data-parallel", most, 2)]
-        found += [several(name, most) for name in ("parameter-server", "local-sgd")]
-        found += [several("data-parallel", workers) for workers in _between(2, most)]
-        found += [*singles, several("sharded", most)]
+        # With the workers that were asked for, or with as many as there are cores if only one was.
+        usual = min(train.workers, most) if train.workers > 1 else most
+        found += [several(name, usual) for name in ("parameter-server", "local-sgd")]
+        found += [several("data-parallel", workers) for workers in sorted({*_between(2, most), usual} - {most})]
+        found += [*singles, several("sharded", usual)]
     first = msgspec.structs.replace(found[0], with_checkpoint=not is_quick)
     return [first, *found[1:]]
 

@@ -171,9 +171,21 @@ class MeasurementStore:
         return None
 
     def keep(self, measurement: Measurement) -> None:
-        """Keep a measurement, unless the disk is full or read-only: that is no reason not to train."""
+        """Keep a measurement beside what was known, unless the disk is full: that is no reason not to train."""
+        former = self.read(measurement.key)
+        if former is not None:
+            measurement = _joined(former, measurement)
         with contextlib.suppress(OSError, ArgosyError):
             write_atomic(self._path(measurement.key), canonical(measurement), mode=0o600)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key.removeprefix('sha256:')}.json"
+
+
+def _joined(former: Measurement, newer: Measurement) -> Measurement:
+    """Return the newer one with what only the former has: trials of other numbers of workers, what a checkpoint is."""
+    known = {(trial.strategy, trial.workers, trial.threads, trial.batch): trial for trial in former.trials}
+    known |= {(trial.strategy, trial.workers, trial.threads, trial.batch): trial for trial in newer.trials}
+    if newer.is_complete or not former.is_complete:
+        return msgspec.structs.replace(newer, trials=list(known.values()))
+    return msgspec.structs.replace(former, trials=list(known.values()))

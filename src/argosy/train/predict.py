@@ -101,7 +101,7 @@ def predictions(
     if hosts > 1 and link is not None:
         found += _on_hosts(measurement, terms, hosts, link, overlap)
     order = {name: number for number, name in enumerate(STRATEGIES)}
-    return sorted(found, key=lambda way: (way.hosts, order[way.strategy], way.workers))
+    return sorted(found, key=lambda way: (way.hosts, order[way.strategy], way.workers, way.threads))
 
 
 def choose(ways: Sequence[Prediction]) -> Prediction:
@@ -185,9 +185,10 @@ def _half(measurement: Measurement, trial: Trial, name: str) -> float | None:
 
 
 def _fastest(measurement: Measurement) -> list[Trial]:
-    """Return the fastest trial of each strategy and number of workers."""
-    kinds = dict.fromkeys((trial.strategy, trial.workers) for trial in measurement.trials)
-    return [trial for strategy, workers in kinds if (trial := measurement.trial(strategy, workers)) is not None]
+    """Return the fastest trial of each strategy and number of workers; of one process each number of threads."""
+    kinds = dict.fromkeys((trial.strategy, trial.workers) for trial in measurement.trials if trial.workers > 1)
+    several = [trial for strategy, workers in kinds if (trial := measurement.trial(strategy, workers)) is not None]
+    return several + [trial for trial in measurement.trials if trial.workers == 1 and not trial.error]
 
 
 def _on_one_host(measurement: Measurement, terms: Terms, trial: Trial) -> Prediction:
@@ -263,9 +264,8 @@ def _predicted(measurement: Measurement, terms: Terms, trial: Trial, step_s: flo
 
 def _sentence(measurement: Measurement, terms: Terms, way: Prediction) -> str:
     if way.strategy == "single":
-        alone = measurement.trial("single", 1)
         one = next((t for t in measurement.trials if (t.strategy, t.threads) == ("single", 1) and not t.error), None)
-        if one is None or alone is None or one.threads == way.threads:
+        if one is None or way.threads == 1:
             return "nothing is exchanged"
         return f"threads share every operation: {one.step_s / way.step_s:.2f} times as fast as one thread"
     if way.hosts > 1:

@@ -1,4 +1,4 @@
-"""`init`, `plan`, `run` and the stages by name."""
+"""`init`, `run` and the stages by name."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from argosy.cli.verbs.models import compression_table, main_metrics
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import ArgosyError, Conflict
 from argosy.core.units import format_time
-from argosy.pipeline.engine import Plan, RunResult
+from argosy.pipeline.engine import RunResult
 from argosy.registry.versions import Version
 
 
@@ -20,37 +20,6 @@ class GateFailed(ArgosyError):
     """The version that was published missed a gate, so it can't be deployed."""
 
     code = "gate_failed"
-
-
-def plan(file: Path, changes: list[str] | None, *, as_json: bool) -> None:
-    """Show what a run would do."""
-    output = Output(as_json=as_json)
-    project, base = load_project(file, changes)
-    found = Workspace().engine.plan(project, base)
-    _show_plan(output, found)
-    output.result({"project": found.project, "where": found.where, "left_s": found.left_s, "steps": found.steps})
-
-
-def _show_plan(output: Output, found: Plan) -> None:
-    rows = [
-        (
-            step.stage,
-            "done" if step.is_done else "run",
-            step.why,
-            format_time(step.last_s) if step.last_s >= 0 else "-",
-            step.key[7:19],
-        )
-        for step in found.steps
-    ]
-    output.table(("stage", "", "why", "last took", "key"), rows)
-    open_steps = [step for step in found.steps if not step.is_done]
-    if not open_steps:
-        output.line(f"[bold]{found.project}[/]: everything is done; a run would execute nothing")
-        return
-    time = f", about {format_time(found.left_s)}" if found.left_s >= 0 else ""
-    output.line(
-        f"[bold]{found.project}[/]: {len(open_steps)} of {len(found.steps)} stages to run on {found.where}{time}"
-    )
 
 
 def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> None:

@@ -43,6 +43,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
     tested: Mapping[str, float] = {}
     """Metrics of the test part, whose names begin with `test_`; the main one first."""
     settings: Mapping[str, Any] = {}
+    choice: Sequence[str] = ()
+    """What `strategy = "auto"` chose, and why."""
     notes: Sequence[str] = ()
     texts: Sequence[Sample] = ()
 
@@ -67,7 +69,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
             self._written(),
             f"<h2>Epochs</h2>{self._table()}",
             self._settings(),
-            self._notes(),
+            _listed("Chosen by auto", self.choice),
+            _listed("Data", self.notes),
         ]
         return _PAGE.format(title=escape(self.project), style=_STYLE + STYLE, body="\n".join(filter(None, parts)))
 
@@ -154,15 +157,16 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True):
         )
         return f'<h2>Settings</h2><div class="scroll"><table class="settings">{rows}</table></div>'
 
-    def _notes(self) -> str:
-        if not self.notes:
-            return ""
-        return "<h2>Data</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in self.notes) + "</ul>"
-
 
 def printable(text: str) -> str:
     """Return a text without characters that no page can hold, each marked; what bytes make need not be letters."""
     return "".join(c if c in "\n\t" or (c.isprintable() and not "\ud800" <= c <= "\udfff") else "\ufffd" for c in text)
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    return f"<h2>{title}</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def _fact(name: str, value: str) -> str:

@@ -23,6 +23,7 @@ from argosy.pipeline.tracking.mlflow import Mlflow
 from argosy.pipeline.tracking.tensorboard import TensorBoard
 from argosy.train.config import LogConfig
 from argosy.train.job import TrainResult, run_training
+from argosy.train.measurement import MeasurementStore
 
 WEIGHTS, HISTORY, PAGE, PICTURE = "weights.safetensors", "history.json", "training.html", "training.svg"
 
@@ -38,7 +39,15 @@ def run(context: StageContext) -> StageRecord:
     try:
         # Where it is logged doesn't decide what comes out, so it must not stand in the training's digest.
         asked = msgspec.structs.replace(context.recipe.train, log=LogConfig())
-        result = run_training(folder, context.recipe.model, asked, context.base, context.work / "training", tracking)
+        result = run_training(
+            folder,
+            context.recipe.model,
+            asked,
+            context.base,
+            context.work / "training",
+            tracking,
+            measurements=MeasurementStore(context.home),
+        )
     except BaseException:
         tracking.close(failed=True)
         raise
@@ -106,6 +115,7 @@ def _report(
         samples={name: len(part) for name, part in dataset.splits.items()},
         parameters=_count(context.work / WEIGHTS),
         restarts=result.restarts,
+        choice=result.choice,
         settings=_settings(context),
         notes=dataset.notes,
         texts=texts,

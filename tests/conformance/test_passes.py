@@ -19,7 +19,7 @@ class Stripes:
     """Pictures with a stripe in one of three places."""
 
     task, labels, digest = "classification", ["a", "b", "c"], "sha256:" + "5" * 64
-    outputs, splits, finish = 3, {}, []
+    outputs, splits, finish, tokenize = 3, {}, [], None
 
     def prepared(self, split):
         assert split != "test", "a pass must not look at the test part"

@@ -8,6 +8,7 @@ from argosy.compress.passes.quantize import Quantize
 from argosy.compress.quality import Samples
 from argosy.core.errors import InvalidInput
 from argosy.core.progress import silent
+from argosy.formats.onnx_export import onnx_bytes
 from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.train.config import TrainConfig
 
@@ -165,3 +166,53 @@ def test_on_a_slimmed_model_only_what_was_best_on_the_original_is_tried(candidat
 
 def test_an_int8_graph_is_not_quantized_again():
     assert not Quantize().accepts(Model(path=None, recipe=(("quantize", U8S8),)))
+
+
+class Tokens:
+    """Texts as they are prepared, of one to nine tokens."""
+
+    task, labels, digest = "classification", "abc", "sha256:" + "4" * 64
+
+    def prepared(self, split):
+        random = np.random.default_rng(len(split))
+        mask = (np.arange(9) < random.integers(1, 10, size=(60, 1))).astype(np.int64)
+        return {"input_ids": random.integers(1, 40, size=(60, 9)) * mask, "attention_mask": mask}, np.arange(60) % 3
+
+
+def encoder(tmp_path):
+    import torch
+    from torch import nn
+
+    class Texts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.head = (
+                nn.Embedding(40, 64),
+                nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 3)),
+            )
+
+        def forward(self, ids, mask):
+            return self.head((self.table(ids) * mask.unsqueeze(2).float()).sum(1))
+
+    path = tmp_path / "texts.onnx"
+    rows = {name: torch.from_numpy(array[:4]) for name, array in Tokens().prepared("train")[0].items()}
+    path.write_bytes(onnx_bytes(Texts(), rows, free_lengths=True))
+    return path
+
+
+def test_texts_are_quantized_with_ranges_of_each_run_and_answer_nearly_the_same(bench, tmp_path, candidate):
+    path = encoder(tmp_path)
+    runner = OnnxRunner.load(path)
+    samples = Samples(Tokens(), runner)
+    tried, made = [], []
+    changed = {name: getattr(bench, name) for name in bench.__struct_fields__} | {"samples": samples}
+    while (settings := Quantize().propose(Model(path=path), tried, [], 0.01)) is not None:
+        made.append(Quantize().apply(Model(path=path), settings, Bench(**changed)))
+        tried.append(candidate(recipe=[("quantize", settings)]))
+    assert [c.recipe[-1][1]["operands"] for c in tried] == ["dynamic", "dynamic"]
+    for found in made:
+        assert len(found.onnx) < 0.5 * path.stat().st_size
+        smaller = OnnxRunner.load(found.onnx)
+        assert smaller.signature.inputs == runner.signature.inputs
+        assert samples.judge(smaller).agreement > 0.9

@@ -15,7 +15,7 @@ from safetensors.numpy import load
 
 from argosy.cluster.local import LocalLauncher
 from argosy.core.digest import sha256_file
-from argosy.core.errors import InvalidInput
+from argosy.core.errors import Conflict, InvalidInput
 from argosy.train.config import ModelConfig, TrainConfig
 from argosy.train.job import run_training
 from ranks import save_table
@@ -108,6 +108,37 @@ def test_a_lost_worker_of_a_parameter_server_is_replaced_while_the_others_go_on(
     assert any("rank 1 was ended by signal 9; another takes its place" in message for message in news)
     assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
     assert result.steps == 6 * TRAIN.epochs
+    assert living_ranks(work) == []
+
+
+SLOW_LINES = """
+import time
+from torch import nn
+
+class Slow(nn.Linear):
+    def forward(self, x):
+        time.sleep(0.01)
+        return super().forward(x)
+
+def build(outputs):
+    return Slow(5, outputs)
+"""
+
+
+@pytest.mark.capability("T7")
+def test_a_rank_that_would_run_other_code_than_the_rest_ends_the_training_and_says_so(place):
+    (place / "slow.py").write_text(SLOW_LINES)
+    work, killed = place / "other-code", []
+
+    def listen(_):
+        if not killed and checkpoints(work):
+            (place / "slow.py").write_text(SLOW_LINES.replace("nn.Linear", "nn.Linear ") + "# edited\n")
+            killed.append(living_ranks(work)[1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(Conflict, match=r"rank 1 would run other code than the rest: 'slow\.py' was edited") as caught:
+        train(place, work.name, model=ModelConfig(build="slow:build"), report=listen)
+    assert caught.value.code == "other_code"
     assert living_ranks(work) == []
 
 

@@ -21,7 +21,7 @@ from argosy.train.choosing import Asked, Choice, Chooser, read_choice
 from argosy.train.config import REPLACING, ModelConfig, TrainConfig
 from argosy.train.initial import init_digest
 from argosy.train.measurement import MeasurementStore
-from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
+from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup, code_digest
 from argosy.train.rank_process import rank_process
 from argosy.train.shared_memory import Segment
 
@@ -103,6 +103,7 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
                 base=str(base.absolute()),
                 work=str(work.absolute()),
                 made_by=made_by,
+                code=code_digest(model, base),
             )
             return _Job(setup, launcher, clock, listener).run()
 
@@ -125,7 +126,6 @@ def _made_by(dataset_folder: Path, model: ModelConfig, train: TrainConfig, base:
     description = dataset_folder / "dataset.json"
     if not description.is_file():
         raise NotFound(f"'{dataset_folder}' holds no data set")
-    code = base.joinpath(*model.build.partition(":")[0].split(".")).with_suffix(".py") if model.build else None
     deciding = msgspec.structs.replace(train, checkpoint_s=1.0)
     return digest_of(
         {
@@ -133,7 +133,7 @@ def _made_by(dataset_folder: Path, model: ModelConfig, train: TrainConfig, base:
             "model": model,
             "init": init_digest(model, base),
             "train": deciding,
-            "code": sha256_file(code) if code is not None and code.is_file() else "",
+            "code": code_digest(model, base),
         }
     )
 

@@ -34,6 +34,7 @@ def main(config: dict[str, Any]) -> int:
     work, base = Path(setup.work), Path(setup.base)
     samples = samples_of(Dataset.load(Path(setup.dataset)), getattr(torch, setup.train.dtype))
     samples.check(setup.train.workers)
+    setup.check_code()
     model = build_model(setup.model, base, samples.given, samples.outputs, setup.train.seed)
     model.to(samples.x.dtype if samples.x.is_floating_point() else getattr(torch, setup.train.dtype))
     report = _news_to(work / NEWS) if setup.rank == 0 else silent

@@ -22,6 +22,8 @@ from argosy.train.shared_memory import Segment
 
 _POLL_S = 0.02
 _TRIAL_S, _QUICK_TRIAL_S = 1.5, 0.7
+_OTHERS_S = 1.0
+"""When a process has failed, the others get so long to fail too: the one that knows the cause may not be the first."""
 LIMIT_S = 300.0
 """A measurement that takes longer is given up: a step then takes so long that two epochs would tell as much."""
 
@@ -121,8 +123,12 @@ def _run(setup: ProbeSetup, launcher: Launcher, clock: Clock, limit_s: float) ->
             own = msgspec.structs.replace(setup, rank=rank)
             # Memory that nobody uses any more must be given back between two trials, but within one it is kept.
             launcher.start(rank_process(name, "argosy.train.probe:main", msgspec.to_builtins(own), 1))
-        while not _are_done(names, launcher):
-            if clock.monotonic() - setup.launched > limit_s:
+        failed_at = -1.0
+        while not _are_done(names, launcher, is_patient=failed_at < 0 or clock.monotonic() - failed_at < _OTHERS_S):
+            now = clock.monotonic()
+            if failed_at < 0 and any(info is not None and info.exit_code for info in map(launcher.get, names)):
+                failed_at = now
+            if now - setup.launched > limit_s:
                 raise DeadlineExceeded(f"measuring this training took more than {limit_s:.0f} s", code="too_slow")
             clock.sleep(_POLL_S)
     finally:
@@ -131,15 +137,22 @@ def _run(setup: ProbeSetup, launcher: Launcher, clock: Clock, limit_s: float) ->
             launcher.forget(name)
 
 
-def _are_done(names: Sequence[str], launcher: Launcher) -> bool:
-    """Return whether all processes have ended well. Raises what one of them raised."""
+def _are_done(names: Sequence[str], launcher: Launcher, *, is_patient: bool) -> bool:
+    """Return whether all processes have ended well. Raises what one of them raised.
+
+    `is_patient` while others than those that have failed so far may still say the cause.
+    """
     found = [launcher.get(name) for name in names]
     ended = {name: info for name, info in zip(names, found, strict=True) if info is None or not info.alive}
     failed = [name for name, info in ended.items() if info is None or info.exit_code]
     errors: list[ArgosyError] = [error for name in failed if (error := launcher.error(name)) is not None]
     causes = [error for error in errors if error.code != "rank_lost"]
-    if causes or errors:
-        raise (causes or errors)[0]
+    if causes:
+        raise causes[0]
+    if failed and is_patient and len(ended) < len(names):
+        return False
+    if errors:
+        raise errors[0]
     if failed:
         raise Unavailable(f"a process that measured this training was killed ('{failed[0]}')", code="ranks_lost")
     return len(ended) == len(names)

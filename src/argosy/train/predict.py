@@ -119,7 +119,8 @@ def choose(ways: Sequence[Prediction]) -> Prediction:
 
 def reasons(chosen: Prediction, ways: Sequence[Prediction], terms: Terms) -> list[str]:
     """Return in three lines what was chosen, against what, and what memory it needs."""
-    others = [way for way in ways if way.is_same and way is not chosen]
+    # Where workers of a parameter server don't drift apart they do what data-parallel does.
+    others = [way for way in ways if way.is_same and way is not chosen and way.strategy != "parameter-server"]
     return [
         f"{chosen.named}: {format_time(chosen.step_s)} a step, {format_time(chosen.total_s)} in all",
         _against(chosen, others),
@@ -135,6 +136,9 @@ def _against(chosen: Prediction, others: Sequence[Prediction]) -> str:
         way = min(too_large, key=lambda other: other.total_s)
         return f"{way.named} would take {format_time(way.total_s)}, but needs {format_size(way.host_bytes)}"
     # What is to be said of ranks is what they are against threads, if that is the question.
+    faster = min(others, key=lambda other: other.total_s)
+    if faster.fits and chosen.total_s > faster.total_s * (1 + _TIE):
+        return f"faster here: {faster.named}, {format_time(faster.step_s)} a step, {format_time(faster.total_s)} in all"
     kinds = [way for way in others if (way.strategy == "single") != (chosen.strategy == "single")]
     way = min(kinds or others, key=lambda other: other.total_s)
     ratio = way.step_s / chosen.step_s

@@ -18,6 +18,7 @@ from argosy.core.config import from_plain
 from argosy.core.digest import canonical
 from argosy.core.errors import ArgosyError
 from argosy.core.files import write_atomic
+from argosy.core.machine import usable_cores
 from argosy.core.progress import silent
 from argosy.data.dataset import Dataset
 from argosy.train.checkpoint import Checkpoints
@@ -210,8 +211,11 @@ class _Probe(Training):
             return {}
         self._saved = -math.inf
         begun = self._clock.monotonic()
-        self._maybe_save()
-        taken = self._clock.monotonic() - begun
+        with self._saving():
+            self._maybe_save()
+            paused_s = self._clock.monotonic() - begun
+        # What is written behind the training takes one of all cores from it.
+        taken = paused_s + (self._clock.monotonic() - begun - paused_s) / usable_cores()
         after = self._memory()[0]
         files = [path.stat().st_size for path in self._checkpoints.folder.iterdir()]
         return {

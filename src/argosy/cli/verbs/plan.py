@@ -68,7 +68,7 @@ def advise_training(
     output.table(("", "strategy", "processes", "a step", "in all", "memory", "why"), rows)
     output.line(f"[bold]{project.project.name}[/]: {expected.line}")
     _show_why(output, expected)
-    output.line(f"take it with: {escape(_settings(expected.chosen))}")
+    output.line(f"take it with: {escape(_settings(expected, asked.workers))}")
     output.result(_plain(expected))
 
 
@@ -138,7 +138,12 @@ def _row(way: Prediction, expected: Estimate) -> tuple[str, ...]:
     )
 
 
-def _settings(way: Prediction) -> str:
+def _settings(expected: Estimate, workers: int) -> str:
+    way = expected.chosen
+    most = max(other.threads for other in expected.ways if other.strategy == "single")
+    # One process takes all cores by itself; that fewer are faster is what `auto` finds.
+    if way.strategy == "single" and way.threads < most:
+        return f'[train] strategy = "auto", workers = {workers}'
     return f'[train] strategy = "{way.strategy}", workers = {way.workers}'
 
 

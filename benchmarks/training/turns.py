@@ -56,7 +56,10 @@ def take(contender: Contender, python: Path, task: Path, out: Path, steps: int) 
     begun = time.monotonic()
     arguments = (json.dumps(dict(contender.train)),) if contender.is_argosy else ()
     process = tree.start(
-        contender.command(python, out, task, arguments), _environment(contender, python), folder=out, log=out / "log"
+        contender.command(python, out, task, arguments),
+        _environment(contender, python) | {"BENCH_OUT": str(out), "BENCH_TASK": str(task)},
+        folder=out,
+        log=out / "log",
     )
     try:
         first = _await(out / "begun", process, tree, out, begun)

@@ -1,11 +1,11 @@
 """What every peer's loop is given: the model with its first weights, its batches, and what notes its steps.
 
-A peer's script is called with a folder for what it leaves and the folder of its task. Batches are rows of tensors in
-memory, without a loader that would cost something.
+The environment names a folder for what it leaves and the folder of its task, so that processes that others start know
+them too. Batches are rows of tensors in memory, without a loader that would cost something.
 """
 
 import json
-import sys
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what every reader of torch code expects
 
-OUT, TASK = (Path(argument) for argument in sys.argv[1:3])
+OUT, TASK = (Path(os.environ[name]) for name in ("BENCH_OUT", "BENCH_TASK"))
 PLAN = json.loads((TASK / "plan.json").read_text())
 STEPS, EPOCHS = PLAN["steps"], PLAN["epochs"]
 

@@ -9,7 +9,6 @@ import ray.train.torch
 import torch
 
 OPTIONS = dict(word.split("=") for word in sys.argv[3:])
-ARGUMENTS = sys.argv[1:3]
 
 
 def loop(config: dict[str, str]) -> None:

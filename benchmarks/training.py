@@ -40,7 +40,8 @@ TITLES = {contender.name: contender.title for contender in CONTENDERS}
 FIRST = (LIMIT, DATA_PARALLEL)
 """In every unit of neighbours."""
 NEAR = ("argosy-server", DDP)
-"""Measured in every round; the others in every second."""
+"""Measured in every round, in tasks of all twice; the others in every second."""
+TWICE = 2
 OF_ALL = ("mlp", "gpt", "resnet", QUICK.name)
 """Tasks that everybody trains; the others are for those near to the limit."""
 LOCKED_S = 40.0
@@ -108,9 +109,9 @@ class Bench:
         first = [contender for contender in wanted if contender.name in FIRST]
         near = [contender for contender in wanted if contender.name in NEAR]
         far = [] if number % 2 else [each for each in wanted if each not in first and each not in near]
-        others = near + far
-        pairs = [others[start : start + 2] for start in range(0, len(others), 2)] or [[]]
-        return (first + pair for pair in pairs)
+        times = TWICE if task.name in OF_ALL and not self.asked.quick else 1
+        pairs = [far[start : start + 2] for start in range(0, len(far), 2)]
+        return (first + others for others in [*[near] * times, *pairs])
 
     def _wanted(self, task: Task) -> list[Contender]:
         near = (*FIRST, *NEAR)

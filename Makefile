@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-finetune bench-faults soak bench-serving bench-training clean
+.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-finetune bench-predictions bench-faults soak bench-serving bench-training clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +61,9 @@ bench: bench-rollouts bench-serving bench-training bench-faults  ## Run every be
 
 bench-rollouts: .venv/dev  ## False alarms and detection of the judge, simulated
 	$(BIN)/python benchmarks/rollouts.py
+
+bench-predictions: .venv/dev  ## Do predictions of trainings hold? Three models, one process and two (five minutes)
+	$(BIN)/python benchmarks/predictions.py
 
 bench-faults: .venv/dev  ## What callers notice of kills, version changes, overload and hostile clients (20 minutes)
 	$(BIN)/python benchmarks/faults.py

@@ -15,7 +15,7 @@ from serving.processes import Tree, busy_s
 
 from training.contenders import Contender
 
-TURN_S = 180.0
+TURN_S = 300.0
 _LOOK_S = 0.02
 
 

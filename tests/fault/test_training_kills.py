@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 
 def train(place, work, *, model=MODEL, report=lambda _: None, settings=TRAIN):
-    return run_training(place / "dataset", model, settings, place, place / work, report)
+    return run_training(place / "dataset", model, settings, place, place / work, report, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_when_all_ranks_are_killed_the_training_goes_on_from_its_checkpoint(plac
     assert sha256_file(result.weights) == undisturbed
 
 
-def start_job(place, work):
+def start_job(place, work, settings=TRAIN):
     code = """
 import json, sys
 from pathlib import Path
@@ -169,14 +169,14 @@ from argosy.train.config import ModelConfig, TrainConfig
 from argosy.train.job import run_training
 place, work, model, train = sys.argv[1:]
 run_training(Path(place) / "dataset", msgspec.json.decode(model, type=ModelConfig),
-             msgspec.json.decode(train, type=TrainConfig), Path(place), Path(place) / work)
+             msgspec.json.decode(train, type=TrainConfig), Path(place), Path(place) / work, threads=1)
 """
-    arguments = [str(place), work, msgspec.json.encode(MODEL).decode(), msgspec.json.encode(TRAIN).decode()]
+    arguments = [str(place), work, msgspec.json.encode(MODEL).decode(), msgspec.json.encode(settings).decode()]
     return subprocess.Popen([sys.executable, "-c", code, *arguments])
 
 
-def kill_job_after(place, work, condition):
-    job = start_job(place, work)
+def kill_job_after(place, work, condition, settings=TRAIN):
+    job = start_job(place, work, settings)
     until(lambda: condition() or job.poll() is not None, "the moment to kill the job")
     ranks = living_ranks(place / work)
     job.kill()
@@ -195,25 +195,33 @@ def test_a_killed_job_takes_its_ranks_along_and_goes_on_to_the_same_bits(place, 
     assert sha256_file(result.weights) == undisturbed
 
 
+@pytest.fixture(scope="module")
+def undisturbed_by_workers(place, undisturbed):
+    alone = train(place, "undisturbed-1", settings=msgspec.structs.replace(TRAIN, workers=1))
+    return {1: sha256_file(alone.weights), 2: undisturbed}
+
+
 @pytest.mark.slow
 @pytest.mark.capability("T7")
-@pytest.mark.parametrize("seed", range(12))
-def test_kills_at_random_moments_of_job_or_rank_never_change_the_bits(place, undisturbed, seed):
-    draw, work = random.Random(seed), f"random-{seed}"
-    for _ in range(draw.randint(1, 2)):
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("seed", range(50))
+def test_kills_at_random_moments_of_job_or_rank_never_change_the_bits(place, undisturbed_by_workers, seed, workers):
+    draw, work = random.Random(f"{seed}/{workers}"), f"random-{workers}-{seed}"
+    settings = msgspec.structs.replace(TRAIN, workers=workers)
+    for _ in range(draw.randint(0, 2)):
         moment = time.monotonic() + draw.uniform(0.0, 6.0)
-        kill_job_after(place, work, lambda moment=moment: time.monotonic() > moment)
-    moment, timers = draw.uniform(1.5, 5.0), []
+        kill_job_after(place, work, lambda moment=moment: time.monotonic() > moment, settings=settings)
 
     def kill_one():
-        for pid in living_ranks(place / work)[:1]:
-            os.kill(pid, signal.SIGKILL)
+        found = living_ranks(place / work)
+        if found:
+            os.kill(draw.choice(found), signal.SIGKILL)
 
-    timers.append(threading.Timer(moment, kill_one))
-    timers[0].start()
-    result = train(place, work)
-    timers[0].cancel()
-    assert sha256_file(result.weights) == undisturbed
+    timer = threading.Timer(draw.uniform(1.5, 5.0), kill_one)
+    timer.start()
+    result = train(place, work, settings=settings)
+    timer.cancel()
+    assert sha256_file(result.weights) == undisturbed_by_workers[workers]
 
 
 @pytest.mark.slow

@@ -56,14 +56,14 @@ TASKS = (
         "mlp",
         "perceptron 1000-2000-3000-4000, 20 million parameters, SGD, random inputs",
         ModelConfig(family="mlp", options={"hidden": [2000, 3000]}),
-        {"optimizer": "sgd", "learning_rate": 1e-2, "epochs": 4},
+        {"optimizer": "sgd", "learning_rate": 1e-2, "epochs": 3},
         {"label": "label"},
     ),
     Task(
         "resnet",
         "ResNet on scikit-learn's digits (8x8), AdamW",
         ModelConfig(family="resnet"),
-        {"epochs": 6},
+        {"epochs": 5},
         {"label": "label"},
     ),
     Task(
@@ -97,7 +97,7 @@ def write_data(task: Task, folder: Path) -> DataConfig:
     """Write the data of a task into `folder`."""
     draw = np.random.default_rng(0)
     if task.name == "gpt":
-        pages = sorted((ROOT / "docs").rglob("*.md"))
+        pages = sorted((ROOT / "docs" / "how-to").glob("*.md"))
         (folder / "text.txt").write_text("\n\n".join(page.read_text() for page in pages))
         return DataConfig(train="text.txt", **task.data)
     if task.name == "mlp":

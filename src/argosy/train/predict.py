@@ -250,8 +250,10 @@ def _predicted(measurement: Measurement, terms: Terms, trial: Trial, step_s: flo
     epoch_s = measurement.steps_per_epoch * step_s + validation_s
     in_all_s = total_s(measurement, terms, epoch_s)
     writes = terms.epochs * epoch_s > terms.checkpoint_every_s
+    # At the end every process takes the parameters out of what they had in common.
+    own = measurement.parameter_bytes
     more = measurement.checkpoint_memory_bytes if writes else 0
-    host_bytes = trial.host_bytes + more
+    host_bytes = trial.host_bytes + max(more, own * trial.workers)
     return Prediction(
         strategy=trial.strategy,
         workers=trial.workers,
@@ -259,7 +261,7 @@ def _predicted(measurement: Measurement, terms: Terms, trial: Trial, step_s: flo
         step_s=step_s,
         epoch_s=epoch_s,
         total_s=in_all_s,
-        memory_bytes=trial.memory_bytes + more,
+        memory_bytes=trial.memory_bytes + max(more, own),
         host_bytes=host_bytes,
         is_same=trial.strategy != "local-sgd" and not (trial.strategy == "parameter-server" and terms.is_stale),
         fits=not terms.memory_bytes or host_bytes <= terms.memory_bytes,

@@ -71,6 +71,13 @@ def test_checkpoints_count_as_often_as_they_are_written():
     assert total_s(found, Terms(epochs=1, checkpoint_every_s=4.0), 1.3) == pytest.approx(3.3)
 
 
+def test_memory_is_that_of_the_steps_and_the_larger_of_a_checkpoint_and_the_parameters_taken_out_at_the_end():
+    terms = Terms(epochs=10, checkpoint_every_s=1.0)
+    for checkpoint, expected in ((50 * MB, 360 * MB), (200 * MB, 400 * MB)):
+        found = measured(*PAIR, checkpoint_memory_bytes=checkpoint)
+        assert named(predictions(found, terms), "data-parallel").host_bytes == expected
+
+
 def test_the_fastest_that_fits_is_chosen_and_of_equally_fast_ones_the_simpler():
     assert choose(predictions(measured(*PAIR), TERMS)).strategy == "data-parallel"
     close = (trial("single", 1, 0.082, threads=2), trial("data-parallel", 2, 0.080))
@@ -91,6 +98,7 @@ def test_what_does_not_fit_is_not_chosen_and_the_reason_says_what_it_needs():
         trial("single", 1, 0.1, memory=200 * MB),
         trial("data-parallel", 2, 0.05, memory=300 * MB),
         trial("sharded", 2, 0.2, memory=90 * MB),
+        parameter_bytes=4,
     )
     terms = msgspec.structs.replace(TERMS, memory_bytes=250 * MB)
     ways = predictions(found, terms)

@@ -160,6 +160,28 @@ def test_when_all_ranks_are_killed_the_training_goes_on_from_its_checkpoint(plac
     assert sha256_file(result.weights) == undisturbed
 
 
+@pytest.mark.capability("T7")
+def test_when_the_last_rank_that_knows_the_state_is_killed_too_the_checkpoint_is_taken(place, undisturbed):
+    """The second kill comes before the process in place of the first is there."""
+    work, news, killed = place / "one-by-one", [], []
+
+    def listen(found):
+        news.append(found.message)
+        if not killed and checkpoints(work):
+            killed.append(living_ranks(work)[1])
+            os.kill(killed[0], signal.SIGKILL)
+        elif len(killed) == 1 and "another takes its place" in found.message:
+            killed.append(next(pid for pid in living_ranks(work) if pid not in killed))
+            os.kill(killed[1], signal.SIGKILL)
+
+    result = train(place, work.name, report=listen)
+    assert len(killed) == 2
+    assert result.restarts == 1
+    assert any("goes on from the checkpoint of step" in message for message in news)
+    assert sha256_file(result.weights) == undisturbed
+    assert living_ranks(work) == []
+
+
 def start_job(place, work, settings=TRAIN):
     code = """
 import json, sys

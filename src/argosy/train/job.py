@@ -279,7 +279,7 @@ class _Job:
         for rank in killed:
             segment.lose(rank)
         recent = [at for at in ranks.replaced if now - at < _REPLACEMENTS_S]
-        others = segment.world_size - len(killed) > 0 and segment.is_joined()
+        others = any(segment.silent_s(rank, self._clock) >= 0 for rank in ranks.names) and segment.is_joined()
         if not (segment.is_replacing and others) or any(causes) or len(recent) + len(killed) > _REPLACEMENTS:
             segment.is_replacing = False
             return False

@@ -102,7 +102,8 @@ class Training:
         """
         with own_randomness(), self.strategy.attached(self.model, self.config), self._saving():
             if self.strategy.is_fresh:
-                self._recover()
+                if not self._recover():
+                    raise Unavailable("nobody is left who knows where the training stands", code="rank_lost")
             else:
                 self._resume()
             self._started = self._said = self._saved = self._clock.monotonic()

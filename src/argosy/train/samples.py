@@ -182,12 +182,19 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
 
 def _language_samples(dataset: Dataset) -> LanguageSamples:
     # Not through `prepared`, whose tokens and masks take eight bytes each.
-    train, validation = (dataset.splits[part] for part in ("train", "validation"))
+    train, validation = (dataset.splits.get(part) for part in ("train", "validation"))
+    assert train is not None
+    x, y = (_numbers(array, torch.float32) for array in (train.inputs["input_ids"], train.y))
+    if validation is None:
+        validation_x, validation_y = x[:0], y[:0]
+    else:
+        found = (validation.inputs["input_ids"], validation.y)
+        validation_x, validation_y = (_numbers(array, torch.float32) for array in found)
     return LanguageSamples(
-        _numbers(train.inputs["input_ids"], torch.float32),
-        _numbers(train.y, torch.float32),
-        _numbers(validation.inputs["input_ids"], torch.float32),
-        _numbers(validation.y, torch.float32),
+        x,
+        y,
+        validation_x,
+        validation_y,
         dataset.task,
         dataset.outputs,
     )

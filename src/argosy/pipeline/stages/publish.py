@@ -83,9 +83,7 @@ def _files(context: StageContext, role: str) -> dict[str, FileRef]:
             "parity.json": context.inputs["convert"].outputs["parity.json"],
             **{name: digest for name, digest in trained.items() if name in _OF_TRAINING},
         }
-    kept = {
-        n.removeprefix(KEPT): digest for n, digest in context.inputs["data"].outputs.items() if n.startswith(KEPT)
-    }
+    kept = {n.removeprefix(KEPT): digest for n, digest in context.inputs["data"].outputs.items() if n.startswith(KEPT)}
     return {name: _reference(context, digest) for name, digest in (names | kept).items()}
 
 

@@ -22,8 +22,11 @@ from argosy.train.parameters import Layout
 from argosy.train.totals import NotFinite, Totals
 from argosy.train.transport import Host
 
-CHUNK = 1 << 16
-"""Elements that a rank works on at once: with gradients and state they fit in a second-level cache."""
+CHUNK = 1 << 18
+"""The most elements that a rank works on at once. Measured with 20 million parameters and two ranks: 2**16 takes 45 ms
+(AdamW 84) per step, 2**17 37 (70), 2**18 36 (66); larger ones leave the caches."""
+_LEAST_CHUNK = 1 << 12
+"""Below this there is more work in handing out than in doing."""
 LINE = 8
 DONE, NOTED, SPOILED = range(3)
 """Words per part: chunks done since the beginning of the training, the same for those noted, and the last step (from 1)
@@ -52,10 +55,11 @@ class Commons:
         self._optimizer = optimizer
         self._clip = clip
         self._is_alone = host.world_size == 1
+        self._chunk = min(CHUNK, max(_LEAST_CHUNK, -(-layout.size // host.world_size)))
         self._map(layout, host.world_size)
-        chunks = -(-layout.size // CHUNK)
+        chunks = -(-layout.size // self._chunk)
         self._cuts = [chunks * part // host.world_size for part in range(host.world_size + 1)]
-        self._sum = torch.empty(CHUNK, dtype=layout.dtype)
+        self._sum = torch.empty(self._chunk, dtype=layout.dtype)
         # Whoever sees a word must see what was written before it. x86 keeps that order; for others the lock does.
         self._fence = threading.Lock()
 
@@ -70,7 +74,7 @@ class Commons:
         wide = -(-layout.size // LINE) * LINE * dtype.itemsize
         rows = 0 if self._is_alone else ranks
         sizes = [(ranks * LINE + self._more_words(ranks)) * 8, ranks * LINE * 8, wide, ranks * wide, len(names) * wide]
-        sizes.append(rows * (1 + len(names)) * CHUNK * dtype.itemsize)
+        sizes.append(rows * (1 + len(names)) * self._chunk * dtype.itemsize)
         area = torch.from_numpy(self.host.area(sum(-(-size // 64) * 64 for size in sizes)))
         pieces, start = [], 0
         for size in sizes:
@@ -82,7 +86,7 @@ class Commons:
         self._gradients = pieces[3].view(dtype).view(ranks, -1)[:, : layout.size]
         state = pieces[4].view(dtype).view(len(names), -1)[:, : layout.size] if names else ()
         self.state: dict[str, Tensor] = dict(zip(names, state, strict=True))
-        self._beside = pieces[5].view(dtype).view(rows, 1 + len(names), CHUNK) if rows else torch.empty(0)
+        self._beside = pieces[5].view(dtype).view(rows, 1 + len(names), self._chunk) if rows else torch.empty(0)
 
     @property
     def gradients(self) -> Tensor:
@@ -165,7 +169,7 @@ class Commons:
         return self._total(chunk)
 
     def _range(self, chunk: int) -> slice:
-        return slice(chunk * CHUNK, min((chunk + 1) * CHUNK, self.layout.size))
+        return slice(chunk * self._chunk, min((chunk + 1) * self._chunk, self.layout.size))
 
     def _total(self, chunk: int) -> Tensor:
         """Return the sum of all ranks' gradients, added in the order of ranks, in memory of this process."""

@@ -236,6 +236,9 @@ class _Job:
             if all(ended.get(name) == 0 for name in names):
                 self._pass_news()
                 return ""
+            if ranks.awaited and ended.get(ranks.names[0]) == 0:
+                self._pass_news()
+                return ""  # rank 0 ends so when the outcome is written: nobody is left to tell a new rank anything
             if any(ended.values()) and not self._replace(ranks, ended):
                 failed_at = now if failed_at < 0 else failed_at
                 if len(ended) == len(names) or now - failed_at > _OTHERS_S:

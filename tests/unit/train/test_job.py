@@ -199,6 +199,26 @@ def test_a_frozen_rank_is_noticed_within_15_seconds_stopped_and_replaced(tmp_pat
     assert world.launcher.started[2].endswith("-1")
 
 
+@pytest.mark.capability("T7")
+def test_a_rank_lost_at_the_very_end_does_not_keep_a_finished_training(tmp_path):
+    """Rank 0 has all it needs and leaves; nobody will tell the process in place of rank 1 anything any more."""
+
+    def join(world):
+        segment = Segment.open(world.launcher.specs[world.rank(0)].config["segment"])
+        for rank in (0, 1):
+            segment.header[segment.word(rank, 4)] = 1
+            segment.header[segment.word(rank, 3)] = int(world.monotonic() * 1e9)
+
+    def finished_alone(world):
+        world.train = TrainConfig(workers=1)
+        finished(world)
+
+    world = World(tmp_path, join, killed(1), nothing, finished_alone)
+    result = world.run()
+    assert (result.restarts, result.replaced) == (0, 1)
+    assert world.monotonic() < 5.0
+
+
 def test_ranks_that_never_come_up_are_given_up(tmp_path):
     world = World(tmp_path)
     with pytest.raises(Unavailable, match="not all ranks came up within 180 s, for the 4th time"):

@@ -12,6 +12,7 @@ from argosy.train.optimizers import Optimizer
 from argosy.train.parameters import Layout
 from argosy.train.totals import NotFinite
 from argosy.train.transport import MemoryTransport, Solo
+from mortal import Dies, Mortal
 from ranks import run_ranks
 
 SMALL = 16
@@ -76,35 +77,8 @@ def test_one_rank_alone_works_in_place():
     assert torch.allclose(found.values, torch.full_like(found.values, -0.3))
 
 
-class _Dies(BaseException):
-    pass
-
-
-class _Dying(Commons):
-    """A rank that dies at a given moment of its part: before or after a chunk is computed, or half copied."""
-
-    moment = -1
-
-    def _at(self):
-        self.moment -= 1
-        if self.moment == -1:
-            raise _Dies
-
-    def _note(self, part, chunk):
-        self._at()
-        super()._note(part, chunk)
-        self._at()
-
-    def _change(self, chunk, work):
-        self._at()
-        before = self.values.clone()
-        values = super()._change(chunk, work)
-        if self.moment == 0:
-            # Half of it has not been changed yet.
-            half = slice(self._range(chunk).start + len(values) // 2, self._range(chunk).stop)
-            self.values[half].copy_(before[half])
-        self._at()
-        return values
+class _Dying(Mortal, Commons):
+    """A rank that dies at a given moment of its part."""
 
 
 @pytest.mark.capability("T7")
@@ -132,7 +106,7 @@ def test_whenever_a_rank_dies_the_others_finish_its_part_to_the_same_bits(ranks,
             found.moment = moment
         try:
             found.apply(1, 1.0, 2.0, 0.05)
-        except _Dies:
+        except Dies:
             host.close(failed=True)
         else:
             results[host.rank] = found

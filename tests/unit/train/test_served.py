@@ -12,6 +12,7 @@ from argosy.train.parameters import Layout
 from argosy.train.served import Served
 from argosy.train.strategy.parameter_server import ParameterServer
 from argosy.train.transport import MemoryTransport
+from mortal import Dies, Mortal
 from ranks import classes, config, run_ranks, train_single, training_of
 
 pytestmark = pytest.mark.capability("T3")
@@ -88,49 +89,22 @@ def test_a_rank_pulls_with_its_push_what_others_have_pushed():
     assert run_ranks(MemoryTransport.group(2), work) == [-1.5, -1.0]
 
 
-class _Dies(BaseException):
-    pass
-
-
-class _Dying(Served):
-    """A rank that dies at a given moment."""
-
-    moment = -1
-
-    def _at(self):
-        self.moment -= 1
-        if self.moment == -1:
-            raise _Dies
+class _Dying(Mortal, Served):
+    """A rank that dies at a given moment, also between claiming, starting and finishing a push."""
 
     def claim(self, *arguments):
         found = super().claim(*arguments)
-        self._at()
+        self.pass_moment()
         return found
 
     def _start(self, shard, row):
-        self._at()
+        self.pass_moment()
         super()._start(shard, row)
-        self._at()
-
-    def _note(self, part, chunk):
-        self._at()
-        super()._note(part, chunk)
-        self._at()
-
-    def _change(self, chunk, work):
-        self._at()
-        before = self.values.clone()
-        values = super()._change(chunk, work)
-        if self.moment == 0:
-            # Half of it has not been changed yet.
-            half = slice(self._range(chunk).start + len(values) // 2, self._range(chunk).stop)
-            self.values[half].copy_(before[half])
-        self._at()
-        return values
+        self.pass_moment()
 
     def _finish(self, shard):
         super()._finish(shard)
-        self._at()
+        self.pass_moment()
 
 
 @pytest.mark.capability("T7")
@@ -147,7 +121,7 @@ def test_whenever_a_rank_dies_its_push_counts_once(ranks, moment, l1):
             served.moment = moment
         try:
             work_off(served, 24, None, [])
-        except _Dies:
+        except Dies:
             served.moment = -1
             served.take_over(torch.empty_like(served.values))
             work_off(served, 24, None, [])

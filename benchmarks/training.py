@@ -1,6 +1,6 @@
 """Training, side by side: Argosy, its peers, and the limit, on the same models, first weights and batches.
 
-    python benchmarks/training.py             about 25 minutes; writes results/training.{json,md}
+    python benchmarks/training.py             about 80 minutes; writes results/training.{json,md}
     python benchmarks/training.py --quick     a minute or two on a tiny model; tries the benchmark, measures nothing
     python benchmarks/training.py --tune      tries every setting of every peer; writes results/training_tuning.json
 
@@ -25,17 +25,19 @@ from serving.environments import Failed
 from serving.report import commit, machine, now
 from training import report
 from training.contenders import CONTENDERS, DATA_PARALLEL, DDP, LIMIT, Contender, turned
+from training.network import FAST_NETWORK, Lengths, network
 from training.prepare import Prepared, prepare
 from training.sections import SECTIONS
 from training.targets import judge
-from training.tasks import QUICK, SLOW, TASKS, Task
+from training.tasks import FAR, QUICK, SLOW, TASKS, Task
 from training.turns import take
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 TASKS_SECTION = "tasks"
-ALL_SECTIONS = ("exchange", TASKS_SECTION, "straggler", "faults")
-"""Those of one machine. Each further one is a function in `training.sections`."""
+NETWORK_SECTION = "network"
+ALL_SECTIONS = ("exchange", TASKS_SECTION, "straggler", "faults", NETWORK_SECTION)
+"""All but the tasks and the network are functions in `training.sections`."""
 TITLES = {contender.name: contender.title for contender in CONTENDERS}
 FIRST = (LIMIT, DATA_PARALLEL)
 """In every unit of neighbours."""
@@ -44,6 +46,7 @@ NEAR = ("argosy-server", DDP)
 TWICE = 2
 OF_ALL = ("mlp", "gpt", "resnet", QUICK.name)
 """Tasks that everybody trains; the others are for those near to the limit."""
+QUICK_LENGTHS = Lengths(train_s=24.0, seeds=1, speed_s=6.0, turns=1)
 LOCKED_S = 40.0
 BUSY = 0.1
 
@@ -70,6 +73,9 @@ class Bench:
             for task in self.asked.tasks:
                 for number in range(self.asked.rounds):
                     self._round(task, number)
+        if NETWORK_SECTION in self.asked.sections:
+            lengths = QUICK_LENGTHS if self.asked.quick else Lengths(60 * self.asked.minutes, self.asked.seeds)
+            self._do(NETWORK_SECTION, lambda: network(self.ready, self.scratch, lengths))
 
     def _do(self, name: str, section: Callable[[], list[dict[str, Any]]]) -> None:
         print(f"{name} ...", flush=True)
@@ -166,6 +172,13 @@ def chosen_settings() -> dict[tuple[str, str], tuple[str, ...]]:
     return {(each["task"], each["contender"]): tuple(each["best"].split()) for each in found}
 
 
+def needed_by_network(asked: argparse.Namespace) -> list[Task]:
+    """Return the tasks that the network's section trains."""
+    if NETWORK_SECTION not in asked.sections:
+        return []
+    return [FAR, *(task for task in TASKS if task.name == FAST_NETWORK.task and task not in asked.tasks)]
+
+
 def told_of(bench: Bench) -> dict[str, Any]:
     """Return for each contender that was measured its version, settings and what a reader must know."""
     told = {}
@@ -191,6 +204,10 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=2, help="turns of those near to Argosy, half as many of the others (%(default)s)"
     )
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="of DDP's training over a slow network (%(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="trainings over a slow network (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny model, one round: tries the benchmark itself")
     parser.add_argument("--tune", action="store_true", help="try every setting of every peer instead of comparing")
     parser.add_argument(
@@ -234,7 +251,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     wanted: Sequence[Contender] = [contender for contender in CONTENDERS if contender.name in asked.contenders]
     try:
-        tasks = [*asked.tasks, SLOW]
+        tasks = [*asked.tasks, SLOW, *needed_by_network(asked)]
         ready = prepare(asked.cache, tasks, wanted, source=asked.argosy, plain=asked.torch, is_quick=asked.quick)
     except Failed as error:
         raise SystemExit(f"the benchmark can't be prepared: {error}") from error
@@ -274,6 +291,8 @@ def main() -> None:
     asked.results.mkdir(exist_ok=True, parents=True)
     (asked.results / "training.json").write_text(json.dumps(run, indent=1) + "\n")
     (asked.results / "training.md").write_text(text)
+    if drawing := report.network_picture(run.get(NETWORK_SECTION, [])):
+        (asked.results / "training_network.svg").write_text(drawing)
 
 
 if __name__ == "__main__":

@@ -23,23 +23,11 @@ def tcp_ranks(size, **options):
 def ranks_on_hosts(sizes, deadline_s=30.0):
     """Return one transport for each rank of hosts with that many ranks each; the ranks of a host share memory."""
     leaders = tcp_ranks(len(sizes), deadline_s=deadline_s)
-    parts = [
-        (local, leader if local.rank == 0 else None)
-        for size, leader in zip(sizes, leaders, strict=True)
+    return [
+        HierarchicalTransport(local, leader if local.rank == 0 else None, sizes, host)
+        for host, (size, leader) in enumerate(zip(sizes, leaders, strict=True))
         for local in MemoryTransport.group(size, deadline_s=deadline_s)
     ]
-    found = {}
-
-    def make(local, leader):
-        transport = HierarchicalTransport(local, leader)
-        found[transport.rank] = transport
-
-    threads = [threading.Thread(target=make, args=part) for part in parts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30.0)
-    return [found[rank] for rank in range(sum(sizes))]
 
 
 def joined(rendezvous, size, **options):

@@ -5,6 +5,7 @@ Runs in Argosy's environment: python make.py FOLDER PLAN
 
 import json
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import models
 
 DIGITS = Path(__file__).parents[2] / "examples" / "mlp" / "digits.npz"
+_HELD = 64
+"""Samples that a model kept on the way is judged by."""
 
 
 def main() -> None:
@@ -33,6 +36,9 @@ def main() -> None:
     part = dataset.splits["train"]
     (x,) = part.inputs.values()
     np.savez(folder / "samples.npz", x=x, y=part.y)
+    held = dataset.splits.get("validation")
+    if held is not None and len(held.y):
+        np.savez(folder / "validation.npz", x=next(iter(held.inputs.values())), y=held.y)
     count = plan["batch"] * plan["steps"]
     order = [np.concatenate(list(batches(count, plan["batch"], seed=0, epoch=e))) for e in range(plan["epochs"])]
     np.save(folder / "order.npy", np.concatenate(order).astype(np.int64))
@@ -83,6 +89,27 @@ def _text(plan: dict[str, Any], folder: Path) -> tuple[Dataset, dict[str, Any]]:
     return Dataset(**fields), {"vocabulary": whole.outputs}
 
 
+def _library(plan: dict[str, Any], folder: Path) -> tuple[Dataset, dict[str, Any]]:
+    # The modules of Python's library, under Python's own licence: so much text that no step sees a sample again.
+    path = folder / "library.txt"
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    path.write_text("\n\n".join(module.read_text(errors="replace") for module in modules))
+    config = DataConfig(
+        task="language-model",
+        train=str(path),
+        vocabulary=2048,
+        tokenizer="bpe",
+        context=plan["options"]["context"],
+        validation=0.05,
+        test_share=0.05,
+    )
+    whole = build_dataset(config, folder)
+    train, held = whole.splits["train"], _first(whole.splits["validation"], _HELD)
+    splits = {"train": train, "validation": held}
+    fields = {name: getattr(whole, name) for name in whole.__struct_fields__} | {"splits": splits}
+    return Dataset(**fields), {"vocabulary": whole.outputs}
+
+
 def _first(part: Split, count: int) -> Split:
     return Split(inputs={name: array[:count] for name, array in part.inputs.items()}, y=part.y[:count])
 
@@ -99,7 +126,7 @@ def _classes(x: Any, y: Any, outputs: int) -> Dataset:
     )
 
 
-KINDS = {"random": _random, "text": _text, "digits": _digits}
+KINDS = {"random": _random, "text": _text, "library": _library, "digits": _digits}
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,10 @@ from typing import Any
 
 from serving.report import Spread, number, spread
 
+from argosy.pipeline.report.chart import Chart, Line, picture
 from training.contenders import DATA_PARALLEL, LIMIT, WHOLE
+from training.network import FAST_NETWORK, SLOW_NETWORK
+from training.network import TITLES as WAYS_OVER_NETWORKS
 from training.tasks import TASKS, task_named
 
 Run = Mapping[str, Any]
@@ -74,7 +77,8 @@ def markdown(run: Run, titles: Mapping[str, str]) -> str:
     results = Results(run["cells"])
     parts = [_head(run), _targets(run["targets"]), _exchange(run.get("exchange", []))]
     parts += [_task(results, name, titles) for name in results.tasks()]
-    parts += [_straggler(run.get("straggler", [])), _faults(run.get("faults", [])), _conditions(run, titles)]
+    parts += [_straggler(run.get("straggler", [])), _faults(run.get("faults", [])), _network(run.get("network", []))]
+    parts.append(_conditions(run, titles))
     return "\n".join(part for part in parts if part) + "\n"
 
 
@@ -178,6 +182,58 @@ def _faults(rows: Sequence[Mapping[str, Any]]) -> str:
             f"| rank {row['rank']} {what} | {' | '.join(cells)} | {'yes' if row['same'] else 'no'} | {again} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _network(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    races = [row for row in rows if row["kind"] == "loss"]
+    lines = [f"## Several hosts: {SLOW_NETWORK.name}", "", f"{task_named(SLOW_NETWORK.task).title}."]
+    lines += ["Loss on held-out text of the models kept every 10 s; seconds count from the start of the processes.", ""]
+    if races:
+        lines += ["![loss over time](training_network.svg)", ""]
+        lines += ["| seed | | steps/s | last loss | after s | DDP's last loss after s |", "|---|---|---|---|---|---|"]
+    for row in races:
+        at, _, loss = row["curve"][-1]
+        reached = "not reached" if row["reached_s"] is None else number(row["reached_s"])
+        cells = [number(row["steps_per_s"]), f"{loss:.4f}", number(at), reached]
+        lines.append(f"| {row['seed']} | {WAYS_OVER_NETWORKS[row['way']]} | {' | '.join(cells)} |")
+    speeds = [row for row in rows if row["kind"] == "speed"]
+    if speeds:
+        lines += ["", f"## Several hosts: {FAST_NETWORK.name}", "", f"{task_named(FAST_NETWORK.task).title}.", ""]
+        lines += ["| | steps/s |", "|---|---|"]
+        for way, title in WAYS_OVER_NETWORKS.items():
+            found = spread([row["steps_per_s"] for row in speeds if row["way"] == way])
+            lines.append(f"| {title} | {_cell(found)} |")
+    said = {row["network"]: row["reasons"] for row in rows if row.get("reasons")}
+    for name, reasons in said.items():
+        lines += ["", f"What `auto` said over {name}:", "", *(f"- {reason}" for reason in reasons)]
+    for row in rows:
+        if row["kind"] == "cut":
+            when = "not noticed" if row["noticed_s"] is None else f"noticed after {number(row['noticed_s'])} s"
+            lines += ["", f"A host that was cut off was {when}: {row['says'] or '-'}"]
+    control = next((row["congestion_control"] for row in rows if "congestion_control" in row), "")
+    return "\n".join([*lines, "", f"TCP's congestion control: {control}.", ""])
+
+
+def network_picture(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the losses over time of the first seed as SVG, or nothing."""
+    races = [row for row in rows if row["kind"] == "loss"]
+    if not races:
+        return ""
+    charts = [
+        Chart(
+            title=f"seed {seed}: {SLOW_NETWORK.name}",
+            x_name="seconds",
+            lines=[
+                Line({"argosy": "Argosy", "ddp": "DDP"}[row["way"]], [(at, loss) for at, _, loss in row["curve"]])
+                for row in races
+                if row["seed"] == seed
+            ],
+        )
+        for seed in sorted({row["seed"] for row in races})
+    ]
+    return picture(charts)
 
 
 def _conditions(run: Run, titles: Mapping[str, str]) -> str:

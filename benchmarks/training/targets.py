@@ -6,6 +6,7 @@ from typing import Any
 from serving.report import Spread, number, spread
 
 from training.contenders import DATA_PARALLEL, DDP, LIMIT, WHOLE
+from training.network import FAST_NETWORK, SLOW_NETWORK, ratios
 from training.report import Results, kept_with_straggler, paired
 from training.tasks import task_named
 
@@ -26,6 +27,7 @@ def judge(run: Mapping[str, Any]) -> list[Line]:
         *(_same(results, name) for name in results.tasks()),
         *_straggler(run.get("straggler", [])),
         *_faults(run.get("faults", [])),
+        *_network(run.get("network", [])),
     ]
     return [line for line in lines if line is not None]
 
@@ -103,4 +105,26 @@ def _faults(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
     if rows:
         same = [row["same"] for row in rows]
         lines.append(_line("a lost rank changes no loss", f"{sum(same)} of {len(same)}", holds=all(same)))
+    return lines
+
+
+def _network(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
+    found = ratios(rows)
+    lines = []
+    for name, bound, target in (
+        ("steps", 3.5, f"{SLOW_NETWORK.name}: at least 3.5x DDP's steps per second"),
+        ("time", 2.0, f"{SLOW_NETWORK.name}: DDP's last loss in at most half the time"),
+        ("fast", 1.0, f"{FAST_NETWORK.name}: at least DDP's speed, with nothing chosen"),
+    ):
+        each = spread(found[name])
+        if each is not None:
+            holds = each.least >= bound and not (name == "time" and found["missed"])
+            lines.append(_line(target, f"{each.shown()}x", holds=holds))
+    if found["missed"]:
+        seeds = ", ".join(map(str, found["missed"]))
+        lines.append(_line(f"{SLOW_NETWORK.name}: reached with every seed", f"not with {seeds}", holds=False))
+    if found["cut"]:
+        lines.append(
+            _line("host cut off: noticed within 15 s", f"{number(max(found['cut']))} s", holds=max(found["cut"]) <= 15)
+        )
     return lines

@@ -109,7 +109,22 @@ SLOW = Task(
 )
 """Of the sections with slow, killed and frozen ranks."""
 
+FAR = Task(
+    "far",
+    "GPT of 10 million parameters (width 384, 5 blocks, 2,048 tokens known) on the text of Python's library; 8 blocks "
+    "of 128 tokens per step, AdamW",
+    "library",
+    "gpt",
+    {"width": 384, "layers": 5, "heads": 6, "context": 128},
+    optimizer="adamw",
+    rate=5e-4,
+    batch=8,
+    steps=4,
+    epochs=2,
+)
+"""Of the section with several hosts."""
+
 
 def task_named(name: str) -> Task:
     """Return the task called `name`."""
-    return next(task for task in (*TASKS, QUICK) if task.name == name)
+    return next(task for task in (*TASKS, QUICK, FAR) if task.name == name)

@@ -9,11 +9,13 @@ from argosy.core.errors import NotFound
 from argosy.train.strategy import STRATEGIES
 from argosy.train.strategy.contract import open_strategy
 from argosy.train.transport import MemoryTransport
+from network_ranks import ranks_on_hosts
 from ranks import classes, config, largest_difference, run_ranks, train_single, training_of
 
 WORKERS = [
     ("single", 1),
     *((name, workers) for name in ("data-parallel", "parameter-server") for workers in (1, 2, 3)),
+    *((name, hosts) for name in ("data-parallel", "parameter-server") for hosts in ((1, 1), (2, 2), (1, 3, 1))),
     ("sharded", 1),  # several of its ranks have to be processes: test_sharded.py
 ]
 
@@ -26,12 +28,23 @@ def build():
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double()
 
 
-@pytest.fixture(params=WORKERS, ids=lambda found: f"{found[0]}-{found[1]}")
+@pytest.fixture(params=WORKERS, ids=lambda found: f"{found[0]}-{found[1]}".replace(" ", ""))
 def ranks(request):
-    """Run `work(strategy, model)` on every rank."""
+    """Run `work(strategy, model)` on every rank, of one host or of several with so many ranks each."""
     name, workers = request.param
 
+    def run_on_hosts(work):
+        everyone = ranks_on_hosts(workers)
+        models = [build() for _ in everyone]
+        try:
+            return run_ranks(everyone, lambda found: work(open_strategy(name, found.local, found), models[found.rank]))
+        finally:
+            for transport in everyone:
+                transport.close()
+
     def run(work):
+        if isinstance(workers, tuple):
+            return run_on_hosts(work)
         models = [build() for _ in range(workers)]
         return run_ranks(
             MemoryTransport.group(workers), lambda found: work(open_strategy(name, found), models[found.rank])

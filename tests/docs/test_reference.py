@@ -143,6 +143,7 @@ FLAGS = {
     "--strategy",
     "--measure",
     "--hosts",
+    "--at",
     "--link",
     "--workers",
     "--replicas",

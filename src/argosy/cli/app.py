@@ -111,7 +111,10 @@ def train(
     project: Annotated[Path, typer.Argument(help="The project file, or the folder it is in.")] = Path(),
     file: File = Path(),
     strategy: Annotated[str, typer.Option(help="How workers train together, such as data-parallel.")] = "",
-    workers: Annotated[int, typer.Option(help="Processes that train together, 0: as [train] says.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes of a machine that train together, 0: as [train] says.")] = 0,
+    hosts: Annotated[int, typer.Option(help="Machines that train together; run this on each of them.")] = 1,
+    host: Annotated[int, typer.Option(help="Which of them this is, from 0.")] = 0,
+    at: Annotated[str, typer.Option(help="Address of the first machine, such as 10.0.0.1:29400.")] = "",
     changes: Set = None,
     save: Annotated[
         Path | None, typer.Option(help="Folder for weights and report; default: below ARGOSY_HOME.")
@@ -122,7 +125,8 @@ def train(
     from argosy.cli.verbs import train as verb
 
     folder = file if project == Path() else project
-    verb.train(folder, changes, strategy=strategy, workers=workers, save=save, as_json=as_json)
+    place = verb.Place(hosts, host, at)
+    verb.train(folder, changes, strategy=strategy, workers=workers, place=place, save=save, as_json=as_json)
 
 
 @app.command()

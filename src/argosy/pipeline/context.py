@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from argosy.core.progress import Reporter
 from argosy.pipeline.config import Recipe
 from argosy.pipeline.graph import Sources
 from argosy.registry.registry import Registry
+from argosy.train.hosts import Hosts
 
 
 class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +42,8 @@ class StageContext:
     report: Reporter
     home: Path
     """Where this machine keeps what it can find again, such as measurements."""
+    hosts: Hosts = field(default_factory=Hosts)
+    """Those that train together, and which this is."""
 
     def input_file(self, stage: str, name: str) -> Path:
         """Return the verified local copy of a file that an earlier stage left."""

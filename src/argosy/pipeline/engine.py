@@ -21,6 +21,7 @@ from argosy.pipeline.graph import Sources, Step, difference, steps_of
 from argosy.pipeline.sources import read_sources
 from argosy.registry.log import Entry, Log
 from argosy.registry.registry import Registry
+from argosy.train.hosts import Hosts
 
 _POLL_S = 0.05
 
@@ -71,6 +72,7 @@ class _Run:
     steps: list[Step]
     report: Reporter
     records: dict[str, StageRecord]
+    hosts: Hosts
 
 
 class Engine:
@@ -106,15 +108,22 @@ class Engine:
             last_s=float(former.data["seconds"]) if former else -1.0,
         )
 
-    def run(self, recipe: Recipe, base: Path, report: Reporter, until: str = "publish") -> RunResult:
-        """Carry out what is not done yet, in order. Killed anywhere, the next call goes on from there."""
+    def run(
+        self, recipe: Recipe, base: Path, report: Reporter, until: str = "publish", *, hosts: Hosts | None = None
+    ) -> RunResult:
+        """Carry out what is not done yet, in order. Killed anywhere, the next call goes on from there.
+
+        With `hosts` each of them runs this, and they train together.
+        """
         recipe.check()
         started = self._clock.monotonic()
         log = self._registry.log
         log.refresh()
         sources = read_sources(recipe, base)
         steps = steps_of(recipe, sources, until)
-        run = _Run(f"run-{self._random.getrandbits(48):012x}", recipe, base, sources, steps, report, {})
+        run = _Run(
+            f"run-{self._random.getrandbits(48):012x}", recipe, base, sources, steps, report, {}, hosts or Hosts()
+        )
         executed: list[str] = []
         for step in steps:
             name = step.stage.name
@@ -171,6 +180,7 @@ class Engine:
             "work": str(work),
             "inputs": msgspec.to_builtins({name: run.records[name] for name in step.inputs}),
             "settings": msgspec.to_builtins(self._settings, enc_hook=str),
+            "hosts": msgspec.to_builtins(run.hosts),
         }
 
     def _child(self, stage: str, config: dict[str, Any], work: Path, report: Reporter) -> None:

@@ -17,6 +17,7 @@ from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.graph import Sources
 from argosy.pipeline.sources import refuse_changed
 from argosy.registry.registry import open_registry
+from argosy.train.hosts import Hosts
 
 
 def main(config: dict[str, Any]) -> int:
@@ -36,6 +37,7 @@ def main(config: dict[str, Any]) -> int:
         clock=clock,
         report=_news_to(work / "events.jsonl"),
         home=settings.home,
+        hosts=msgspec.convert(config["hosts"], Hosts),
     )
     run = cast("Any", load_object(config["entry"], extra="train"))
 

@@ -101,12 +101,24 @@ class Checkpoints:
 
         Raises Conflict if the folder belongs to another training.
         """
-        for step in reversed(self.steps()):
-            manifest = self._read(step)
-            if manifest is not None:
-                self._check_owner(manifest)
-                return step
-        return -1
+        return next(iter(self.whole()), -1)
+
+    def whole(self) -> list[int]:
+        """Return the steps of all whole checkpoints, newest first.
+
+        Raises Conflict if the folder belongs to another training.
+        """
+        found = {step: self._read(step) for step in reversed(self.steps())}
+        manifests = {step: manifest for step, manifest in found.items() if manifest is not None}
+        for manifest in manifests.values():
+            self._check_owner(manifest)
+        return list(manifests)
+
+    def packed(self, step: int) -> bytes:
+        """Return the checkpoint of `step` as bytes, for `unpacked` on a host that hasn't got it."""
+        tensors, position = self.load(step)
+        words = msgspec.json.encode(position)
+        return len(words).to_bytes(8) + words + weights_to_bytes(tensors)
 
     def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and position of the checkpoint of `step`."""
@@ -156,3 +168,11 @@ class Checkpoints:
 
     def _manifest(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.json"
+
+
+def unpacked(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and position of what `packed` has made."""
+    from safetensors.torch import load
+
+    size = 8 + int.from_bytes(data[:8])
+    return load(data[size:]), msgspec.json.decode(data[8:size])

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from argosy.train.between import Between
 from argosy.train.optimizers import Optimizer, clip_factor
 from argosy.train.parameters import Layout
 from argosy.train.totals import NotFinite, Totals
-from argosy.train.transport import Host
+from argosy.train.transport import Host, Numbers
 
 CHUNK = 1 << 18
 """The most elements that a rank works on at once. Measured with 20 million parameters and two ranks: 2**16 takes 45 ms
@@ -31,8 +32,9 @@ LINE = 8
 DONE, NOTED, SPOILED = range(3)
 """Words per part: chunks done since the beginning of the training, the same for those noted, and the last step (from 1)
 in which a gradient was not finite."""
-_LOSS, _COUNT, _NORM = range(3)
-"""Numbers that a rank posts with its gradients: sums over its samples, and its part of the squared norm."""
+_LOSS, _COUNT, _WISH, _NORM = range(4)
+"""Numbers that a rank posts with its gradients: sums over its samples, whether it wishes for a checkpoint, and its part
+of the squared norm. With several hosts rank 0 then posts the sums of the first three over all of them."""
 
 
 class Work(NamedTuple):
@@ -49,9 +51,22 @@ class Work(NamedTuple):
 class Commons:
     """The memory of one training on one machine. `layout` and `optimizer` are the same for all ranks."""
 
-    def __init__(self, host: Host, layout: Layout, optimizer: Optimizer, *, clip: float = 0.0) -> None:
+    def __init__(
+        self,
+        host: Host,
+        layout: Layout,
+        optimizer: Optimizer,
+        *,
+        clip: float = 0.0,
+        between: Between | None = None,
+    ) -> None:
         self.layout = layout
         self.host = host
+        self.wish = False
+        """Whether this rank wishes for a checkpoint; with several hosts all learn of it in the next step."""
+        self.is_wished = False
+        self._between = between
+        self._is_summed = False
         self._optimizer = optimizer
         self._clip = clip
         self._is_alone = host.world_size == 1
@@ -107,18 +122,51 @@ class Commons:
         common stays finite. Raises Unavailable (`rank_lost`) only as long as nothing has been changed.
         """
         host, posted = self.host, self._posted
-        posted[host.rank, _LOSS], posted[host.rank, _COUNT] = loss, count
+        self._is_summed = False
+        posted[host.rank, : _WISH + 1] = loss, count, self.wish
         host.meet()
-        sums = posted[:, : _COUNT + 1].sum(axis=0)
+        sums = posted[:, : _WISH + 1].sum(axis=0)
+        if self._between is not None:
+            sums = self._sum_of_hosts(sums)
         totals = Totals(float(sums[_LOSS]), float(sums[_COUNT]))
+        self.is_wished = bool(sums[_WISH])
         if not np.isfinite(totals.loss):
             raise NotFinite
+        if not totals.samples:
+            self._skip(step)
+            return totals
         work = Work(step, self._clipped() if self._clip else 1.0, rate)
         self._advance(host.rank, work)
         host.await_parts(lambda part: self._is_late(part, step), lambda part: self._advance(part, work))
         if any(self._words[part * LINE + SPOILED] == step + 1 for part in range(host.world_size)):
             raise NotFinite
         return totals
+
+    def _sum_of_hosts(self, sums: Numbers) -> Numbers:
+        """Leave the sum of all hosts' gradients in row 0; return the sums of what all ranks have posted.
+
+        A rank that is lost from here on takes its host along, as others can't do this exchange again.
+        """
+        between, host, row = self._between, self.host, self._gradients[0].numpy()
+        assert between is not None
+        if not self._is_alone:
+            for chunk in range(self._cuts[host.rank], self._cuts[host.rank + 1]):
+                self._gradients[0, self._range(chunk)] = self._total(chunk)
+            self._is_summed = True
+            host.meet()
+        if between.is_leader:
+            between.totals(sums, row)
+            if np.isfinite(sums[_LOSS]):
+                between.sum(row)
+            self._posted[0, : _WISH + 1] = sums
+        host.meet()
+        return self._posted[0, : _WISH + 1].copy()
+
+    def _skip(self, step: int) -> None:
+        """Make no step: nobody here had a sample."""
+        words, own = self._words, self.host.rank
+        for word in (DONE, NOTED):
+            words[own * LINE + word] = (step + 1) * self._size(own)
 
     def _clipped(self) -> float:
         """Return the factor that clips the whole gradient, for which all ranks look at their part once more."""
@@ -174,7 +222,7 @@ class Commons:
     def _total(self, chunk: int) -> Tensor:
         """Return the sum of all ranks' gradients, added in the order of ranks, in memory of this process."""
         place, rows = self._range(chunk), self._gradients
-        if self._is_alone:
+        if self._is_alone or self._is_summed:
             return rows[0, place]
         total = self._sum[: place.stop - place.start]
         torch.add(rows[0, place], rows[1, place], out=total)

@@ -17,7 +17,10 @@ STRATEGY_NAMES = ("auto", "data-parallel", "local-sgd", "parameter-server", "sha
 REPLACING = ("data-parallel", "parameter-server")
 """Strategies that go on when a rank is lost, as soon as another process has come in its place."""
 OUTER_NAMES = ("average", "diloco")
-COMPRESSION_NAMES = ("none", "fp16", "int8")
+COMPRESSION_NAMES = ("auto", "none", "fp16", "int8", "powersgd")
+AUTO = "auto"
+INTERVAL = 8
+"""Steps of a round of local SGD that was given none, on one host."""
 DTYPE_NAMES = ("float32", "float64")
 PRECISION_NAMES = ("float32", "bfloat16")
 
@@ -97,22 +100,38 @@ class LogConfig(Config, frozen=True):
 
 
 class LocalConfig(Config, frozen=True):
-    """`[train.local]`: how ranks of `local-sgd` come together."""
+    """`[train.local]`: how ranks of `local-sgd`, or hosts if there are several, come together."""
 
-    interval: int = 8
-    """Steps that each rank makes alone before all combine what they have changed. Slower networks want more."""
+    interval: int | str = AUTO
+    """Steps that each makes alone before all combine what they have changed. `auto`: 8 on one host; over several,
+    as many as keep the network from being waited for."""
+    delay: int | str = AUTO
+    """Steps into the next round after which what the others have learned is used. Meanwhile training goes on, and the
+    exchange hides behind it. 0: at once, and all wait. `auto`: 0 on one host, over several what the exchange takes."""
     outer: str = "average"
     """`average` replaces the parameters by their mean; `diloco` takes a step with Nesterov's momentum towards it, which
     bears intervals of hundreds of steps."""
-    compression: str = "none"
-    """What changes are sent as: `none`, `fp16`, or `int8`; what is lost so is sent with the next."""
 
     def check(self) -> None:
         """Raise InvalidInput for what can't be done."""
-        if self.interval < 1:
-            raise InvalidInput(f"[train.local] interval = {self.interval} must be 1 or more steps")
+        if self.interval != AUTO and not (isinstance(self.interval, int) and self.interval >= 1):
+            raise InvalidInput(f'[train.local] interval = {self.interval!r} must be 1 or more steps, or "auto"')
+        most = self.interval if isinstance(self.interval, int) else math.inf
+        if self.delay != AUTO and not (isinstance(self.delay, int) and 0 <= self.delay <= most):
+            raise InvalidInput(
+                f'[train.local] delay = {self.delay!r} must be a number of steps up to the interval, or "auto"'
+            )
         _one_of("[train.local] outer", self.outer, OUTER_NAMES)
-        _one_of("[train.local] compression", self.compression, COMPRESSION_NAMES)
+
+    @property
+    def steps(self) -> int:
+        """The interval, on one host if it was left open."""
+        return self.interval if isinstance(self.interval, int) else INTERVAL
+
+    @property
+    def late(self) -> int:
+        """The delay, on one host if it was left open."""
+        return self.delay if isinstance(self.delay, int) else 0
 
 
 class TrainConfig(Config, frozen=True):
@@ -127,6 +146,10 @@ class TrainConfig(Config, frozen=True):
     together, equal to data parallel; `"none"` never waits."""
     local: LocalConfig = LocalConfig()
     """Of `local-sgd`: when and how ranks combine what they have learned."""
+    compression: str = AUTO
+    """What hosts exchange is sent as `none` (as it is), `fp16`, `int8` or `powersgd`; what is lost so is sent with the
+    next. `auto`: what is fastest over the network at hand. On one host nothing is sent, so only `local-sgd` heeds it,
+    to show what it would do."""
     workers: int = 1
     """Processes that train together. Their result is that of one process on the whole batch."""
     epochs: int = 0
@@ -186,9 +209,15 @@ class TrainConfig(Config, frozen=True):
         self.log.check()
         _one_of("[train] strategy", self.strategy, STRATEGY_NAMES)
         self.local.check()
-        if self.strategy == "local-sgd" and self.local.compression != "none" and self.dtype != "float32":
+        _one_of("[train] compression", self.compression, COMPRESSION_NAMES)
+        if self.compression not in (AUTO, "none") and self.dtype != "float32":
             raise InvalidInput(
-                f"[train.local] compression = '{self.local.compression}' needs dtype = 'float32', not '{self.dtype}'"
+                f"[train] compression = '{self.compression}' needs dtype = 'float32', not '{self.dtype}'"
+            )
+        if self.strategy == "local-sgd" and self.compression == "powersgd":
+            raise InvalidInput(
+                "[train] compression = 'powersgd' is for gradients, and 'local-sgd' exchanges changes",
+                hint='use "int8", or strategy = "data-parallel"',
             )
         if not (self.max_staleness == "none" or (isinstance(self.max_staleness, int) and self.max_staleness >= 0)):
             raise InvalidInput(
@@ -247,6 +276,11 @@ class TrainConfig(Config, frozen=True):
         if self.strategy != "auto":
             return self.strategy
         return "data-parallel" if self.workers > 1 else "single"
+
+    @property
+    def sent_as(self) -> str:
+        """The compression, `none` if it was left open and nothing has been measured."""
+        return "none" if self.compression == AUTO else self.compression
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from argosy.core.files import FileLock
 from argosy.core.progress import Progress, Reporter, silent
 from argosy.train.choosing import Asked, Choice, Chooser, read_choice
 from argosy.train.config import REPLACING, ModelConfig, TrainConfig
+from argosy.train.hosts import Hosts
 from argosy.train.initial import init_digest
 from argosy.train.measurement import MeasurementStore
 from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup, code_digest
@@ -34,6 +35,8 @@ _OTHERS_S = 1.0
 """When a rank has failed, the others get so long to end too: the one that knows the cause may not be the first."""
 _RESTARTS = 3
 """Restarts without a new checkpoint in between; then something is wrong that restarting doesn't cure."""
+_WORKED_S = 60.0
+"""Ranks that were lost after so long were not lost at once."""
 _REPLACEMENTS, _REPLACEMENTS_S = 3, 60.0
 """Ranks replaced within so many seconds; if there are more, all start again from the checkpoint."""
 
@@ -68,17 +71,21 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
     clock: Clock | None = None,
     threads: int = 0,
     measurements: MeasurementStore | None = None,
+    hosts: Hosts | None = None,
 ) -> TrainResult:
     """Train with `train.workers` rank processes and return where the weights are.
 
     `work` belongs to this training: checkpoints in it are resumed, to the same bits as without a break, and a
     finished training is not run again. `threads` is per rank; 0 shares out the cores. `measurements` are what `auto`
-    chooses by, and where it keeps new ones. Blocks until the end; a reporter that raises stops it. Raises what a rank
+    chooses by, and where it keeps new ones. With `hosts` each of them calls this, with the same data and settings, and
+    each ends with the same weights. Blocks until the end; a reporter that raises stops it. Raises what a rank
     raised (InvalidInput for the user's mistakes), Conflict if `work` is in use or another training's, Unavailable when
     ranks die again and again.
     """
+    hosts = hosts or Hosts()
     model.check()
     train.check()
+    hosts.check(train)
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / "lock")
     if not lock.acquire():
@@ -103,9 +110,16 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
                 base=str(base.absolute()),
                 work=str(work.absolute()),
                 made_by=made_by,
+                hosts=hosts,
                 code=code_digest(model, base),
             )
-            return _Job(setup, launcher, clock, listener).run()
+            with hosts.open(made_by):
+                return _Job(setup, launcher, clock, listener).run()
+
+        if hosts.count > 1:
+            # How is chosen by the ranks, when they see the network.
+            usual = Choice(made_by=made_by, strategy=train.strategy, workers=train.workers, threads=0, reasons=[])
+            return carry_out(usual, report)
 
         asked = Asked(
             dataset=dataset_folder,
@@ -178,13 +192,14 @@ class _Job:
     def run(self) -> TrainResult:
         in_vain = restarts = 0
         while True:
-            checkpoint = self._newest_checkpoint()
+            checkpoint, begun = self._newest_checkpoint(), self._clock.monotonic()
             lost = self._attempt()
             found = _outcome(self._work, self._setup.made_by)
             if found is not None:
                 return _result(self._work, found, restarts=restarts, replaced=self._replaced)
             lost = lost or "the ranks ended without a result"
-            in_vain = 1 if self._newest_checkpoint() != checkpoint else in_vain + 1
+            has_worked = self._newest_checkpoint() != checkpoint or self._clock.monotonic() - begun > _WORKED_S
+            in_vain = 1 if has_worked else in_vain + 1
             if in_vain > _RESTARTS:
                 raise Unavailable(
                     f"{lost}, for the {in_vain}th time without any progress",
@@ -202,7 +217,9 @@ class _Job:
         (self._work / NEWS).unlink(missing_ok=True)
         self._read = 0
         segment = Segment.create(self._setup.train.workers)
-        segment.is_replacing = segment.world_size > 1 and self._setup.train.strategy_name in REPLACING
+        # Over several hosts a lost rank may be in the middle of what the other hosts can't do again.
+        is_alone = self._setup.hosts.count == 1
+        segment.is_replacing = is_alone and segment.world_size > 1 and self._setup.train.strategy_name in REPLACING
         ranks = _Ranks(segment)
         try:
             for rank in range(segment.world_size):

@@ -15,7 +15,7 @@ from argosy.core.errors import InvalidInput, Unavailable
 from argosy.core.progress import Progress, Reporter
 from argosy.data.dataset import share_of_batch
 from argosy.data.shuffle import permutation
-from argosy.train.checkpoint import BackgroundSaver, Checkpoints
+from argosy.train.checkpoint import BackgroundSaver, Checkpoints, unpacked
 from argosy.train.config import TrainConfig
 from argosy.train.losses import Loss
 from argosy.train.models import weights_to_bytes
@@ -172,7 +172,7 @@ class Training:
         for name, buffer in self.model.named_buffers():
             buffer.copy_(parts["buffer"][name])
         self._best = parts["best"]
-        if not self.strategy.is_synchronous:
+        if len(self.strategy.partners) < self.strategy.world_size:
             self.position.loss = self.position.count = 0.0  # they were another's
 
     def _step(self, number: int, share: int) -> Totals:
@@ -181,7 +181,7 @@ class Training:
         step = self.position.epoch * self._steps_per_epoch + number
         seed_step(self.config.seed, step, share)
         strategy.begin()
-        together = self._size(number) if strategy.is_synchronous else len(rows)
+        together = self._together(number, rows)
         loss = 0.0
         for part in self._parts(rows):
             strategy.begin_pass(len(part))
@@ -201,16 +201,23 @@ class Training:
         except NotFinite:
             raise self._not_finite(step, loss) from None
 
-    def _size(self, number: int) -> int:
-        """Return the samples of a batch over all ranks; the last of an epoch may be smaller."""
-        return min(self._batch_size, len(self.samples) - number * self._batch_size)
+    def _together(self, number: int, rows: Tensor) -> int:
+        """Return the samples of all that make this step together, of which this rank has `rows`."""
+        partners = self.strategy.partners
+        if len(partners) == 1:
+            return len(rows)
+        first, last = (self._share(number, partners[index]) for index in (0, -1))
+        return int(last.stop - first.start)
 
     def _rows(self, number: int, share: int) -> Tensor:
         """Return the rows of one rank's share of a batch; shares differ by one row at most, and may be empty."""
-        epoch, ranks = self.position.epoch, self.strategy.world_size
+        epoch = self.position.epoch
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, torch.from_numpy(permutation(len(self.samples), self.config.seed, epoch))
-        return self._order[1][share_of_batch(len(self.samples), self._batch_size, number, share, ranks)]
+        return self._order[1][self._share(number, share)]
+
+    def _share(self, number: int, share: int) -> slice:
+        return share_of_batch(len(self.samples), self._batch_size, number, share, self.strategy.world_size)
 
     def _parts(self, rows: Tensor) -> list[Tensor]:
         """Return the rows of each pass of this step: as many passes on every rank."""
@@ -219,10 +226,7 @@ class Training:
         return [rows[start:stop] for start, stop in itertools.pairwise(cuts)]
 
     def _losses(self, rows: Tensor) -> Tensor:
-        if self.config.precision == "float32":
-            return self._loss(self.model(*self.samples.batch(rows)), rows)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return self._loss(self.model(*self.samples.batch(rows)), rows)
+        return losses_of(self.model, self.samples, self._loss, rows, self.config.precision)
 
     def _not_finite(self, step: int, loss: float) -> InvalidInput:
         culprit = self.strategy.first_not_finite()
@@ -288,7 +292,7 @@ class Training:
 
     def _tell(self, *, at_once: bool = False) -> None:
         now = self._clock.monotonic()
-        if self.strategy.rank != 0 or (now - self._said < _NEWS_S and not at_once):
+        if not self.strategy.is_writer or (now - self._said < _NEWS_S and not at_once):
             return
         self._said = now
         position = self.position
@@ -321,7 +325,7 @@ class Training:
         with strategy.quiet():
             tensors = dict(strategy.joined(self._parts_of_state()))
             tensors.update({f"best.{name.partition('.')[2]}": tensor for name, tensor in strategy.joined(best)})
-            if strategy.rank == 0:
+            if strategy.is_writer:
                 self._saver.save(self.position.step, tensors, msgspec.to_builtins(self.position))
 
     def _parts_of_state(self) -> dict[str, Tensor]:
@@ -330,18 +334,19 @@ class Training:
         return parts | {f"optimizer.{name}": tensor for name, tensor in self.strategy.state().items()}
 
     def _resume(self) -> None:
-        """Take up the newest checkpoint. Rank 0 says which one that is, so that all take the same."""
-        if self._checkpoints is None:
+        """Take up the newest checkpoint that all have."""
+        checkpoints = self._checkpoints
+        if checkpoints is None:
             return
-        step = self._checkpoints.newest() if self.strategy.rank == 0 else 0
-        step = int(self.strategy.total(step)[0])
+        steps = checkpoints.whole() if self.strategy.is_writer else []
+        step, data = self.strategy.checkpoint(steps, checkpoints.packed)
         if step < 0:
             return
-        tensors, position = self._checkpoints.load(step)
+        tensors, position = checkpoints.load(step) if data is None else unpacked(data)
         self._fill(tensors)
         self.position = msgspec.convert(position, Position)
         self.strategy.resumed(self.position.step, self.position.epoch, self.position.batch)
-        if self.strategy.rank == 0:
+        if self.strategy.is_writer:
             self._report(Progress(stage="train", message=f"goes on from the checkpoint of step {step}", done=step))
 
     @torch.no_grad()
@@ -353,6 +358,14 @@ class Training:
             self._best = {n: torch.empty_like(part) for n, part in self.strategy.weights(self.model).items()}
             parts, wholes = ({f"model.{name}": t for name, t in found.items()} for found in (self._best, best))
             self.strategy.fill(parts, wholes)
+
+
+def losses_of(model: nn.Module, samples: Samples, loss: BatchLoss, rows: Tensor, precision: str) -> Tensor:
+    """Return one loss per row of the training part."""
+    if precision == "float32":
+        return loss(model(*samples.batch(rows)), rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return loss(model(*samples.batch(rows)), rows)
 
 
 def _parted(tensors: dict[str, Tensor], *parts: str) -> dict[str, dict[str, Tensor]]:

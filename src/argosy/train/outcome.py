@@ -8,11 +8,13 @@ import msgspec
 from argosy.core.digest import sha256_file
 from argosy.core.errors import Conflict
 from argosy.train.config import ModelConfig, TrainConfig
+from argosy.train.hosts import Hosts
 
 WEIGHTS = "model.safetensors"
 RESULT = "outcome.json"
 CHECKPOINTS = "checkpoints"
 NEWS = "news.jsonl"
+AGREEMENT = "agreement.json"
 
 
 class RankSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +31,8 @@ class RankSetup(msgspec.Struct, frozen=True, kw_only=True):
     work: str
     made_by: str
     """Names data, model and settings by digest: checkpoints of another training are refused."""
+    hosts: Hosts = Hosts()
+    """Those that train together, and which this is."""
     code: str
     """The digest of the model's code when the training began: all ranks run the same."""
 

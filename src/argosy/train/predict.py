@@ -44,8 +44,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             checkpoint_every_s=train.checkpoint_s,
             memory_bytes=memory_bytes,
             is_stale=train.max_staleness != 0,
-            interval=train.local.interval,
-            compression=train.local.compression,
+            interval=train.local.steps,
+            compression=train.sent_as,
         )
 
 

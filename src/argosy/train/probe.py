@@ -159,7 +159,7 @@ class _Probe(Training):
         usual_s = self.strategy.total(first[-1])[0] / self.strategy.world_size
         wanted = max(_FEWEST, min(_MOST, math.ceil(seconds / max(usual_s, 1e-6))))
         if self.config.strategy == "local-sgd":
-            wanted = max(1, round(wanted / self.config.local.interval)) * self.config.local.interval
+            wanted = max(1, round(wanted / self.config.local.steps)) * self.config.local.steps
         # Not beyond the training's own end, where there is no learning rate. A step that isn't there isn't measured.
         wanted = min(wanted, self._steps - len(first))
         found = [self._timed(len(first) + number) for number in range(wanted)]
@@ -169,7 +169,7 @@ class _Probe(Training):
         """Return how long a step took, 0 when others had taken all work of the epoch."""
         begun = self._clock.monotonic()
         self.position.epoch, number = divmod(step, self._steps_per_epoch)
-        if not self.strategy.is_synchronous and number == 0 and step:
+        if len(self.strategy.partners) < self.strategy.world_size and number == 0 and step:
             self.strategy.end_epoch(0.0, 0.0)
         work = self.strategy.next_work(self.position.epoch, number, self._steps_per_epoch)
         if work is None:

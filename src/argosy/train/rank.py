@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import torch
+from torch import Tensor, nn
 
 from argosy.core.clock import SystemClock
 from argosy.core.config import from_plain
@@ -15,16 +16,22 @@ from argosy.core.digest import canonical, sha256
 from argosy.core.files import write_atomic
 from argosy.core.progress import Progress, Reporter, silent
 from argosy.data.dataset import Dataset
+from argosy.train.agreement import Measured, agreed, measured
 from argosy.train.checkpoint import Checkpoints
+from argosy.train.config import TrainConfig
 from argosy.train.fit import training_loss
-from argosy.train.loop import Training
+from argosy.train.hosts import JOIN_S, common_digest
+from argosy.train.loop import BatchLoss, Training, losses_of
 from argosy.train.lora import merged_weights, trained_share
 from argosy.train.losses import loss_for
 from argosy.train.models import build_model, users_code, weights_to_bytes
-from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
-from argosy.train.samples import samples_of
+from argosy.train.network.hierarchy import HierarchicalTransport, as_hosts
+from argosy.train.network.transport import TcpTransport
+from argosy.train.outcome import AGREEMENT, CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup
+from argosy.train.samples import Samples, samples_of
 from argosy.train.shared_memory import SharedMemoryTransport
 from argosy.train.strategy.contract import open_strategy
+from argosy.train.transport import Host
 
 
 def main(config: dict[str, Any]) -> int:
@@ -33,30 +40,59 @@ def main(config: dict[str, Any]) -> int:
     use_threads(setup.threads)
     work, base = Path(setup.work), Path(setup.base)
     samples = samples_of(Dataset.load(Path(setup.dataset)), getattr(torch, setup.train.dtype))
-    samples.check(setup.train.workers)
+    samples.check(setup.train.workers * setup.hosts.count)
     setup.check_code()
     model = build_model(setup.model, base, samples.given, samples.outputs, setup.train.seed)
     model.to(samples.x.dtype if samples.x.is_floating_point() else getattr(torch, setup.train.dtype))
     report = _news_to(work / NEWS) if setup.rank == 0 else silent
     if setup.model.lora is not None:
         report(Progress(stage="train", message=trained_share(model)))
-    with _joined(setup) as transport:
+    loss = training_loss(setup.train, samples)
+    with _joined(setup) as (host, everyone):
+        train = setup.train
+        if everyone is not None:
+            train = _agreed(setup, everyone, model, samples, loss=loss, report=report)
         training = Training(
             model,
             samples,
-            setup.train,
-            open_strategy(setup.train.strategy_name, transport),
-            training_loss(setup.train, samples),
+            train,
+            open_strategy(train.strategy_name, host, everyone),
+            loss,
             clock=SystemClock(),
             report=report,
             checkpoints=Checkpoints(work / CHECKPOINTS, setup.made_by),
-            validation_loss=loss_for(setup.train.loss, samples.task, samples.outputs),
+            validation_loss=loss_for(train.loss, samples.task, samples.outputs),
         )
         with users_code(base, "training the model", only_theirs=True):
             training.run()
         if setup.rank == 0:
             _leave(training, setup)
     return 0
+
+
+def _agreed(
+    setup: RankSetup,
+    everyone: HierarchicalTransport,
+    model: nn.Module,
+    samples: Samples,
+    *,
+    loss: BatchLoss,
+    report: Reporter,
+) -> TrainConfig:
+    """Return the settings that all hosts go by, and say why."""
+    train = setup.train
+
+    def losses(rows: Tensor) -> Tensor:
+        return losses_of(model, samples, loss, rows, train.precision)
+
+    def measure() -> Measured:
+        with users_code(Path(setup.base), "training the model", only_theirs=True):
+            return measured(everyone, model, train, rows=len(samples), losses=losses, clock=SystemClock())
+
+    found = agreed(Path(setup.work) / AGREEMENT, setup.made_by, everyone, train, measure)
+    for line in found.reasons:
+        report(Progress(stage="train", message=line, is_note=True))
+    return found.train
 
 
 def use_threads(threads: int) -> None:
@@ -72,14 +108,39 @@ def use_threads(threads: int) -> None:
 
 
 @contextlib.contextmanager
-def _joined(setup: RankSetup) -> Iterator[SharedMemoryTransport]:
-    transport = SharedMemoryTransport.join(setup.segment, setup.rank)
+def _joined(setup: RankSetup) -> Iterator[tuple[Host, HierarchicalTransport | None]]:
+    """Meet the other ranks of this host, then those of others if there are any."""
+    host = SharedMemoryTransport.join(setup.segment, setup.rank)
     try:
-        yield transport
+        if setup.hosts.count == 1:
+            yield host, None
+        else:
+            with _network(setup) as network:
+                sizes = [setup.train.workers] * setup.hosts.count
+                yield host, HierarchicalTransport(host, network, sizes, setup.hosts.number)
     except BaseException:
-        transport.close(failed=True)
+        host.close(failed=True)
         raise
-    transport.close()
+    host.close()
+
+
+@contextlib.contextmanager
+def _network(setup: RankSetup) -> Iterator[TcpTransport | None]:
+    if setup.rank != 0:
+        yield None
+        return
+    hosts = setup.hosts
+    with as_hosts():
+        found = TcpTransport.join(
+            hosts.address,
+            hosts.number,
+            hosts.count,
+            token=hosts.token,
+            digest=common_digest(setup.made_by),
+            join_s=JOIN_S,
+        )
+    with found:
+        yield found
 
 
 def _leave(training: Training, setup: RankSetup) -> None:

@@ -91,8 +91,14 @@ def test_resuming_gives_the_same_bits_as_no_break(tmp_path, outer):
 @pytest.mark.parametrize("compression", ["fp16", "int8"])
 def test_what_is_sent_may_be_compressed(compression):
     samples = classes(n=194, validation=100, dtype=torch.float32)
-    local = LocalConfig(interval=4, compression=compression)
-    settings = config(optimizer="adamw", learning_rate=0.02, epochs=10, dtype="float32", local=local)
+    settings = config(
+        optimizer="adamw",
+        learning_rate=0.02,
+        epochs=10,
+        dtype="float32",
+        local=LocalConfig(interval=4),
+        compression=compression,
+    )
     made = lambda: build().float()  # noqa: E731
     _, alone = train_single(made, samples, settings)
     one, other = train(samples, settings, made=made)
@@ -105,7 +111,8 @@ def test_what_is_sent_may_be_compressed(compression):
     [
         ({"interval": 0}, "interval = 0 must be 1 or more"),
         ({"outer": "sum"}, "outer = 'sum' is not known; known are: average, diloco"),
-        ({"compression": "gzip"}, "compression = 'gzip' is not known"),
+        ({"interval": "often"}, "interval = 'often' must be 1 or more steps"),
+        ({"interval": 4, "delay": 5}, "delay = 5 must be a number of steps up to the interval"),
     ],
 )
 def test_impossible_settings_are_refused(fields, said):
@@ -113,6 +120,14 @@ def test_impossible_settings_are_refused(fields, said):
         config(local=LocalConfig(**fields))
 
 
-def test_compression_needs_single_precision():
-    with pytest.raises(InvalidInput, match="needs dtype = 'float32', not 'float64'"):
-        config(strategy="local-sgd", local=LocalConfig(compression="int8"))
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"dtype": "float64", "compression": "int8"}, "needs dtype = 'float32', not 'float64'"),
+        ({"dtype": "float32", "compression": "powersgd"}, "'powersgd' is for gradients"),
+        ({"compression": "gzip"}, "compression = 'gzip' is not known"),
+    ],
+)
+def test_compression_that_is_impossible_is_refused(fields, said):
+    with pytest.raises(InvalidInput, match=said):
+        config(strategy="local-sgd", **fields)

@@ -14,6 +14,7 @@ from argosy.core.errors import ArgosyError, Conflict
 from argosy.core.units import format_time
 from argosy.pipeline.engine import RunResult
 from argosy.registry.versions import Version
+from argosy.train.hosts import Hosts
 
 
 class GateFailed(ArgosyError):
@@ -41,7 +42,9 @@ def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> 
         output.line(f"next: argosy deploy {versions[-1]}" + (f" --file '{file}'" if file != Path() else ""))
 
 
-def carried_out(output: Output, workspace: Workspace, project: Project, base: Path, until: str) -> RunResult:
+def carried_out(
+    output: Output, workspace: Workspace, project: Project, base: Path, until: str, *, hosts: Hosts | None = None
+) -> RunResult:
     """Say what is to do, do it, and show it live; return what was done."""
     planned = workspace.engine.plan(project, base, until)
     open_steps = [step.stage for step in planned.steps if not step.is_done]
@@ -52,7 +55,7 @@ def carried_out(output: Output, workspace: Workspace, project: Project, base: Pa
     )
     does = {step.stage: step.does for step in planned.steps}
     with RunView(output, workspace.clock, does) as view:
-        return workspace.engine.run(project, base, view, until)
+        return workspace.engine.run(project, base, view, until, hosts=hosts)
 
 
 def _versions(workspace: Workspace, result: RunResult) -> list[Version]:

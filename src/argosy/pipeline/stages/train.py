@@ -47,6 +47,7 @@ def run(context: StageContext) -> StageRecord:
             context.work / "training",
             tracking,
             measurements=MeasurementStore(context.home),
+            hosts=context.hosts,
         )
     except BaseException:
         tracking.close(failed=True)

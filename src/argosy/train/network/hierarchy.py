@@ -1,9 +1,8 @@
 """Several ranks on each of several hosts: they sum on their host first, and one of each host speaks with the others."""
 
 import contextlib
-from collections.abc import Iterator
-
-import numpy as np
+import itertools
+from collections.abc import Iterator, Sequence
 
 from argosy.core.errors import ArgosyError
 from argosy.train.network.codec import Codec, Floats
@@ -21,23 +20,16 @@ class HierarchicalTransport:
     of its ranks, then in the order of hosts: the same bits on all ranks, but not those of a sum in the order of ranks.
     """
 
-    def __init__(self, local: Transport, network: TcpTransport | None) -> None:
+    def __init__(self, local: Transport, network: TcpTransport | None, sizes: Sequence[int], host: int) -> None:
         """`local`: between the ranks of this host. `network`: between hosts; given on rank 0 of each, None on others.
 
-        All ranks of all hosts make theirs at the same time: they tell each other how many they are.
+        `sizes`: how many ranks each host has. `host`: which of them this is.
         """
-        self._local = local
-        self._network = network
-        # The first number is how many hosts there are, the second this one's; then how many ranks each of them has.
-        places = np.array([network.world_size, network.rank] if network else [0, 0])
-        local.broadcast(places, _LEADER)
-        sizes = np.zeros(int(places[0]), np.int64)
-        self._host = int(places[1])
-        sizes[self._host] = local.world_size if network else 0
-        self._between_hosts("all_reduce", sizes)
-        local.broadcast(sizes, _LEADER)
-        self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        self.rank = self._first[self._host] + local.rank
+        self.local = local
+        self.network = network
+        self.host = host
+        self._first = [0, *itertools.accumulate(sizes)]
+        self.rank = self._first[host] + local.rank
         self.world_size = self._first[-1]
 
     @property
@@ -45,47 +37,51 @@ class HierarchicalTransport:
         """How many hosts there are."""
         return len(self._first) - 1
 
+    def first_of(self, host: int) -> int:
+        """Return the first rank of a host, its leader."""
+        return self._first[host]
+
     def all_reduce(self, values: Numbers, *, codec: Codec | None = None, error: Floats | None = None) -> None:
         """Replace `values`, in place, by the sum over all ranks of all hosts.
 
         A codec, and its error, are for what crosses the network: the host's sum, of which rank 0 of each host keeps
         what was lost. Other ranks' errors stay as they are.
         """
-        self._local.all_reduce(values)
-        if self._network:
-            with _as_hosts():
-                self._network.all_reduce(values, codec=codec, error=error)
-        self._local.broadcast(values, _LEADER)
+        self.local.all_reduce(values)
+        if self.network:
+            with as_hosts():
+                self.network.all_reduce(values, codec=codec, error=error)
+        self.local.broadcast(values, _LEADER)
 
     def start_all_reduce(self, values: Numbers, *, codec: Codec | None = None, error: Floats | None = None) -> Pending:
         """Sum on this host, begin to sum over hosts, and return; `wait` hands the sum to all ranks of the host.
 
         So all ranks call `wait`, and at the same place among their exchanges.
         """
-        self._local.all_reduce(values)
-        inner = self._network.start_all_reduce(values, codec=codec, error=error) if self._network else None
-        return _HostsPending(inner, self._local, values)
+        self.local.all_reduce(values)
+        inner = self.network.start_all_reduce(values, codec=codec, error=error) if self.network else None
+        return _HostsPending(inner, self.local, values)
 
     def broadcast(self, values: Numbers, root: int = 0) -> None:
         """Replace `values`, in place, by those of rank `root`."""
         host = next(host for host in range(self.hosts) if root < self._first[host + 1])
-        if host == self._host:
-            self._local.broadcast(values, root - self._first[host])
+        if host == self.host:
+            self.local.broadcast(values, root - self._first[host])
         self._between_hosts("broadcast", values, host)
-        if host != self._host:
-            self._local.broadcast(values, _LEADER)
+        if host != self.host:
+            self.local.broadcast(values, _LEADER)
 
     def close(self, *, failed: bool = False) -> None:
         """Leave, on this host and between hosts."""
         # The network first: hosts that wait for this one are told by it, not by a rank that missed its own leader.
-        if self._network:
-            self._network.close(failed=failed)
-        self._local.close(failed=failed)
+        if self.network:
+            self.network.close(failed=failed)
+        self.local.close(failed=failed)
 
     def _between_hosts(self, exchange: str, values: Numbers, *more: int) -> None:
-        if self._network:
-            with _as_hosts():
-                getattr(self._network, exchange)(values, *more)
+        if self.network:
+            with as_hosts():
+                getattr(self.network, exchange)(values, *more)
 
 
 class _HostsPending(Pending):
@@ -107,14 +103,14 @@ class _HostsPending(Pending):
         if self._is_handed_out:
             return
         if self._inner:
-            with _as_hosts():
+            with as_hosts():
                 self._inner.wait()
         self._local.broadcast(self._values, _LEADER)
         self._is_handed_out = True
 
 
 @contextlib.contextmanager
-def _as_hosts() -> Iterator[None]:
+def as_hosts() -> Iterator[None]:
     """Let errors of the network speak of hosts: their numbers are not those of ranks here."""
     try:
         yield

@@ -189,6 +189,15 @@ class LocalRounds:
         prefix = "reduction."
         self._reduction.load_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
+    def begin(self, parameters: Flat) -> None:
+        """Begin anew, with nothing remembered, at `parameters`, the same on all ranks."""
+        self._await()
+        self._common.numbers[...] = parameters
+        self._common.momentum[...] = 0.0
+        self._done, self._has_deltas = 0, False
+        if self._own:
+            self._own.forget(self.common)
+
     def _end_round(self, parameters: Flat) -> None:
         if self._overlap == "eager":
             self._end_eagerly(parameters)

@@ -1,8 +1,25 @@
-"""Who listens on a port of this machine, as far as this user may see."""
+"""Addresses and ports of this machine: where others reach it, and who listens, as far as this user may see."""
 
+import contextlib
+import socket
 from pathlib import Path
 
 _LISTENING = "0A"
+
+
+_ELSEWHERE = ("192.0.2.1", 9)
+"""An address that no machine has (RFC 5737): asked only for the way that packets to it would take."""
+
+
+def free_address() -> str:
+    """Return `host:port` of this machine as others reach it, with a port that nobody listens on just now."""
+    host = "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(_ELSEWHERE)  # sends nothing
+        host = probe.getsockname()[0]
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return f"{host}:{free.getsockname()[1]}"
 
 
 def listening_process(port: int) -> str:

@@ -149,9 +149,10 @@ class Rendezvous:
     def _check(self, hello: Hello) -> None:
         if hello.digest != self._digest:
             raise InvalidInput(
-                f"rank {hello.rank} runs other code ({_short(hello.digest)}) than the first host's job "
-                f"({_short(self._digest)})",
-                hint="install the same version of argosy, and copy the same project, to all hosts",
+                f"rank {hello.rank} has other code, data or settings ({_short(hello.digest)}) than the first host's "
+                f"job ({_short(self._digest)})",
+                hint="install the same version of argosy, copy the same project with its data, and give the same "
+                "options on all hosts",
                 code="other_code",
             )
         if hello.world_size != self.world_size or not 0 <= hello.rank < self.world_size:

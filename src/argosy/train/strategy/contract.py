@@ -1,11 +1,12 @@
 """What the loop asks of a strategy."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from argosy.core.plugins import Plugins
 from argosy.train.config import TrainConfig
+from argosy.train.network.hierarchy import HierarchicalTransport
 from argosy.train.totals import Totals
 from argosy.train.transport import Host
 
@@ -27,8 +28,11 @@ class Strategy(Protocol):
     is_fresh: bool
     """Whether this rank came in the place of a lost one: it has to `recover` before anything else."""
 
-    is_synchronous: bool
-    """Whether all ranks make every step together, so that gradients are divided by the samples of all of them."""
+    is_writer: bool
+    """Whether this rank writes the checkpoints of its host."""
+
+    partners: range
+    """The ranks that make every step together with this one: gradients are divided by the samples of all of them."""
 
     def attached(self, model: "nn.Module", config: TrainConfig) -> AbstractContextManager[None]:
         """Take over the parameters of `model` while open; all ranks begin with the state of rank 0."""
@@ -82,6 +86,14 @@ class Strategy(Protocol):
         """Return this rank's part of what the optimizer remembers, by name: the memory itself."""
         ...
 
+    def checkpoint(self, steps: Sequence[int], read: Callable[[int], bytes]) -> tuple[int, bytes | None]:
+        """Return the step of the checkpoint that all go on from, -1 for none; all ranks call it.
+
+        `steps` are those that this rank's host has, newest first. Bytes are given to hosts that haven't got it: those
+        that `read` gives on one that has.
+        """
+        ...
+
     def takes_part(self, is_due: bool) -> bool:  # noqa: FBT001 - one word, one meaning
         """Return whether this rank has to do something for a checkpoint; rank 0 says whether one is due.
 
@@ -93,7 +105,7 @@ class Strategy(Protocol):
         """Yield the whole tensors of which ranks have `parts`, one at a time, on rank 0; others only take part.
 
         Names are those of `weights` and `state` with `model.` and `optimizer.` before them. What comes out is the same
-        with any strategy and any number of ranks.
+        with any strategy and any number of ranks. With several hosts each has a rank 0 that writes what its host has.
         """
         ...
 
@@ -134,7 +146,10 @@ STRATEGIES: Plugins[type[Strategy]] = Plugins(
 )
 
 
-def open_strategy(name: str, host: Host) -> Strategy:
-    """Return the strategy called `name` over `host`; NotFound lists the known names."""
-    made: Strategy = STRATEGIES.load(name)(host)  # type: ignore[call-arg]
+def open_strategy(name: str, host: Host, between: HierarchicalTransport | None = None) -> Strategy:
+    """Return the strategy called `name` over the ranks of `host`, and those of other hosts if there are any.
+
+    NotFound lists the known names.
+    """
+    made: Strategy = STRATEGIES.load(name)(host, between)  # type: ignore[call-arg]
     return made

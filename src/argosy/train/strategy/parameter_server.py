@@ -36,7 +36,7 @@ class ParameterServer(DataParallel):
             with super().attached(model, config):
                 yield
             return
-        self.is_synchronous = False
+        self.partners = range(self.rank, self.rank + 1)
         # Batch norm sees what its own worker sees, for nobody waits for the others' samples.
         self.transport = None
         self._ahead = None if config.max_staleness == "none" else int(config.max_staleness)

@@ -46,7 +46,7 @@ NEAR = ("argosy-server", DDP)
 TWICE = 2
 OF_ALL = ("mlp", "gpt", "resnet", QUICK.name)
 """Tasks that everybody trains; the others are for those near to the limit."""
-QUICK_LENGTHS = Lengths(train_s=24.0, seeds=1, speed_s=6.0, turns=1)
+QUICK_LENGTHS = Lengths(train_s=60.0, seeds=1, speed_s=6.0, turns=1)
 LOCKED_S = 40.0
 BUSY = 0.1
 

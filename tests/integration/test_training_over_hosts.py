@@ -21,6 +21,7 @@ from argosy.train.network.ports import free_address
 from ranks import save_table
 
 MODEL = ModelConfig(family="mlp", options={"hidden": [16, 8], "batch_norm": True, "dropout": 0.1})
+PLAIN = ModelConfig(family="mlp", options={"hidden": [16, 8], "dropout": 0.1})
 # 84 samples are 6 steps per epoch, the last one of 4 samples.
 TRAIN = TrainConfig(
     strategy="data-parallel",
@@ -98,11 +99,6 @@ class Together:
         return [sha256_file(self.results[number].weights) for number in sorted(self.results)]
 
 
-def alone(place, name, settings):
-    usual = msgspec.structs.replace(settings, strategy="auto", workers=1, compression="auto")
-    return run_training(place / "dataset", MODEL, usual, place, place / name, threads=1)
-
-
 @pytest.mark.capability("T1")
 @pytest.mark.parametrize(("hosts", "workers"), [(2, 1), (2, 2)])
 def test_hosts_learn_what_one_process_does(place, hosts, workers):
@@ -166,10 +162,10 @@ def test_auto_looks_at_the_network_and_says_why(place):
 @pytest.mark.parametrize(("host", "strategy"), [(0, "data-parallel"), (1, "data-parallel"), (1, "local-sgd")])
 def test_a_lost_rank_on_one_host_brings_all_back_to_the_last_checkpoint_and_the_same_bits(place, host, strategy):
     settings = msgspec.structs.replace(
-        TRAIN, strategy=strategy, workers=2, epochs=100, local=LocalConfig(interval=3, delay=0)
+        TRAIN, strategy=strategy, workers=2, epochs=60, local=LocalConfig(interval=3, delay=0)
     )
-    undisturbed = Together(place, f"whole-{strategy}-{host}", settings).run()
-    found = Together(place, f"killed-{strategy}-{host}", settings)
+    undisturbed = Together(place, f"whole-{strategy}", settings, model=PLAIN).run()
+    found = Together(place, f"killed-{strategy}-{host}", settings, model=PLAIN)
 
     def kill():
         deadline = time.monotonic() + SECONDS
@@ -182,15 +178,16 @@ def test_a_lost_rank_on_one_host_brings_all_back_to_the_last_checkpoint_and_the_
     assert found.digests() == undisturbed.digests()
     for number in (0, 1):
         assert found.results[number].restarts >= 1
+        assert any(f"host {host} " in line for line in found.said(1 - host)), found.said(1 - host)
         assert any("goes on from the checkpoint of step" in line for line in found.said(number))
         assert found.living(number) == []
 
 
 @pytest.mark.capability("T7")
 def test_a_host_without_checkpoints_gets_those_of_another(place):
-    settings = msgspec.structs.replace(TRAIN, epochs=100)
-    undisturbed = Together(place, "kept", settings).run()
-    found = Together(place, "bare", settings)
+    settings = msgspec.structs.replace(TRAIN, epochs=60)
+    undisturbed = Together(place, "kept", settings, model=PLAIN).run()
+    found = Together(place, "bare", settings, model=PLAIN)
 
     def lose():
         deadline = time.monotonic() + SECONDS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from argosy.train.network.codec import Floats
-from argosy.train.network.hierarchy import HierarchicalTransport
+from argosy.train.network.hierarchy import HierarchicalTransport, as_hosts
 from argosy.train.network.reductions import Reduction, State, open_reduction
 from argosy.train.transport import Numbers, Transport
 
@@ -35,12 +35,14 @@ class Between:
         assert self._network is not None
         if self._is_coded and not _is_finite(gradients):
             numbers[0] = np.nan
-        self._network.all_reduce(numbers)
+        with as_hosts():
+            self._network.all_reduce(numbers)
 
     def sum(self, gradients: Numbers) -> None:
         """Sum the gradients of all hosts, in place."""
         assert self._reduction is not None
-        self._reduction.sum(gradients)
+        with as_hosts():
+            self._reduction.sum(gradients)
 
     def state(self) -> State:
         """Return what a codec owes the next sums; it differs from host to host."""

@@ -35,8 +35,6 @@ _OTHERS_S = 1.0
 """When a rank has failed, the others get so long to end too: the one that knows the cause may not be the first."""
 _RESTARTS = 3
 """Restarts without a new checkpoint in between; then something is wrong that restarting doesn't cure."""
-_WORKED_S = 60.0
-"""Ranks that were lost after so long were not lost at once."""
 _REPLACEMENTS, _REPLACEMENTS_S = 3, 60.0
 """Ranks replaced within so many seconds; if there are more, all start again from the checkpoint."""
 
@@ -192,14 +190,13 @@ class _Job:
     def run(self) -> TrainResult:
         in_vain = restarts = 0
         while True:
-            checkpoint, begun = self._newest_checkpoint(), self._clock.monotonic()
+            checkpoint = self._newest_checkpoint()
             lost = self._attempt()
             found = _outcome(self._work, self._setup.made_by)
             if found is not None:
                 return _result(self._work, found, restarts=restarts, replaced=self._replaced)
             lost = lost or "the ranks ended without a result"
-            has_worked = self._newest_checkpoint() != checkpoint or self._clock.monotonic() - begun > _WORKED_S
-            in_vain = 1 if has_worked else in_vain + 1
+            in_vain = 1 if self._newest_checkpoint() != checkpoint else in_vain + 1
             if in_vain > _RESTARTS:
                 raise Unavailable(
                     f"{lost}, for the {in_vain}th time without any progress",

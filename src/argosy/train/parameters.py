@@ -51,6 +51,16 @@ class Layout:
             self.places.append(Place(name, parameter.shape, self.size, self.size + parameter.numel()))
             self.size += -(-parameter.numel() // _ALIGN) * _ALIGN
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes of all that lies in the flat tensor, in order: parameters, and gaps as vectors."""
+        found: list[tuple[int, ...]] = []
+        ends = [place.start for place in self.places[1:]] + [self.size]
+        for place, end in zip(self.places, ends, strict=True):
+            found.append(tuple(place.shape))
+            if end > place.stop:
+                found.append((end - place.stop,))
+        return found
+
     def view(self, flat: Tensor, place: Place) -> Tensor:
         """Return the part of `flat` at `place`, in the parameter's shape."""
         return flat[place.start : place.stop].view(place.shape)

@@ -12,7 +12,7 @@ from argosy.train.batchnorm import shared_statistics
 from argosy.train.buffers import Buffers
 from argosy.train.commons import Commons
 from argosy.train.config import TrainConfig
-from argosy.train.network.hierarchy import HierarchicalTransport
+from argosy.train.network.hierarchy import HierarchicalTransport, as_hosts
 from argosy.train.network.outer import AVERAGING, DILOCO, LocalRounds
 from argosy.train.network.reductions import open_reduction
 from argosy.train.optimizers import Optimizer
@@ -99,7 +99,8 @@ class LocalSgd(DataParallel):
 
     def _led(self, act: Callable[[LocalRounds], bool | None]) -> bool:
         """Have the leader do something with the parameters of its group, while its partners wait."""
-        result = bool(act(self._rounds)) if self._rounds is not None else False
+        with as_hosts() if self._hosts is not None else contextlib.nullcontext():
+            result = bool(act(self._rounds)) if self._rounds is not None else False
         if self._group.world_size > 1:
             self._group.meet()
         return result

@@ -48,8 +48,7 @@ class DataParallel:
         layout = Layout(model)
         self._between = None
         if self._hosts is not None:
-            shapes = [tuple(parameter.shape) for parameter in layout.parameters.values()]
-            self._between = Between(self._hosts, config.sent_as, shapes, config.seed)
+            self._between = Between(self._hosts, config.sent_as, layout.shapes(), config.seed)
         self._commons = Commons(host, layout, Optimizer(config), clip=config.clip, between=self._between)
         self._buffers = Buffers(model)
         if not host.is_fresh:

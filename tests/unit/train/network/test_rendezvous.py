@@ -45,7 +45,7 @@ def test_a_rank_with_another_token_is_refused(rendezvous):
 
 def test_a_rank_that_runs_other_code_is_refused_and_told(rendezvous):
     with pytest.raises(
-        InvalidInput, match=r"rank 1 runs other code \(bbbb\) than the first host's job \(aaaa\)"
+        InvalidInput, match=r"rank 1 has other code, data or settings \(bbbb\) than the first host's job \(aaaa\)"
     ) as caught:
         join(rendezvous, rank=1, digest="sha256:bbbb")
     assert caught.value.code == "other_code"

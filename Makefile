@@ -77,7 +77,7 @@ soak: .venv/dev  ## Five minutes of kills and version changes: memory, descripto
 bench-serving: .venv/dev  ## Argosy, six other servers and the bare runtime, side by side (three quarters of an hour)
 	$(BIN)/python benchmarks/serving.py $(SERVING)
 
-bench-training: .venv/dev  ## Argosy, other trainers and ranks that exchange nothing, side by side (half an hour)
+bench-training: .venv/dev  ## Argosy, other trainers and ranks that exchange nothing, side by side (80 minutes; its network part needs root)
 	$(BIN)/python benchmarks/training.py $(TRAINING)
 
 clean:  ## Remove the environment and everything that was built

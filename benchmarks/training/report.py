@@ -52,10 +52,13 @@ class Results:
         return WHOLE if self.of(task, WHOLE) else DATA_PARALLEL
 
     def differs(self, task: str, contender: str, reference: str = "") -> float | None:
-        """Return the greatest relative difference of losses from the reference's, over all epochs."""
+        """Return the greatest difference of losses from the reference's over all epochs, as a share of the largest.
+
+        Not of each: where a loss has become nearly 0, rounding is a large share of it.
+        """
         expected = self.losses(task, reference or self.reference(task))
         pairs = list(zip(self.losses(task, contender), expected, strict=False))
-        return max(abs(found - right) / abs(right) for found, right in pairs) if pairs else None
+        return max(abs(found - right) for found, right in pairs) / max(expected) if pairs else None
 
 
 HEAD = """\

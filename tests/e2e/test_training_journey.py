@@ -3,11 +3,14 @@
 import json
 import random
 import re
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+
+from installed import ARGOSY, Installed
 
 TABLE = """[project]
 name = "table"
@@ -95,6 +98,43 @@ def test_train_takes_a_folder_and_leaves_weights_and_a_report(installed):
 
     assert "is not known" in installed.refused("train", "project", "--strategy", "best")
     assert "there is no 'nowhere'" in installed.refused("train", "nowhere")
+
+
+@pytest.mark.capability("T1", "T5")
+def test_two_machines_train_together_by_what_the_first_one_says(installed, tmp_path):
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(240, 4))
+    lines = ["a,b,c,d,label", *(",".join([*map(str, row), "yn"[int(row[0] > row[1])]]) for row in x)]
+    project = installed.folder / "project"
+    project.mkdir()
+    (project / "table.csv").write_text("\n".join(lines) + "\n")
+    (project / "argosy.toml").write_text(TABLE)
+    other = Installed(tmp_path / "other-home", installed.folder)
+    (tmp_path / "other-home").mkdir()
+
+    command = [str(ARGOSY), "train", "project", "--hosts", "2", "--save", "first"]
+    first = subprocess.Popen(
+        command, cwd=installed.folder, env=installed.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        said = ""
+        while "--at" not in said:
+            line = first.stdout.readline().decode()
+            assert line, said
+            said += line
+        (token,) = re.findall(r"ARGOSY_TRAIN_TOKEN=(\w+)", said)
+        (place,) = re.findall(r"--host 1 --at \S+", said)
+        assert "lacks the token" in other.refused("train", "project", "--hosts", "2", *place.split())
+        other.environment["ARGOSY_TRAIN_TOKEN"] = token
+        told = other.ok("train", "project", "--hosts", "2", *place.split(), "--save", "second")
+        rest = first.communicate(timeout=120)[0].decode()
+    finally:
+        first.kill()
+    assert first.returncode == 0, rest
+    assert "6 epochs" in told
+    assert "over 2 hosts: " in rest
+    weights = [(installed.folder / name / "weights.safetensors").read_bytes() for name in ("first", "second")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from argosy.serve.access import AccessKey, AccessRules
 from argosy.serve.control import GatewayConfig
 from argosy.serve.gateway import reserve
 from argosy.serve.rpc import messages
-from raw_http2 import INFER, Raw, call
+from raw_http2 import ACK, INFER, PING, Raw, call, frame
 from rpc import SERVICE, Rpc, grpc_port, infer, rows_of
 from served import KEY, Served, constant, linear, slow, until
 
@@ -311,8 +311,8 @@ def test_a_call_without_a_message_does_not_keep_the_gateway_from_stopping(served
     served.gateway(grpc_port=0)
     raw = Raw(grpc_port(served))
     with contextlib.closing(raw):
-        raw.send(call())
-        assert next(iter(raw.frames()))
+        raw.send(call(), frame(PING, payload=b"is heard"))
+        assert any(kind == PING and flags & ACK for kind, flags, _, _ in raw.frames())
         os.kill(served.launcher.list("gateway")[0].pid, signal.SIGTERM)
         assert any(b"stopping" in payload for _, _, _, payload in raw.frames())
         until(lambda: not served.launcher.list("gateway")[0].alive, seconds=8)

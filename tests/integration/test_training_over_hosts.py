@@ -50,7 +50,8 @@ class Together:
         self.settings = settings if isinstance(settings, list) else [settings] * hosts
         address = free_address()
         token = new_token()
-        self.hosts = [Hosts(count=hosts, number=n, address=address, token=token) for n in range(hosts)]
+        self.hosts = [Hosts(count=hosts, number=n, address=address, token=token, patience_s=2.0) for n in range(hosts)]
+        self.listeners = {}
         self.results, self.errors, self.news = {}, {}, {n: [] for n in range(hosts)}
 
     def work(self, number):
@@ -59,6 +60,7 @@ class Together:
     def job(self, number):
         def report(news):
             self.news[number].append((time.monotonic(), news))
+            self.listeners.get(number, lambda _: None)(news)
 
         try:
             self.results[number] = run_training(
@@ -203,6 +205,42 @@ def test_a_host_without_checkpoints_gets_those_of_another(place):
     found.run(lose)
     assert found.digests() == undisturbed.digests()
     assert any("goes on from the checkpoint of step" in line for line in found.said(1))
+
+
+class _Gone(Exception):
+    """What ends a host's job in the midst of it."""
+
+
+@pytest.mark.capability("T7")
+@pytest.mark.parametrize("strategy", ["data-parallel", "local-sgd"])
+def test_the_others_go_on_without_a_host_and_with_it_when_it_comes_back(place, strategy):
+    settings = msgspec.structs.replace(
+        TRAIN, strategy=strategy, epochs=400, learning_rate=0.01, local=LocalConfig(interval=3, delay=2)
+    )
+    found = Together(place, f"fewer-{strategy}", settings, hosts=3, model=PLAIN)
+    back = threading.Event()
+
+    def leave(_):
+        if any((found.work(2) / "checkpoints").glob("step-*.json")):
+            raise _Gone
+
+    def listen(_):
+        if any("going on with 2 of 3 hosts" in line for line in found.said(0)):
+            back.set()
+
+    def come_back():
+        assert back.wait(SECONDS), found.said(0)
+        found.listeners.clear()
+        assert isinstance(found.errors.pop(2), _Gone)
+        found.job(2)
+
+    found.listeners = {2: leave, 0: listen}
+    found.run(come_back)
+    assert any("host 2 has come back; all ranks start again" in line for line in found.said(0))
+    assert len(set(found.digests())) == 1
+    history = found.results[0].history
+    assert len(history) == settings.epochs
+    assert history[-1]["loss"] < 0.6 * history[0]["loss"]
 
 
 def test_hosts_with_other_settings_are_told_so(place):

@@ -11,6 +11,7 @@ whoever takes over a lost rank's part puts the chunk at which it stopped back to
 """
 
 import threading
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from argosy.train.between import Between
+from argosy.train.marks import Marks
 from argosy.train.optimizers import Optimizer, clip_factor
 from argosy.train.parameters import Layout
 from argosy.train.totals import NotFinite, Totals
@@ -26,6 +28,8 @@ from argosy.train.transport import Host, Numbers
 CHUNK = 1 << 18
 """The most elements that a rank works on at once. Measured with 20 million parameters and two ranks: 2**16 takes 45 ms
 (AdamW 84) per step, 2**17 37 (70), 2**18 36 (66); larger ones leave the caches."""
+_SPARSE_CHUNK = 1 << 14
+"""The same where gradients may be sparse: a step is made of whole chunks, however few of their rows it is about."""
 _LEAST_CHUNK = 1 << 12
 """Below this there is more work in handing out than in doing."""
 LINE = 8
@@ -70,9 +74,12 @@ class Commons:
         self._optimizer = optimizer
         self._clip = clip
         self._is_alone = host.world_size == 1
-        self._chunk = min(CHUNK, max(_LEAST_CHUNK, -(-layout.size // host.world_size)))
-        self._map(layout, host.world_size)
+        # What other hosts have had gradients for is not known here.
+        self._is_sparse = bool(layout.sparse) and optimizer.is_idle_at_zero and between is None
+        most = min(CHUNK, _SPARSE_CHUNK) if self._is_sparse else CHUNK
+        self._chunk = min(most, max(_LEAST_CHUNK, -(-layout.size // host.world_size)))
         chunks = -(-layout.size // self._chunk)
+        self._map(layout, host.world_size, chunks if self._is_sparse else 0)
         self._cuts = [chunks * part // host.world_size for part in range(host.world_size + 1)]
         self._sum = torch.empty(self._chunk, dtype=layout.dtype)
         # Whoever sees a word must see what was written before it. x86 keeps that order; for others the lock does.
@@ -83,13 +90,14 @@ class Commons:
         del ranks
         return 0
 
-    def _map(self, layout: Layout, ranks: int) -> None:
-        """Lay everything out in the shared area, each part at a multiple of 64 bytes."""
+    def _map(self, layout: Layout, ranks: int, marked: int) -> None:
+        """Lay everything out in the shared area, each part at a multiple of 64 bytes. `marked` chunks have marks."""
         names, dtype = self._optimizer.state_names, layout.dtype
         wide = -(-layout.size // LINE) * LINE * dtype.itemsize
         rows = 0 if self._is_alone else ranks
         sizes = [(ranks * LINE + self._more_words(ranks)) * 8, ranks * LINE * 8, wide, ranks * wide, len(names) * wide]
         sizes.append(rows * (1 + len(names)) * self._chunk * dtype.itemsize)
+        sizes += [ranks * marked, 8 * marked]
         area = torch.from_numpy(self.host.area(sum(-(-size // 64) * 64 for size in sizes)))
         pieces, start = [], 0
         for size in sizes:
@@ -102,11 +110,19 @@ class Commons:
         state = pieces[4].view(dtype).view(len(names), -1)[:, : layout.size] if names else ()
         self.state: dict[str, Tensor] = dict(zip(names, state, strict=True))
         self._beside = pieces[5].view(dtype).view(rows, 1 + len(names), self._chunk) if rows else torch.empty(0)
+        self._marks = pieces[6].view(ranks, marked).numpy()
+        self._versions = pieces[7].view(torch.int64).numpy()
 
     @property
     def gradients(self) -> Tensor:
         """This rank's row, in which backward passes leave sums over its samples."""
         return self._gradients[self.host.rank]
+
+    def marks(self) -> Marks | None:
+        """Return where this rank says which chunks have gradients; None where all have."""
+        if not self._is_sparse:
+            return None
+        return Marks(self._marks[self.host.rank], self._chunk, self.gradients, self.layout.stretches())
 
     def begin(self, step: int) -> None:
         """Say that `step` steps (from 0) have been made, at the start and after loading a checkpoint."""
@@ -190,15 +206,15 @@ class Commons:
     def _advance(self, part: int, work: Work) -> None:
         """Bring a part to the end of the step, from wherever it stands."""
         words, line, size = self._words, part * LINE, self._size(part)
-        for number in range(words[line + DONE] - work.step * size, size):
+        before = work.step * size
+        for number in self._numbers(part, work, words[line + DONE] - before):
+            if words[line + DONE] != before + number:
+                self._set_done(part, before + number)
             chunk = self._cuts[part] + number
-            if chunk == self._cuts[part + 1]:
-                words[line + NOTED] = words[line + DONE] = (work.step + 1) * size
-                return
-            if words[line + NOTED] == words[line + DONE]:
+            if words[line + NOTED] != words[line + DONE] + 1:
                 self._note(part, chunk)
                 with self._fence:
-                    words[line + NOTED] += 1
+                    words[line + NOTED] = words[line + DONE] + 1
             else:
                 self._undo(part, chunk)
             values = self._change(chunk, work)
@@ -206,10 +222,28 @@ class Commons:
             if not np.isfinite(float(torch.dot(values, values))) and not bool(values.isfinite().all()):
                 self._undo(part, chunk)
                 words[line + SPOILED] = work.step + 1
-                words[line + NOTED] = words[line + DONE] = (work.step + 1) * size
-                return
+                break
+            if self._is_sparse:
+                self._versions[chunk] += 1
             with self._fence:
                 words[line + DONE] += 1
+        self._set_done(part, before + size)
+
+    def _numbers(self, part: int, work: Work, first: int) -> Iterable[int]:
+        """Return the numbers of the chunks of a part that are to be changed, from `first` on."""
+        chunks = slice(self._cuts[part] + first, self._cuts[part + 1])
+        if not self._is_sparse:
+            return range(first, first + chunks.stop - chunks.start)
+        marks = self._marks[work.row, chunks] if work.row >= 0 else self._marks[:, chunks].any(axis=0)
+        found: list[int] = (np.flatnonzero(marks) + first).tolist()
+        return found
+
+    def _set_done(self, part: int, done: int) -> None:
+        """Say that so many chunks are done, of which the last ones needed nothing."""
+        # In this order: never is a chunk noted that stands at the place of the next one.
+        with self._fence:
+            self._words[part * LINE + DONE] = done
+        self._words[part * LINE + NOTED] = done
 
     def _gradient(self, chunk: int, work: Work) -> Tensor:
         """Return what a chunk is moved by."""

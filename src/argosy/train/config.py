@@ -16,6 +16,8 @@ LOSS_NAMES = ("auto", "bce", "cross-entropy", "focal", "huber", "mae", "mse")
 STRATEGY_NAMES = ("auto", "data-parallel", "local-sgd", "parameter-server", "sharded", "single")
 REPLACING = ("data-parallel", "parameter-server")
 """Strategies that go on when a rank is lost, as soon as another process has come in its place."""
+FEWER = ("data-parallel", "parameter-server", "sharded")
+"""Strategies that any number of workers can go on with, from the same checkpoint."""
 OUTER_NAMES = ("average", "diloco")
 COMPRESSION_NAMES = ("auto", "none", "fp16", "int8", "powersgd")
 AUTO = "auto"

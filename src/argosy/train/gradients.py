@@ -6,12 +6,15 @@ Nothing is set to zero in between and nothing added up that is there only once.
 """
 
 import functools
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what every reader of torch code expects
+
+from argosy.train.marks import Marks
 
 _LARGE = 1 << 16
 """Weights from which a linear layer computes its gradient in place: smaller ones are copied faster than asked for."""
@@ -21,11 +24,23 @@ class Gradients:
     """While it is open, backward passes of `model` leave their gradients in `places`, one view per parameter.
 
     The parameters' `grad` stays None. Between two calls of `begin` gradients are summed, so several backward passes
-    make one step. `end` fills in zeros for parameters that had no part in it.
+    make one step. `end` fills in zeros for parameters that had no part in it. With `marks`, gradients of the `sparse`
+    parameters (each with its place in the flat tensor) are 0 but where they are marked.
     """
 
-    def __init__(self, model: nn.Module, places: dict[nn.Parameter, Tensor]) -> None:
-        self._sinks = {parameter: _Sink(place) for parameter, place in places.items()}
+    def __init__(
+        self,
+        model: nn.Module,
+        places: dict[nn.Parameter, Tensor],
+        marks: Marks | None = None,
+        sparse: Mapping[nn.Parameter, int] | None = None,
+    ) -> None:
+        self._marks = marks
+        sparse = {} if marks is None or sparse is None else sparse
+        self._sinks = {
+            parameter: _Sink(place) if parameter not in sparse else _SparseSink(place, marks, sparse[parameter])
+            for parameter, place in places.items()
+        }
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(sink.take)  # type: ignore[no-untyped-call]
             for parameter, sink in self._sinks.items()
@@ -46,8 +61,10 @@ class Gradients:
 
     def begin(self) -> None:
         """Forget all gradients."""
+        if self._marks is not None:
+            self._marks.begin()
         for sink in self._sinks.values():
-            sink.is_filled = False
+            sink.is_filled = sink.is_zero
 
     def end(self) -> None:
         """Make the gradient of every parameter that was not used 0."""
@@ -73,6 +90,9 @@ class Gradients:
 
 class _Sink:
     """The place of one gradient, and whether this step has put something there."""
+
+    is_zero = False
+    """Whether the place holds zeros when a step begins."""
 
     def __init__(self, place: Tensor) -> None:
         self.place = place
@@ -101,6 +121,37 @@ class _Sink:
         else:
             torch.mm(left, right, out=self.place)
             self.is_filled = True
+
+
+class _SparseSink(_Sink):
+    """The place of a gradient that mostly has few rows; all others are 0 already."""
+
+    is_zero = True
+
+    def __init__(self, place: Tensor, marks: Marks | None, start: int) -> None:
+        super().__init__(place)
+        assert marks is not None
+        self._marks = marks
+        self._start = start
+
+    def take(self, parameter: Tensor) -> None:
+        """Say which rows there are, then move them."""
+        gradient = parameter.grad
+        if gradient is not None and gradient.is_sparse:
+            # Not `indices`, which would first have to sum what is there twice.
+            rows = gradient._indices()[0]  # noqa: SLF001
+            self._marks.rows(self._start, self.place.shape[1], rows.numpy())
+        elif gradient is not None:
+            self._whole()
+        super().take(parameter)
+
+    def take_product(self, left: Tensor, right: Tensor) -> None:
+        """Put the matrix product into the place: the table is a linear layer's weight, too."""
+        self._whole()
+        super().take_product(left, right)
+
+    def _whole(self) -> None:
+        self._marks.whole(self._start, self._start + self.place.numel())
 
 
 def _weight(module: nn.Linear) -> nn.Parameter:

@@ -27,6 +27,8 @@ class Hosts(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port` at which the first host listens and all find it."""
     token: str = ""
     """A word that these hosts know and nobody else."""
+    patience_s: float = 30.0
+    """How long the first host waits for a lost one to come back before all others go on without it."""
 
     def check(self, train: TrainConfig) -> None:
         """Raise InvalidInput for what can't be, before anything is started."""
@@ -64,18 +66,25 @@ class Hosts(msgspec.Struct, frozen=True, kw_only=True):
         return self.number == 0
 
     @contextlib.contextmanager
-    def open(self, made_by: str) -> Iterator[None]:
+    def open(self, made_by: str) -> Iterator[Rendezvous | None]:
         """Let the others come while it is open, if this is the first host of several.
 
         They are refused if what they would train (`made_by`) or their version of Argosy differs.
         """
         if self.count == 1 or not self.is_first:
-            yield
+            yield None
             return
         name, port = split_address(self.address)
-        rendezvous = Rendezvous(self.count, token=self.token, digest=common_digest(made_by), host=name, port=port)
+        rendezvous = Rendezvous(
+            self.count,
+            token=self.token,
+            digest=common_digest(made_by),
+            host=name,
+            port=port,
+            patience_s=self.patience_s,
+        )
         try:
-            yield
+            yield rendezvous
         finally:
             rendezvous.close()
 

@@ -18,10 +18,11 @@ from argosy.core.errors import ArgosyError, Conflict, NotFound, Unavailable
 from argosy.core.files import FileLock
 from argosy.core.progress import Progress, Reporter, silent
 from argosy.train.choosing import Asked, Choice, Chooser, read_choice
-from argosy.train.config import REPLACING, ModelConfig, TrainConfig
+from argosy.train.config import FEWER, REPLACING, ModelConfig, TrainConfig
 from argosy.train.hosts import Hosts
 from argosy.train.initial import init_digest
 from argosy.train.measurement import MeasurementStore
+from argosy.train.network.rendezvous import Rendezvous
 from argosy.train.outcome import CHECKPOINTS, NEWS, RESULT, WEIGHTS, Outcome, RankSetup, code_digest
 from argosy.train.rank_process import rank_process
 from argosy.train.shared_memory import Segment
@@ -35,6 +36,7 @@ _OTHERS_S = 1.0
 """When a rank has failed, the others get so long to end too: the one that knows the cause may not be the first."""
 _RESTARTS = 3
 """Restarts without a new checkpoint in between; then something is wrong that restarting doesn't cure."""
+_KILLED = "was ended by signal 9"
 _REPLACEMENTS, _REPLACEMENTS_S = 3, 60.0
 """Ranks replaced within so many seconds; if there are more, all start again from the checkpoint."""
 
@@ -111,8 +113,8 @@ def run_training(  # noqa: PLR0917 - what, how, from where, to where: the order 
                 hosts=hosts,
                 code=code_digest(model, base),
             )
-            with hosts.open(made_by):
-                return _Job(setup, launcher, clock, listener).run()
+            with hosts.open(made_by) as rendezvous:
+                return _Job(setup, launcher, clock, listener, rendezvous).run()
 
         if hosts.count > 1:
             # How is chosen by the ranks, when they see the network.
@@ -178,8 +180,16 @@ def _result(work: Path, found: Outcome, *, restarts: int = 0, replaced: int = 0)
 
 
 class _Job:
-    def __init__(self, setup: RankSetup, launcher: Launcher, clock: Clock, report: Reporter) -> None:
+    def __init__(
+        self,
+        setup: RankSetup,
+        launcher: Launcher,
+        clock: Clock,
+        report: Reporter,
+        rendezvous: Rendezvous | None = None,
+    ) -> None:
         self._setup = setup
+        self._rendezvous = rendezvous
         self._launcher = launcher
         self._clock = clock
         self._report = report
@@ -197,7 +207,10 @@ class _Job:
                 return _result(self._work, found, restarts=restarts, replaced=self._replaced)
             lost = lost or "the ranks ended without a result"
             in_vain = 1 if self._newest_checkpoint() != checkpoint else in_vain + 1
-            if in_vain > _RESTARTS:
+            if in_vain > _RESTARTS and self._has_fewer(lost):
+                in_vain = _RESTARTS
+                lost += f", again and again; going on with {self._setup.train.workers} of them"
+            elif in_vain > _RESTARTS:
                 raise Unavailable(
                     f"{lost}, for the {in_vain}th time without any progress",
                     hint=f"the ranks' logs are in '{self._work / 'processes'}'; too little memory is a usual cause",
@@ -205,6 +218,18 @@ class _Job:
                 )
             restarts += 1
             self._say(f"{lost}; all ranks start again from the last checkpoint")
+
+    def _has_fewer(self, lost: str) -> bool:
+        """Take one worker less, if that can be, and may help: a system short of memory kills what takes most of it."""
+        train = self._setup.train
+        if not lost.endswith(_KILLED) or self._setup.hosts.count > 1:
+            return False
+        if train.workers == 1 or train.strategy_name not in FEWER:
+            return False
+        self._setup = msgspec.structs.replace(
+            self._setup, train=msgspec.structs.replace(train, workers=train.workers - 1)
+        )
+        return True
 
     def _attempt(self) -> str:
         """Start all ranks and watch them to their end; return which one was lost and how, or an empty text.
@@ -260,6 +285,9 @@ class _Job:
             lost = self._stop_silent(ranks, ended)
             if lost:
                 return lost
+            back = self._rendezvous.left_out() if self._rendezvous is not None else []
+            if back and segment.is_joined():
+                return f"host {back[0]} has come back"
             if now - started > _JOIN_S and not segment.is_joined():
                 return f"not all ranks came up within {_JOIN_S:.0f} s"
             for rank, at in list(ranks.awaited.items()):

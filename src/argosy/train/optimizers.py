@@ -24,6 +24,12 @@ class Optimizer:
         self.state_names, self._rule = RULES[config.optimizer]
         """What the rule remembers; each is as long as the parameters and begins with zeros."""
 
+    @property
+    def is_idle_at_zero(self) -> bool:
+        """Whether an element whose gradient is 0 stays what it is, and what is remembered of it."""
+        plain = self._config.optimizer in {"gd", "sgd", "adagrad"}
+        return plain and not self._config.weight_decay and not self._config.l1
+
     @torch.no_grad()
     def update(self, values: Tensor, gradient: Tensor, state: State, rate: float, number: int) -> None:
         """Make step `number` (from 1) on a range, in place; `gradient` may be changed by regularization.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from argosy.core.errors import InvalidInput
 from argosy.train.gradients import Gradients
+from argosy.train.marks import Marks
 
 _ALIGN = 16
 """Parameters begin at multiples of this, so that each keeps the 64-byte alignment that vector units like."""
@@ -45,11 +46,19 @@ class Layout:
                 code="mixed_types",
             )
         self.dtype = kinds.pop()
+        tables = [module for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))]
+        sparse = {id(table.weight) for table in tables if table.sparse}
+        self.sparse = [name for name, parameter in self.parameters.items() if id(parameter) in sparse]
+        """Parameters whose gradients have few rows."""
         self.places: list[Place] = []
         self.size = 0
         for name, parameter in self.parameters.items():
             self.places.append(Place(name, parameter.shape, self.size, self.size + parameter.numel()))
             self.size += -(-parameter.numel() // _ALIGN) * _ALIGN
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """Return where parameters with sparse gradients begin and end."""
+        return [(place.start, place.stop) for place in self.places if place.name in self.sparse]
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes of all that lies in the flat tensor, in order: parameters, and gaps as vectors."""
@@ -83,14 +92,18 @@ class FlatParameters:
     Closing gives every parameter memory of its own again, with the values it had.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, values: Tensor, gradients: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, layout: Layout, values: Tensor, gradients: Tensor, marks: Marks | None = None
+    ) -> None:
         self.layout = layout
         self._parameters = list(layout.parameters.values())
         for parameter, place in zip(self._parameters, layout.places, strict=True):
             parameter.data = layout.view(values, place)
             parameter.grad = None
-        places = zip(self._parameters, layout.places, strict=True)
-        self.gradients = Gradients(model, {parameter: layout.view(gradients, place) for parameter, place in places})
+        places = dict(zip(self._parameters, layout.places, strict=True))
+        views = {parameter: layout.view(gradients, place) for parameter, place in places.items()}
+        sparse = {} if marks is None else {p: place.start for p, place in places.items() if place.name in layout.sparse}
+        self.gradients = Gradients(model, views, marks, sparse)
 
     def close(self) -> None:
         """Give every parameter memory of its own again."""

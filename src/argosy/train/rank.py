@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -92,6 +93,9 @@ def _agreed(
     found = agreed(Path(setup.work) / AGREEMENT, setup.made_by, everyone, train, measure)
     for line in found.reasons:
         report(Progress(stage="train", message=line, is_note=True))
+    if not everyone.is_whole:
+        missing = f"going on with {everyone.hosts} of {setup.hosts.count} hosts; the others may come back"
+        report(Progress(stage="train", message=missing, is_note=True))
     return found.train
 
 
@@ -116,8 +120,13 @@ def _joined(setup: RankSetup) -> Iterator[tuple[Host, HierarchicalTransport | No
             yield host, None
         else:
             with _network(setup) as network:
-                sizes = [setup.train.workers] * setup.hosts.count
-                yield host, HierarchicalTransport(host, network, sizes, setup.hosts.number)
+                # Hosts that haven't come back are missing, so only the leader knows how many take part, and as which.
+                place = np.array([network.world_size, network.rank] if network else [0, 0], np.int64)
+                host.broadcast(place)
+                count, number = place.tolist()
+                everyone = HierarchicalTransport(host, network, [setup.train.workers] * count, number)
+                everyone.is_whole = count == setup.hosts.count
+                yield host, everyone
     except BaseException:
         host.close(failed=True)
         raise

@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from argosy.train.commons import LINE, SPOILED, Commons, Work
+from argosy.train.optimizers import Optimizer
+from argosy.train.parameters import Layout
 from argosy.train.totals import NotFinite
+from argosy.train.transport import Host
 
 _ROW, _STARTED, _ENDED, _CLAIM, _IS_PUSHING = 3, 4, 5, 6, 7
 """Words per shard: whose gradients it is at, and how many pushes have been started and ended. Per rank: its work plus
@@ -37,6 +40,11 @@ class Served(Commons):
     def _more_words(self, ranks: int) -> int:
         # The table of claims, and for each rank which shards have its push.
         return LINE + ranks * ranks
+
+    def __init__(self, host: Host, layout: Layout, optimizer: Optimizer, *, clip: float = 0.0) -> None:
+        super().__init__(host, layout, optimizer, clip=clip)
+        self._seen = np.full_like(self._versions, -1)
+        """Of each chunk, the version that this rank's copy has."""
 
     def start(self, step: int, epoch: int, work: int) -> None:
         """Say that shards have had `step` pushes, and that `work` pieces of work of `epoch` are done."""
@@ -113,8 +121,7 @@ class Served(Commons):
         for shard in range(self.host.world_size):
             with self.host.lock(shard):
                 self._finish(shard)
-                place = self._shard(shard)
-                cache[place].copy_(self.values[place])
+                self._take_along(shard, cache)
 
     def hold(self, held: contextlib.ExitStack) -> None:
         """Take the locks of all shards, none of which is then in the midst of a push."""
@@ -132,12 +139,23 @@ class Served(Commons):
                     if not words[self._has(row, shard)]:
                         self._start(shard, row)
                         self._finish(shard)
-                    place = self._shard(shard)
-                    cache[place].copy_(self.values[place])
+                    self._take_along(shard, cache)
             words[row * LINE + _CLAIM] = 0
         for shard in range(ranks):
             words[self._has(row, shard)] = 0
         words[row * LINE + _IS_PUSHING] = 0
+
+    def _take_along(self, shard: int, cache: Tensor) -> None:
+        """Copy a shard's values, or with sparse gradients what has changed of them since the last time."""
+        if not self._is_sparse:
+            place = self._shard(shard)
+            cache[place].copy_(self.values[place])
+            return
+        own = slice(self._cuts[shard], self._cuts[shard + 1])
+        for chunk in np.flatnonzero(self._versions[own] != self._seen[own]) + own.start:
+            place = self._range(int(chunk))
+            cache[place].copy_(self.values[place])
+        self._seen[own] = self._versions[own]
 
     def _has(self, row: int, shard: int) -> int:
         return self._claims + LINE + row * self.host.world_size + shard

@@ -200,6 +200,23 @@ def test_a_frozen_rank_is_noticed_within_15_seconds_stopped_and_replaced(tmp_pat
 
 
 @pytest.mark.capability("T7")
+def test_where_memory_is_short_a_training_goes_on_with_fewer_workers_and_says_so(tmp_path):
+    def finished_alone(world):
+        assert world.launcher.specs[world.rank(0)].config["train"].get("workers", 1) == 1
+        world.train = TrainConfig(workers=1)
+        finished(world)
+
+    kills = [event for _ in range(4) for event in (killed(1, 9), *[nothing] * 25)]
+    world = World(tmp_path, *kills, finished_alone)
+    assert world.run().restarts == 4
+    assert len(world.launcher.started) == 2 * 4 + 1
+    assert world.said()[-1] == (
+        "rank 1 was ended by signal 9, again and again; going on with 1 of them; "
+        "all ranks start again from the last checkpoint"
+    )
+
+
+@pytest.mark.capability("T7")
 def test_a_rank_lost_at_the_very_end_does_not_keep_a_finished_training(tmp_path):
     """Rank 0 has all it needs and leaves; nobody will tell the process in place of rank 1 anything any more."""
 

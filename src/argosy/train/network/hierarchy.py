@@ -28,6 +28,8 @@ class HierarchicalTransport:
         self.local = local
         self.network = network
         self.host = host
+        self.is_whole = True
+        """Whether all hosts of the training take part."""
         self._first = [0, *itertools.accumulate(sizes)]
         self.rank = self._first[host] + local.rank
         self.world_size = self._first[-1]

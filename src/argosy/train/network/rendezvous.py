@@ -3,6 +3,8 @@
 Each time all ranks have come, they form a *generation*: a number, a random word, and the addresses of all. When a rank
 is lost, all come again and form the next one. Connections between ranks are opened for one generation only, so what is
 left of a former one (a rank that was frozen and wakes up) finds no door open and can't take part.
+
+With some patience given, a later generation is formed without those that have not come in time; they may come again.
 """
 
 import contextlib
@@ -42,11 +44,12 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Roster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One generation: who takes part and where they are, by rank."""
+    """One generation: who takes part, by the numbers they came with, and where each of them is."""
 
     generation: int
     session: str
     addresses: list[str]
+    ranks: list[int]
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,15 +69,21 @@ class Rendezvous:
         host: str = "127.0.0.1",
         port: int = 0,
         generation: int = 0,
+        patience_s: float = 0.0,
         secure: Secure | None = None,
     ) -> None:
         """Listen on `host` and `port` (0: a free one). `generation` is the last one there was; 0 before the first.
 
-        `digest` is that of the code all ranks must run. Raises Conflict with the code `port_taken`.
+        `patience_s`: when rank 0 and perhaps others have come again and for so long nobody else, they form the next
+        generation by themselves; 0 waits for all. `digest` is that of the code all ranks must run. Raises Conflict with
+        the code `port_taken`.
         """
         self.world_size = world_size
         self.generation = generation
         self._digest = digest
+        self._patience_s = patience_s
+        self._came = _clock.monotonic()
+        self._taking_part: list[int] = []
         self._here: dict[int, Hello] = {}
         self._formed: dict[int, Roster | ArgosyError] = {}
         self._changed = threading.Condition()
@@ -103,6 +112,13 @@ class Rendezvous:
         with self._changed:
             return self._missing()
 
+    def left_out(self) -> list[int]:
+        """Return the ranks that wait while the others train without them."""
+        with self._changed:
+            if 0 in self._here or not self._taking_part:
+                return []
+            return sorted(rank for rank in self._here if rank not in self._taking_part)
+
     def _missing(self) -> list[int]:
         return [rank for rank in range(self.world_size) if rank not in self._here]
 
@@ -123,6 +139,7 @@ class Rendezvous:
         with self._changed:
             self._check(hello)
             self._here[hello.rank] = hello
+            self._came = _clock.monotonic()
             mine = self.generation + 1
             if not self._missing():
                 self._form()
@@ -131,15 +148,23 @@ class Rendezvous:
                 self._changed.wait(_LOOK_S)
                 if self.generation < mine:
                     self._check_waiting(guest, hello, until)
+                    self._form_without_the_missing()
             found = self._formed[mine]
             if isinstance(found, ArgosyError):
                 raise found
             return found
 
+    def _form_without_the_missing(self) -> None:
+        is_later = self.generation > 0 and 0 in self._here
+        if self._patience_s and is_later and _clock.monotonic() - self._came > self._patience_s:
+            self._form()
+
     def _form(self) -> None:
         self.generation += 1
-        addresses = [self._here[rank].address for rank in range(self.world_size)]
-        roster = Roster(generation=self.generation, session=secrets.token_hex(16), addresses=addresses)
+        self._taking_part = sorted(self._here)
+        addresses = [self._here[rank].address for rank in self._taking_part]
+        session = secrets.token_hex(16)
+        roster = Roster(generation=self.generation, session=session, addresses=addresses, ranks=self._taking_part)
         self._formed[self.generation] = _unreachable(addresses) or roster
         # A thread that is slow to wake may still look for its own; nobody looks for older ones.
         self._formed.pop(self.generation - 8, None)

@@ -110,8 +110,10 @@ class TcpTransport:
         """Come to the rendezvous at `address` (`host:port`) as `rank` of `world_size`; wait until all are there.
 
         `digest` says which code this rank runs: another one than the rendezvous' is refused. `generation` is that to
-        take part in; 0 is whichever forms next. This rank listens on `bind`, or on that of this host's addresses by
-        which it reached the rendezvous (the loopback address if that is on this host); its port is a free one.
+        take part in; 0 is whichever forms next. When some are missing and the rendezvous goes on without them, ranks
+        are numbered anew, in the same order: `rank` and `world_size` of what is returned say how. This rank listens on
+        `bind`, or on that of this host's addresses by which it reached the rendezvous (the loopback address if that is
+        on this host); its port is a free one.
 
         A rank without a sign of life for `silence_s` (they come every `beat_s` from a thread of their own) is lost to
         the others; so is one that lives but moves no byte of an exchange for `deadline_s`.
@@ -129,10 +131,11 @@ class TcpTransport:
                 raise Internal("the rendezvous answered before it was asked")
             # All are there and listen, so this takes a moment; who isn't reached by now won't be.
             left_s = max(1.0, min(_CONNECT_S, until - timing.monotonic()))
-            connections = Mesh(roster, rank, token, secure=secure).connect(listening.listener, left_s)
+            own = roster.ranks.index(rank)
+            connections = Mesh(roster, own, token, secure=secure).connect(listening.listener, left_s)
         finally:
             listening.close()
-        return cls(rank, roster, connections, timing, silence_s=silence_s, deadline_s=deadline_s, beat_s=beat_s)
+        return cls(own, roster, connections, timing, silence_s=silence_s, deadline_s=deadline_s, beat_s=beat_s)
 
     def all_reduce(self, values: Numbers, *, codec: Codec | None = None, error: Floats | None = None) -> None:
         """Replace `values`, in place, by the sum over all ranks, added in the order of ranks.

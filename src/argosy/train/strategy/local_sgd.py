@@ -56,7 +56,9 @@ class LocalSgd(DataParallel):
         self._sums = torch.zeros(2, dtype=torch.float64)
         self._is_round_over = self._is_foreign = False
         with (
-            FlatParameters(model, layout, self._commons.values, self._commons.gradients) as self._flat,
+            FlatParameters(
+                model, layout, self._commons.values, self._commons.gradients, self._commons.marks()
+            ) as self._flat,
             shared_statistics(model, self),
         ):
             yield
@@ -153,6 +155,8 @@ class LocalSgd(DataParallel):
 
     def checkpoint(self, steps: Sequence[int], read: Callable[[int], bytes]) -> tuple[int, bytes | None]:
         """Return the newest checkpoint that all hosts have, or the newest of one, sent to the others."""
+        # What each host remembers goes with the round that all were in: without one of them all begin anew.
+        self._is_torn = self._hosts is not None and not self._hosts.is_whole
         step, data = super().checkpoint(steps, read)
         self._is_foreign = data is not None
         return step, data

@@ -54,7 +54,7 @@ class ParameterServer(DataParallel):
                 self._broadcast(buffer)
             served.pull(self._cache)
         with (
-            FlatParameters(model, layout, self._cache, served.gradients) as self._flat,
+            FlatParameters(model, layout, self._cache, served.gradients, served.marks()) as self._flat,
             shared_statistics(model, self),
         ):
             yield

@@ -37,6 +37,7 @@ class DataParallel:
         self.is_writer = host.rank == 0
         self.transport: Transport | None = everyone if self.world_size > 1 else None
         self.is_padding = False
+        self._is_torn = False
         self._host = host
         self._hosts = between
         self._everyone = everyone
@@ -57,7 +58,9 @@ class DataParallel:
             host.meet()
             self._unify([self._commons.values], self._buffers.all())
         with (
-            FlatParameters(model, layout, self._commons.values, self._commons.gradients) as self._flat,
+            FlatParameters(
+                model, layout, self._commons.values, self._commons.gradients, self._commons.marks()
+            ) as self._flat,
             shared_statistics(model, self),
         ):
             yield
@@ -137,6 +140,7 @@ class DataParallel:
         """Return the newest checkpoint that all hosts have, or the newest of one, sent to the others."""
         hosts, number = (1, 0) if self._hosts is None else (self._hosts.hosts, self._hosts.host)
         step, source = newest_common(steps, number, hosts, self._everyone, tells=self.is_writer)
+        source = 0 if self._is_torn else source
         if step < 0 or source < 0 or self._hosts is None:
             return step, None
         data = told(self._hosts, self._hosts.first_of(source), lambda: read(step))

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 
 import msgspec
 import numpy as np
@@ -94,6 +95,58 @@ def test_ranks_may_come_before_the_rendezvous_is_open():
     rendezvous.close()
     assert sorted(found) == [0, 1]
     run_ranks([found[0], found[1]], lambda transport: transport.all_reduce(np.ones(3)))
+
+
+def test_a_later_generation_goes_on_without_those_that_do_not_come_back():
+    rendezvous = Rendezvous(3, token=TOKEN, patience_s=0.3)
+    try:
+        run_ranks(joined(rendezvous, 3), lambda transport: transport.close(failed=transport.rank == 1))
+        found = {}
+
+        def come(rank):
+            found[rank] = TcpTransport.join(rendezvous.address, rank, 3, token=TOKEN, **QUICK)
+
+        threads = [threading.Thread(target=come, args=(rank,)) for rank in (2, 0)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20.0)
+        assert [(found[rank].rank, found[rank].world_size) for rank in (0, 2)] == [(0, 2), (1, 2)]
+        sums = run_ranks([found[0], found[2]], lambda transport: _sum(transport, 1.0 + transport.rank))
+        assert sums == [3.0, 3.0]
+        assert rendezvous.left_out() == []
+        late = threading.Thread(target=come, args=(1,))
+        late.start()
+        while not rendezvous.left_out():
+            time.sleep(0.01)
+        assert rendezvous.left_out() == [1]
+        for transport in (found[0], found[2]):
+            transport.close()
+        again = [threading.Thread(target=come, args=(rank,)) for rank in (0, 2)]
+        for thread in again:
+            thread.start()
+        for thread in (late, *again):
+            thread.join(20.0)
+        for transport in found.values():
+            transport.close()
+        assert (found[1].rank, found[1].world_size, found[1].generation) == (1, 3, 3)
+    finally:
+        rendezvous.close()
+
+
+def _sum(transport, number):
+    values = np.array([number])
+    transport.all_reduce(values)
+    return float(values[0])
+
+
+def test_the_first_generation_waits_for_all():
+    rendezvous = Rendezvous(2, token=TOKEN, patience_s=0.1)
+    try:
+        with pytest.raises(DeadlineExceeded, match="not there: 1"):
+            TcpTransport.join(rendezvous.address, 0, 2, token=TOKEN, join_s=1.0)
+    finally:
+        rendezvous.close()
 
 
 def test_a_port_that_is_taken_names_the_process_that_has_it(rendezvous):

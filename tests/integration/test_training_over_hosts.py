@@ -45,12 +45,14 @@ def place(tmp_path_factory):
 class Together:
     """The jobs of several hosts, each in a thread and with a folder of its own."""
 
-    def __init__(self, place, name, settings, *, hosts=2, model=MODEL):
+    def __init__(self, place, name, settings, *, hosts=2, model=MODEL, patience_s=60.0):
         self.place, self.name, self.model = place, name, model
         self.settings = settings if isinstance(settings, list) else [settings] * hosts
         address = free_address()
         token = new_token()
-        self.hosts = [Hosts(count=hosts, number=n, address=address, token=token, patience_s=2.0) for n in range(hosts)]
+        self.hosts = [
+            Hosts(count=hosts, number=n, address=address, token=token, patience_s=patience_s) for n in range(hosts)
+        ]
         self.listeners = {}
         self.results, self.errors, self.news = {}, {}, {n: [] for n in range(hosts)}
 
@@ -217,7 +219,7 @@ def test_the_others_go_on_without_a_host_and_with_it_when_it_comes_back(place, s
     settings = msgspec.structs.replace(
         TRAIN, strategy=strategy, epochs=400, learning_rate=0.01, local=LocalConfig(interval=3, delay=2)
     )
-    found = Together(place, f"fewer-{strategy}", settings, hosts=3, model=PLAIN)
+    found = Together(place, f"fewer-{strategy}", settings, hosts=3, model=PLAIN, patience_s=4.0)
     back = threading.Event()
 
     def leave(_):

@@ -243,6 +243,8 @@ class _Job:
         is_alone = self._setup.hosts.count == 1
         segment.is_replacing = is_alone and segment.world_size > 1 and self._setup.train.strategy_name in REPLACING
         ranks = _Ranks(segment)
+        if self._rendezvous is not None:
+            ranks.generation = self._rendezvous.generation
         try:
             for rank in range(segment.world_size):
                 self._start(rank, ranks)
@@ -285,8 +287,8 @@ class _Job:
             lost = self._stop_silent(ranks, ended)
             if lost:
                 return lost
-            back = self._rendezvous.left_out() if self._rendezvous is not None else []
-            if back and segment.is_joined():
+            back = self._left_out(ranks)
+            if back:
                 return f"host {back[0]} has come back"
             if now - started > _JOIN_S and not segment.is_joined():
                 return f"not all ranks came up within {_JOIN_S:.0f} s"
@@ -300,6 +302,12 @@ class _Job:
                 if now - left_at > _SILENCE_S:
                     return ""  # all is written; something of the user's keeps a process from ending
             self._clock.sleep(_POLL_S)
+
+    def _left_out(self, ranks: "_Ranks") -> list[int]:
+        """Return the hosts that wait while these ranks train without them."""
+        rendezvous = self._rendezvous
+        is_training = rendezvous is not None and rendezvous.generation > ranks.generation
+        return rendezvous.left_out() if rendezvous is not None and is_training else []
 
     def _stop_silent(self, ranks: "_Ranks", ended: dict[str, int]) -> str:
         """Kill ranks that give no sign of life; return which, unless another can take its place."""
@@ -396,6 +404,8 @@ class _Ranks:
         """When ranks were replaced."""
         self.awaited: dict[int, float] = {}
         """Those whose new process is not there yet, with the moment when it was started."""
+        self.generation = 0
+        """That of the hosts before these ranks were started."""
         self.silent: dict[str, str] = {}
         """Those that were killed because they gave no sign of life."""
 

@@ -175,6 +175,10 @@ class LocalSgd(DataParallel):
             # What is common to all must stay so: if one host lacks what it remembers, none goes by what it does.
             if self._rounds is not None:
                 self._rounds.begin(self._values)
+            if self.rank == 0:
+                # Of the host whose checkpoint it is: the loss of the epoch that runs is then that of its samples.
+                for name in [name for name in wholes if name.endswith(".sums")][:1]:
+                    self._sums.copy_(wholes[name])
             return
         for name, remembered in self._commons.state.items():
             remembered.copy_(found[name])

@@ -59,10 +59,24 @@ TASKS = {
         ("reuters-r52-train", "reuters-r52-test"),
         max_length=32,
         tuned=TrainConfig(
-            workers=WORKERS, epochs=3, batch_size=16, learning_rate=3e-4, schedule="linear", warmup=0.1, clip=1.0
+            strategy="data-parallel",
+            workers=WORKERS,
+            epochs=3,
+            batch_size=16,
+            learning_rate=3e-4,
+            schedule="linear",
+            warmup=0.1,
+            clip=1.0,
         ),
         adapted=TrainConfig(
-            workers=WORKERS, epochs=4, batch_size=16, learning_rate=2e-3, schedule="linear", warmup=0.1, clip=1.0
+            strategy="data-parallel",
+            workers=WORKERS,
+            epochs=4,
+            batch_size=16,
+            learning_rate=2e-3,
+            schedule="linear",
+            warmup=0.1,
+            clip=1.0,
         ),
         lora=LoraConfig(rank=8, alpha=16.0),
     ),

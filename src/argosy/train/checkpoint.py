@@ -116,9 +116,7 @@ class Checkpoints:
 
     def packed(self, step: int) -> bytes:
         """Return the checkpoint of `step` as bytes, for `unpacked` on a host that hasn't got it."""
-        tensors, position = self.load(step)
-        words = msgspec.json.encode(position)
-        return len(words).to_bytes(8) + words + weights_to_bytes(tensors)
+        return packed(*self.load(step))
 
     def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and position of the checkpoint of `step`."""
@@ -168,6 +166,12 @@ class Checkpoints:
 
     def _manifest(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.json"
+
+
+def packed(tensors: Mapping[str, Tensor], position: Any) -> bytes:
+    """Return tensors, and where a training stands, as bytes."""
+    words = msgspec.json.encode(position)
+    return len(words).to_bytes(8) + words + weights_to_bytes(tensors)
 
 
 def unpacked(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:

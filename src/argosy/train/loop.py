@@ -15,10 +15,9 @@ from argosy.core.errors import InvalidInput, Unavailable
 from argosy.core.progress import Progress, Reporter
 from argosy.data.dataset import share_of_batch
 from argosy.data.shuffle import permutation
-from argosy.train.checkpoint import BackgroundSaver, Checkpoints, unpacked
+from argosy.train.checkpoint import BackgroundSaver, Checkpoints, packed, unpacked
 from argosy.train.config import TrainConfig
 from argosy.train.losses import Loss
-from argosy.train.models import weights_to_bytes
 from argosy.train.randomness import own_randomness, seed_step
 from argosy.train.samples import Samples
 from argosy.train.schedules import rate_at
@@ -160,15 +159,12 @@ class Training:
         self.position.seconds = self._seconds()
         tensors = {f"buffer.{name}": buffer for name, buffer in self.model.named_buffers()}
         tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
-        position = msgspec.json.encode(self.position)
-        return len(position).to_bytes(8) + position + weights_to_bytes(tensors)
+        return packed(tensors, self.position)
 
     def _adopt(self, told: bytes) -> None:
-        from safetensors.torch import load
-
-        size = 8 + int.from_bytes(told[:8])
-        self.position = msgspec.json.decode(told[8:size], type=Position)
-        parts = _parted(load(told[size:]), "buffer", "best")
+        tensors, position = unpacked(told)
+        self.position = msgspec.convert(position, Position)
+        parts = _parted(tensors, "buffer", "best")
         for name, buffer in self.model.named_buffers():
             buffer.copy_(parts["buffer"][name])
         self._best = parts["best"]
@@ -242,9 +238,11 @@ class Training:
 
     def _finish_epoch(self) -> None:
         position = self.position
-        loss, count = self._whole(lambda: self.strategy.end_epoch(position.loss, position.count))
-        entry = {"epoch": float(position.epoch + 1), "loss": loss / max(1.0, count)}
-        entry.update(self._whole(self._validate))
+        # Both again after a loss: whoever has come in the place of the lost one begins with the first of them.
+        (loss, count), measured = self._whole(
+            lambda: (self.strategy.end_epoch(position.loss, position.count), self._validate())
+        )
+        entry = {"epoch": float(position.epoch + 1), "loss": loss / max(1.0, count), **measured}
         entry["learning_rate"] = rate_at(self.config, (position.epoch + 1) * self._steps_per_epoch - 1, self._steps)
         entry["seconds"] = self._seconds()
         metric = entry[self.metric_name]

@@ -210,7 +210,7 @@ def _on_hosts(measurement: Measurement, terms: Terms, hosts: int, link: Link, ov
     for strategy in STRATEGIES[1:]:
         interval, exchange_s = 1, exchange_between(strategy, size, link, hosts)
         if strategy == "local-sgd":
-            wire = size * _WIRE[terms.compression]
+            wire = size * _WIRE.get(terms.compression, _WIRE["int8"])
             interval = choose_interval(own_s, wire, link, world_size=hosts)
             exchange_s = all_reduce_s(link, wire, hosts) / interval
         hidden = own_s if strategy == "parameter-server" and terms.is_stale else overlap * own_s

@@ -76,6 +76,11 @@ def _hosts(output: Output, place: Place) -> Hosts:
     if not at:
         at = free_address()
     if not (place.at and token):
+        if output.as_json:
+            raise InvalidInput(
+                "with --json nothing would say what the other machines need",
+                hint=f"give --at and set {_VARIABLE} on all of them",
+            )
         token = token or new_token()
         which = "--host 1" if place.hosts == 2 else f"--host 1 to {place.hosts - 1}"
         output.line(

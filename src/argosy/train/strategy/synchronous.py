@@ -140,7 +140,8 @@ class DataParallel:
         """Return the newest checkpoint that all hosts have, or the newest of one, sent to the others."""
         hosts, number = (1, 0) if self._hosts is None else (self._hosts.hosts, self._hosts.host)
         step, source = newest_common(steps, number, hosts, self._everyone, tells=self.is_writer)
-        source = 0 if self._is_torn else source
+        if self._is_torn and source < 0:
+            source = 0  # all have it, but must take the same
         if step < 0 or source < 0 or self._hosts is None:
             return step, None
         data = told(self._hosts, self._hosts.first_of(source), lambda: read(step))

@@ -162,7 +162,7 @@ def test_large_tensors_go_both_ways_and_their_memory_is_given_back(served):
         for _ in range(8):
             np.testing.assert_array_equal(rows_of(rpc.infer(rows, timeout=30)), first)
     assert first.shape == (4096, 1024)
-    until(lambda: served.rss_bytes("gateway") < 100e6)
+    until(lambda: served.rss_bytes("gateway") < 80e6)
 
 
 # Keys and TLS ----------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ _CALLS_AHEAD = 64
 _EVENTS_PER_TURN = 256
 _OK = 0
 _NO_FLAGS = 0
-_M_ARENA_MAX = -8  # glibc, <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc, <malloc.h>
+_KEPT_BYTES = 4 << 20
 
 
 class CoreCall:
@@ -202,9 +203,14 @@ def share_heaps() -> None:
 
     They receive large messages in small pieces, and what one of them frees the others can't use. Measured with messages
     of 16 MiB: a gateway grew to 230 MB and stayed there; so, and with `give_back_memory`, to 145, and back to 70.
+    `malloc_trim` leaves the free end of the second heap as it is, which left 94 to 99 MB on a busy machine; glibc itself
+    gives it back above a threshold, which must be held down, as it grows with the largest piece ever freed.
     """
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 def give_back_memory() -> None:

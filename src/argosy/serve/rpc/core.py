@@ -203,8 +203,8 @@ def share_heaps() -> None:
 
     They receive large messages in small pieces, and what one of them frees the others can't use. Measured with messages
     of 16 MiB: a gateway grew to 230 MB and stayed there; so, and with `give_back_memory`, to 145, and back to 70.
-    `malloc_trim` leaves the free end of the second heap as it is, which left 94 to 99 MB on a busy machine; glibc itself
-    gives it back above a threshold, which must be held down, as it grows with the largest piece ever freed.
+    `malloc_trim` leaves the free end of the second heap as it is, which left 94 to 99 MB on a busy machine; glibc
+    itself gives it back above a threshold, which must be held down, as it grows with the largest piece ever freed.
     """
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)

@@ -28,6 +28,9 @@ config = typer.Typer(help="Settings and where each came from.", no_args_is_help=
 endpoints = typer.Typer(help="Served names.", no_args_is_help=True, rich_markup_mode=None)
 gateway = typer.Typer(help="Where callers reach it, TLS, and names.", no_args_is_help=True, rich_markup_mode=None)
 advise = typer.Typer(help="What to do, with the numbers it follows from.", no_args_is_help=True, rich_markup_mode=None)
+tools = typer.Typer(
+    help="Tools of other frameworks, each in an environment of its own.", no_args_is_help=True, rich_markup_mode=None
+)
 access = typer.Typer(help="Keys for callers: grant, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
@@ -37,6 +40,7 @@ app.add_typer(endpoints, name="endpoints")
 app.add_typer(gateway, name="gateway")
 app.add_typer(access, name="access")
 app.add_typer(advise, name="advise")
+app.add_typer(tools, name="tools")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
 File = Annotated[Path, typer.Option("--file", "-f", help="The project file, or the folder it is in.")]
@@ -130,19 +134,104 @@ def train(
 
 
 @app.command()
-def convert(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
-    """Run up to the ONNX model with its parity report."""
-    from argosy.cli.verbs import run as verb
+def convert(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model: file.py:function for a PyTorch module, a Hugging Face or SavedModel folder, .onnx, .pt, "
+            ".pt2, .keras, .h5, .joblib, .pkl; default: the project's."
+        ),
+    ] = "",
+    out: Annotated[Path | None, typer.Argument(help="The file or folder to write.")] = None,
+    source_format: Annotated[str, typer.Option("--from", help="Format of the model; default: as it looks.")] = "",
+    target_format: Annotated[str, typer.Option("--to", help="Format to write; default: by the name of OUT.")] = "",
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="Real inputs to compare on, .npz; default: generated.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", help="Largest difference, of an output's scale; default: by datatype."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="What the model takes, if it doesn't say: x:batch,3,224,224:float32; repeatable."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Weights of a PyTorch module, .safetensors.")
+    ] = None,
+    file: File = Path(),
+    changes: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a model file and prove it; without one, run the project up to its ONNX model with the parity report."""
+    from argosy.cli.verbs import convert as verb
 
-    verb.run(file, changes, until="convert", as_json=as_json)
+    verb.convert(
+        model,
+        out,
+        source_format=source_format,
+        target_format=target_format,
+        samples=samples,
+        tolerance=tolerance,
+        inputs=inputs,
+        weights=weights,
+        file=file,
+        changes=changes,
+        as_json=as_json,
+    )
 
 
 @app.command()
-def compress(file: File = Path(), changes: Set = None, as_json: AsJson = False) -> None:
-    """Run up to the model that meets the budget in [compress]."""
-    from argosy.cli.verbs import run as verb
+def compress(
+    model: Annotated[
+        str, typer.Argument(help="A version, or an ONNX file or Hugging Face folder; default: the project's.")
+    ] = "",
+    data: Annotated[str, typer.Option("--data", help="File or folder to judge by; default: that of its run.")] = "",
+    label: Annotated[str, typer.Option("--label", help="Column of the answers; default: the usual names.")] = "",
+    size: Annotated[str, typer.Option("--size", help="Largest file, such as 1MB.")] = "",
+    latency_p95: Annotated[str, typer.Option("--latency-p95", help="Largest time for one sample, such as 2ms.")] = "",
+    max_drop: Annotated[str, typer.Option("--max-drop", help="Largest loss, such as 1pt of accuracy.")] = "1pt",
+    passes: Annotated[
+        list[str] | None,
+        typer.Option("--pass", help="Apply this instead of searching, such as slim:ratio=0.5; repeatable, in order."),
+    ] = None,
+    only: Annotated[str, typer.Option("--passes", help="What the search may try: slim,quantize; default: all.")] = "",
+    epochs: Annotated[int, typer.Option("--epochs", help="Of each fine-tuning; 0: by the time they take.")] = 0,
+    time_limit: Annotated[str, typer.Option("--time-limit", help="After this the best so far is taken: 15min.")] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Of samples and fine-tuning.")] = 0,
+    name: Annotated[str, typer.Option("--name", help="Name of the version made of a file; default: the file's.")] = "",
+    save: Annotated[Path | None, typer.Option("--save", help="Folder for the model, its report and picture.")] = None,
+    file: File = Path(),
+    changes: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the smallest or fastest model that keeps a budget; without one, run the project up to its [compress]."""
+    if not model:
+        from argosy.cli.verbs import run
 
-    verb.run(file, changes, until="compress", as_json=as_json)
+        run.run(file, changes, until="compress", as_json=as_json)
+        return
+    from argosy.cli.verbs import compress as verb
+    from argosy.compress.config import PASS_NAMES, CompressConfig
+
+    verb.compress(
+        model,
+        config=CompressConfig(
+            size=size,
+            latency_p95=latency_p95,
+            max_drop=max_drop,
+            passes=[word.strip() for word in only.split(",") if word.strip()] or list(PASS_NAMES),
+            epochs=epochs,
+            time_limit=time_limit,
+            seed=seed,
+        ),
+        data=data,
+        label=label,
+        passes=passes or [],
+        save=save,
+        name=name,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -496,6 +585,24 @@ def advise_training(
     from argosy.cli.verbs import plan as verb
 
     verb.advise_training(file, changes, measure=measure, hosts=hosts, link=link, as_json=as_json)
+
+
+@tools.command("list")
+def tools_list(as_json: AsJson = False) -> None:
+    """List the tools that conversions use, and where each is installed."""
+    from argosy.cli.verbs import convert as verb
+
+    verb.list_tools(as_json=as_json)
+
+
+@tools.command("install")
+def tools_install(
+    name: Annotated[str, typer.Argument(help="As `argosy tools list` calls it.")], as_json: AsJson = False
+) -> None:
+    """Install a tool apart from your own packages. Run it again after an interruption."""
+    from argosy.cli.verbs import convert as verb
+
+    verb.install_tool(name, as_json=as_json)
 
 
 @access.command("grant")

@@ -29,10 +29,10 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """How good the answers are on the validation part, beside the original's."""
 
     measure: str
-    """accuracy or r2."""
+    """accuracy, r2, cosine (of vectors, to the original's) or perplexity."""
     value: float
     drop: float = 0.0
-    """The original's value less this one's."""
+    """The original's value less this one's; of perplexity the share by which it has grown."""
     drop_high: float = 0.0
     """With 80 % confidence the drop on fresh data is below this."""
     seen_drop: float = 0.0
@@ -58,6 +58,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the ONNX file in the search's folder."""
     folder: str = ""
     digest: str = ""
+    engine: str = "onnxruntime"
+    """What it runs on."""
     size_bytes: int = 0
     size_ratio: float = 1.0
     """Size divided by the original's."""

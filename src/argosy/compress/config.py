@@ -10,7 +10,7 @@ from argosy.core.config import Config
 from argosy.core.errors import InvalidInput
 from argosy.core.units import format_size, format_time, parse_drop, parse_size, parse_time
 
-PASS_NAMES = ("slim", "quantize")
+PASS_NAMES = ("slim", "factorize", "distill", "prune", "quantize", "optimize")
 """The built-in passes, in the order in which they can follow one another."""
 
 
@@ -47,7 +47,8 @@ class CompressConfig(Config, frozen=True):
     """Largest 95th percentile of the time for one sample on one core of this machine, such as "2ms"; empty: as fast as
     it gets."""
     passes: list[str] = field(default_factory=lambda: list(PASS_NAMES))
-    """What may be tried, alone and together: slim (fewer channels, with distilled fine-tuning), quantize (int8)."""
+    """What may be tried, alone and together: slim (fewer channels or blocks, fine-tuned), factorize (low rank), distill
+    (a smaller student, trained for long), prune (zeros, for size only), quantize (int8), optimize (the engine)."""
     epochs: int = 0
     """Passes over the training part in each fine-tuning; 0: by the amount of data."""
     time_limit: str = ""

@@ -7,6 +7,7 @@ import numpy as np
 
 from argosy.compress.candidate import Timing
 from argosy.core.clock import Clock, SystemClock
+from argosy.data.text import ATTENTION_MASK, without_padding
 from argosy.formats.runner import Runner
 
 BATCHES = (1, 32)
@@ -15,6 +16,8 @@ BATCHES = (1, 32)
 # A turn is as many runs as fill this time, so that changing sides costs nothing beside the work.
 _TURN_S = 0.002
 _MIN_TURNS = 4
+# So many lengths of texts are timed.
+_LENGTHS = 5
 
 
 def compare(
@@ -29,13 +32,14 @@ def compare(
 ) -> tuple[list[Timing], list[Timing]]:
     """Return the timings of both, one per batch size, from about `seconds` of alternating runs.
 
-    The samples are repeated where a batch needs more than there are.
+    The samples are repeated where a batch needs more than there are. Texts are taken short and long, in batches of like
+    length, without needless padding, as an endpoint makes them.
     """
     clock = clock or SystemClock()
     found: tuple[list[Timing], list[Timing]] = ([], [])
     for batch in batches:
-        feed = {name: np.resize(array[:batch], (batch, *array.shape[1:])) for name, array in samples.items()}
-        sides = [_Side(runner, feed, clock, cpu) for runner in (original, candidate)]
+        feeds = feeds_of(samples, batch)
+        sides = [_Side(runner, feeds, clock, cpu) for runner in (original, candidate)]
         end = clock.monotonic() + seconds / len(batches)
         turns = 0
         while turns < _MIN_TURNS or clock.monotonic() < end:
@@ -43,39 +47,63 @@ def compare(
             for side in sides if turns % 2 else reversed(sides):
                 side.turn()
             turns += 1
-        base = float(np.median(sides[0].times))
         for timings, side in zip(found, sides, strict=True):
-            timings.append(side.timing(batch, base))
+            timings.append(side.timing(batch, sides[0].typical))
     return found
 
 
+def feeds_of(samples: dict[str, np.ndarray], batch: int) -> list[dict[str, np.ndarray]]:
+    """Return what a model is timed with: the first samples; texts of some lengths, from short to long."""
+    if ATTENTION_MASK not in samples:
+        return [{name: np.resize(array[:batch], (batch, *array.shape[1:])) for name, array in samples.items()}]
+    order = np.argsort(samples[ATTENTION_MASK].sum(axis=1), kind="stable")
+    count = min(_LENGTHS, max(1, len(order) // batch))
+    feeds = []
+    for place in (np.arange(count) + 0.5) / count:
+        start = max(0, min(int(place * len(order)) - batch // 2, len(order) - batch))
+        rows = np.resize(order[start : start + batch], batch)
+        feeds.append(without_padding({name: np.ascontiguousarray(array[rows]) for name, array in samples.items()}))
+    return feeds
+
+
 class _Side:
-    def __init__(self, runner: Runner, feed: dict[str, np.ndarray], clock: Clock, cpu: Callable[[], float]) -> None:
-        self._runner, self._feed, self._clock, self._cpu = runner, feed, clock, cpu
-        self.times: list[float] = []
+    def __init__(
+        self, runner: Runner, feeds: list[dict[str, np.ndarray]], clock: Clock, cpu: Callable[[], float]
+    ) -> None:
+        self._runner, self._feeds, self._clock, self._cpu = runner, feeds, clock, cpu
+        self._times: list[list[float]] = [[] for _ in feeds]
         self._cpu_s = 0.0
-        # The first runs allocate; they are not what a caller sees.
-        runner.run(feed)
-        start = clock.monotonic()
-        runner.run(feed)
-        once = clock.monotonic() - start
+        once = 0.0
+        for feed in feeds:
+            # The first runs allocate; they are not what a caller sees.
+            runner.run(feed)
+            start = clock.monotonic()
+            runner.run(feed)
+            once += clock.monotonic() - start
         self._runs = max(1, min(64, round(_TURN_S / max(once, 1e-6))))
 
     def turn(self) -> None:
         before = self._cpu()
         for _ in range(self._runs):
-            start = self._clock.monotonic()
-            self._runner.run(self._feed)
-            self.times.append(self._clock.monotonic() - start)
+            for feed, times in zip(self._feeds, self._times, strict=True):
+                start = self._clock.monotonic()
+                self._runner.run(feed)
+                times.append(self._clock.monotonic() - start)
         self._cpu_s += self._cpu() - before
 
+    @property
+    def typical(self) -> float:
+        """The sum of the median times of all feeds."""
+        return float(sum(np.median(times) for times in self._times))
+
     def timing(self, batch: int, base: float) -> Timing:
-        p50, p95 = (float(value) for value in np.quantile(self.times, (0.5, 0.95)))
+        times = np.concatenate(self._times)
+        p50, p95 = (float(value) for value in np.quantile(times, (0.5, 0.95)))
         return Timing(
             batch=batch,
             p50_s=p50,
             p95_s=p95,
-            cpu_s=self._cpu_s / len(self.times),
-            ratio=p50 / base if base else 1.0,
-            runs=len(self.times),
+            cpu_s=self._cpu_s / len(times),
+            ratio=self.typical / base if base else 1.0,
+            runs=len(times),
         )

@@ -1,6 +1,8 @@
 """How much worse a candidate's answers are, and how sure that is on a small validation part."""
 
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -18,9 +20,13 @@ _BATCH = 256
 # Attention's memory grows with the square of a text's length.
 _TEXTS = 32
 # As many training samples tell a broken model from a whole one; more only take time.
-_MAX_SEEN = 2048
-# Two numbers are the same answer within this share of the spread of the truth.
+_MAX_SEEN, _MIN_SEEN, _SEEN_S = 2048, 64, 3.0
+# Two numbers are the same answer within this share of the spread of the truth,
 _SAME_SHARE = 0.05
+# and two vectors from this cosine on.
+_SAME_COSINE = 0.99
+_MEASURES = {"classification": "accuracy", "regression": "r2", "embedding": "cosine", "language-model": "perplexity"}
+Arrays = dict[str, np.ndarray]
 
 
 class PreparedData(Protocol):
@@ -28,7 +34,7 @@ class PreparedData(Protocol):
 
     @property
     def task(self) -> str:
-        """What is learned: classification or regression."""
+        """What is learned: classification, regression, language-model; or embedding, which needs no truth."""
         ...
 
     @property
@@ -37,7 +43,18 @@ class PreparedData(Protocol):
         ...
 
     def prepared(self, split: str) -> tuple[dict[str, Any], Any]:
-        """Return model-ready inputs and answers of one part: train, validation or test."""
+        """Return model-ready inputs and answers of one part: train, validation or test.
+
+        For a language model the next tokens, which its own inputs hold as well; for an embedding there are no answers.
+        """
+        ...
+
+
+class VectorData(PreparedData, Protocol):
+    """Data of the task embedding: what makes one vector of a model's outputs."""
+
+    def vectors(self, outputs: Mapping[str, np.ndarray], prepared: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return a vector per row [n, width], as callers get it."""
         ...
 
 
@@ -45,37 +62,43 @@ class Samples:
     """The training part, for calibration, and the validation part, for judging, with the original's answers."""
 
     def __init__(self, dataset: PreparedData, original: Runner) -> None:
-        self.is_classification = dataset.task == "classification"
-        self.train, train_y = dataset.prepared("train")
+        self.task = dataset.task
+        self.vectors = cast("VectorData", dataset).vectors if dataset.task == "embedding" else None
+        self.train, self.train_y = dataset.prepared("train")
         self.validation, self.y = dataset.prepared("validation")
-        for part, y in (("training", train_y), ("validation", self.y)):
-            if len(y) == 0:
+        for part, inputs in (("training", self.train), ("validation", self.validation)):
+            if not inputs or min(len(array) for array in inputs.values()) == 0:
                 raise InvalidInput(
                     f"the {part} part of the data is empty, so nothing can be compressed and judged",
                     hint="set [data] validation to a share such as 0.1, or give more rows",
                 )
-        step = max(1, -(-len(train_y) // _MAX_SEEN))
+        begun = time.monotonic()
+        self._answers = self.answers(original, self.validation)
+        each_s = (time.monotonic() - begun) / len(self._answers)
+        count = len(next(iter(self.train.values())))
+        step = max(1, -(-count // max(_MIN_SEEN, min(_MAX_SEEN, int(_SEEN_S / max(each_s, 1e-9))))))
         self._seen = {name: array[::step] for name, array in self.train.items()}
-        self._seen_y = train_y[::step]
-        self._answers = answers(original, self.validation)
-        self._seen_points = self._points(answers(original, self._seen), self._seen_y)
-        self._original_points = self._points(self._answers, self.y)
+        self._seen_y = None if self.train_y is None else self.train_y[::step]
+        self._seen_answers = self.answers(original, self._seen)
+        self._seen_points = self._points(self._seen_answers, self._seen_answers, self._seen_y)
+        self._original_points = self._points(self._answers, self._answers, self.y)
 
     def judge(self, runner: Runner) -> Quality:
         """Judge a candidate on the validation part, beside the original."""
-        got = answers(runner, self.validation)
+        got = self.answers(runner, self.validation)
         if got.shape != self._answers.shape or not np.isfinite(got).all():
             raise InvalidInput("the compressed model's answers are not finite numbers of the original's shape")
-        points = self._points(got, self.y)
-        seen = self._seen_points - self._points(answers(runner, self._seen), self._seen_y)
+        points = self._points(got, self._answers, self.y)
+        seen = self._seen_points - self._points(self.answers(runner, self._seen), self._seen_answers, self._seen_y)
         loss = self._original_points - points
-        if self.is_classification:
+        if self.task == "classification":
             drop_high = paired_drop(self._original_points > 0, points > 0, _CONFIDENCE)[2]
         else:
             drop_high = mean_interval(loss, _CONFIDENCE)[1]
+        value = float(points.mean())
         return Quality(
-            measure="accuracy" if self.is_classification else "r2",
-            value=float(points.mean()),
+            measure=_MEASURES[self.task],
+            value=float(np.exp(-value)) if self.task == "language-model" else value,
             drop=float(loss.mean()),
             drop_high=drop_high,
             seen_drop=float(seen.mean()),
@@ -85,18 +108,39 @@ class Samples:
             items=len(loss),
         )
 
-    def _points(self, got: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """What each item adds to the measure, whose mean is accuracy or R2."""
-        if self.is_classification:
+    def answers(self, runner: Runner, inputs: Arrays) -> np.ndarray:
+        """Return what is judged for each row: logits, a number, a vector; for running text nats and the next token."""
+        if self.task == "language-model":
+            return answers(runner, inputs, _nats_and_next)
+        vectors = self.vectors
+        return answers(runner, inputs, _first if vectors is None else vectors)
+
+    def _points(self, got: np.ndarray, original: np.ndarray, y: Any) -> np.ndarray:
+        """What each item adds to the measure, whose mean is accuracy, R2, cosine, or log-likelihood."""
+        if self.task == "classification":
             return np.asarray(_classes(got) == y, dtype=np.float64)
+        if self.task == "embedding":
+            return _cosines(got, original)
+        if self.task == "language-model":
+            return -got[:, 0].astype(np.float64)
         spread = float(np.var(self.y)) or 1.0
         return np.asarray(1.0 - (got.reshape(len(y), -1)[:, 0].astype(np.float64) - y) ** 2 / spread)
 
     def _agrees(self, got: np.ndarray) -> np.ndarray:
-        if self.is_classification:
+        if self.task == "classification":
             return answers_agree({"label": _classes(got)}, {"label": _classes(self._answers)}, tolerance=0.0)
+        if self.task == "embedding":
+            return np.asarray(_cosines(got, self._answers) >= _SAME_COSINE)
+        if self.task == "language-model":
+            return np.asarray(got[:, 1] == self._answers[:, 1])
         spread = float(np.std(self.y)) or 1.0
         return np.asarray(np.abs(got - self._answers).reshape(len(got), -1).max(axis=1) <= _SAME_SHARE * spread)
+
+
+def _cosines(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    a, b = got.reshape(len(got), -1).astype(np.float64), wanted.reshape(len(wanted), -1).astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / np.maximum(lengths, 1e-12))
 
 
 def _classes(logits: np.ndarray) -> np.ndarray:
@@ -104,10 +148,26 @@ def _classes(logits: np.ndarray) -> np.ndarray:
     return np.asarray(logits.reshape(-1) > 0 if logits.shape[-1] == 1 else logits.argmax(axis=-1))
 
 
-def answers(runner: Runner, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the first output for all rows, run in batches that fit into memory; texts without needless padding."""
+Answer = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], np.ndarray]
+
+
+def _first(outputs: Mapping[str, np.ndarray], prepared: Mapping[str, np.ndarray]) -> np.ndarray:
+    del prepared
+    return next(iter(outputs.values()))
+
+
+def _nats_and_next(outputs: Mapping[str, np.ndarray], prepared: Mapping[str, np.ndarray]) -> np.ndarray:
+    del prepared
+    return np.stack([outputs["nats"], outputs["logits"].argmax(axis=-1)], axis=1).astype(np.float64)
+
+
+def answers(runner: Runner, inputs: Arrays, answer: Answer = _first) -> np.ndarray:
+    """Return what `answer` makes of the outputs, by default the first one, for all rows.
+
+    Run in batches that fit into memory; texts without needless padding.
+    """
     count = len(next(iter(inputs.values())))
-    output = runner.signature.outputs[0].name
+    names = [spec.name for spec in runner.signature.inputs]
     size = _TEXTS if ATTENTION_MASK in inputs else _BATCH
     # Texts of like lengths together: padding costs as much as words.
     order = (
@@ -116,7 +176,9 @@ def answers(runner: Runner, inputs: dict[str, np.ndarray]) -> np.ndarray:
     parts = []
     for start in range(0, count, size):
         rows = order[start : start + size]
-        parts.append(runner.run(without_padding({name: array[rows] for name, array in inputs.items()}))[output])
+        prepared = without_padding({name: array[rows] for name, array in inputs.items()})
+        given = prepared if set(names) == set(prepared) else dict(zip(names, prepared.values(), strict=False))
+        parts.append(answer(runner.run(given), prepared))
     found = np.concatenate(parts)
     found[order] = found.copy()
     return found

@@ -70,6 +70,7 @@ class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "name": candidate.name,
             "passes": [{"pass": name, **settings} for name, settings in candidate.recipe],
+            "engine": candidate.engine,
             "size_bytes": candidate.size_bytes,
             "original_size_bytes": self.original.size_bytes,
             "times_smaller": round(1 / candidate.size_ratio, 2),

@@ -1,11 +1,13 @@
 """The search: from a budget to the passes and settings that keep it, measured on this machine.
 
-Cheap passes come first, a try that can't end within the budget is stopped before its training, and what turned out
-well is built upon. Every finished try is written down at once, so a killed search goes on where it was.
+Cheap passes come first: datatypes and engines of the original say what this machine is good at. Then structures are
+sketched, measured untrained in seconds, and only those within size and latency are trained; what turned out well is
+quantized in its turn. Every finished try is written down at once, so a killed search goes on where it was.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,34 +16,41 @@ import msgspec
 from argosy.compress.candidate import Candidate
 from argosy.compress.config import CompressConfig
 from argosy.compress.measure import compare
-from argosy.compress.passes import Bench, Hopeless, Made, Model, Pass
+from argosy.compress.passes import Bench, Hopeless, Made, Model, Pass, Sketch, SoFar
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
 from argosy.compress.table import PASSES
+from argosy.compress.teaching import Lesson
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.digest import canonical, digest_of, sha256, sha256_file
-from argosy.core.errors import ArgosyError
+from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.core.files import write_atomic
 from argosy.core.progress import Progress, Reporter, silent
+from argosy.data.text import ATTENTION_MASK
 from argosy.formats.onnx_runtime import OnnxRunner
+from argosy.formats.runner import Runner, load_runner
 from argosy.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
 # Changes when a record of an earlier Argosy must not be taken for a result of this one.
-_RECORDS = 1
+_RECORDS = 2
 # int8 weights are a quarter of float32; what is above four times the size can't come within it any more.
 _BEST_SHRINK = 4.0
 # The same for time: int8 has run at most 4x faster on the networks we measured. One more doubling for safety.
 _BEST_SPEEDUP = 8.0
 _QUICK_S = 0.3
 _FINAL_S = 1.0
-_FINALISTS = 4
-# So many steps bring a network with half its channels back; more than a few hundred gain little per second.
-_STEPS = 250
-_MAX_EPOCHS = 30
+_SKETCH_S = 0.2
+_FINALISTS = 6
+# What a fine-tuning may take; one for long takes four times as much. With a limit for all, a share of that.
+_TRAINING_S = 60.0
+_SHARE = 0.1
+_BATCH_SIZE = 32
+# Encoders and decoders forget at rates that small networks need.
+_RATE, _TEXT_RATE = 2e-3, 2e-4
 
 
 def compress(  # noqa: PLR0917 - one call with all of them, by the stage
@@ -68,6 +77,27 @@ def compress(  # noqa: PLR0917 - one call with all of them, by the stage
     return search.finish()
 
 
+def apply_passes(  # noqa: PLR0917 - one call with all of them, by the command
+    original_onnx: Path,
+    module: "nn.Module | None",
+    dataset: PreparedData,
+    config: CompressConfig,
+    train: TrainConfig,
+    work: Path,
+    recipe: Sequence[tuple[str, dict[str, Any]]],
+    report: Reporter = silent,
+    *,
+    clock: Clock | None = None,
+) -> CompressResult:
+    """Apply passes one after the other, each with its own defaults where a setting is not given, and measure each.
+
+    `chosen` is the last, whatever the budget says; it is None where a pass fails, and `says` tells why. Otherwise as
+    `compress`.
+    """
+    search = _Search(original_onnx, module, dataset, config, train, work, report, clock or SystemClock())
+    return search.follow(recipe)
+
+
 class _Search:
     def __init__(  # noqa: PLR0917 - called once, from `compress`
         self,
@@ -91,13 +121,13 @@ class _Search:
         self.deadline = clock.monotonic() + self.budget.time_limit_s
         self.out_of_time = False
         named = [(PASSES.load(name)(), name) for name in config.passes]
-        self.passes: list[tuple[Pass, str]] = sorted(named, key=lambda pair: pair[0].cost)
+        self.passes: list[tuple[Pass, str]] = sorted(named, key=lambda pair: _turn(pair[0]))
+        lesson = _lesson(config, train, samples, self.budget.time_limit_s)
         self.bench = Bench(
             original=self.root,
+            runner=self.runner,
             samples=samples,
-            dataset=dataset,
-            train=train,
-            epochs=config.epochs or _epochs(samples, train),
+            lesson=lesson,
             seed=config.seed,
             check_draft=self._check_draft,
             report=report,
@@ -106,20 +136,25 @@ class _Search:
             "records": _RECORDS,
             "original": self.digest,
             "data": dataset.digest,
-            "train": train,
-            "epochs": self.bench.epochs,
+            "lesson": lesson,
             "seed": config.seed,
         }
+        self.sketches: dict[str, Sketch | None] = {}
 
     def explore(self, model: Model) -> None:
         """Try every pass that can follow, as long as it has something worth trying; build upon what went well."""
         for step, name in self.passes:
-            if name in model.passes or not step.accepts(model):
+            if name in model.passes or step.rank < self._rank_of(model) or not step.accepts(model):
                 continue
             tried: list[Candidate] = []
             while True:
-                elsewhere = [c for c in self.candidates if c not in tried]
-                settings = step.propose(model, tried, elsewhere, self.budget.max_drop)
+                so_far = SoFar(
+                    tried=tried,
+                    elsewhere=[c for c in self.candidates if c not in tried],
+                    budget=self.budget,
+                    sketch=functools.partial(self._sketch, model, step, name),
+                )
+                settings = step.propose(model, so_far)
                 if settings is None:
                     break
                 if self._is_late(step):
@@ -131,6 +166,67 @@ class _Search:
                 self._tell(candidate)
                 if child is not None and self._is_promising(candidate):
                     self.explore(child)
+
+    def follow(self, recipe: Sequence[tuple[str, dict[str, Any]]]) -> CompressResult:
+        """Do what is asked for, without a search."""
+        model, says, hint = self.root, "", ""
+        for name, settings in recipe:
+            step: Pass = PASSES.load(name)()
+            if not step.accepts(model):
+                raise InvalidInput(
+                    f"{name} can't be applied to {self._label(model.recipe) or 'this model'}",
+                    hint="int8 graphs can't be cut, and every pass is applied once: put quantize and optimize last",
+                )
+            child, candidate = self._try(model, step, name, {**step.default(model), **settings})
+            self.candidates.append(candidate)
+            self._tell(candidate)
+            if child is None:
+                says, hint = f"{candidate.name}: {candidate.reason}", "try other settings, or another pass"
+                break
+            model = child
+        last = self.candidates[-1] if self.candidates and not says else None
+        found = self.finish()
+        if last is not None:
+            last = next(c for c in found.candidates if c.name == last.name)
+            says = last.says()
+        return msgspec.structs.replace(found, chosen=last, nearest=None, says=says, hint=hint)
+
+    def _rank_of(self, model: Model) -> int:
+        """The highest rank of the passes so far, plus one where a pass of that rank may not come twice."""
+        ranks = {name: step.rank for step, name in self.passes}
+        return max((ranks[name] + 1 for name, _ in model.recipe), default=0)
+
+    def _sketch(self, model: Model, step: Pass, name: str, settings: dict[str, Any]) -> Sketch | None:
+        """Measure a structure untrained, in the datatype and on the engine that were best for the original."""
+        key = digest_of([model.recipe, name, settings])
+        if key not in self.sketches:
+            self.report(Progress(stage="compress", message=f"sketching {step.label(settings)}"))
+            try:
+                self.sketches[key] = self._measured_sketch(step.draft(model, settings, self.bench))
+            except Exception as error:  # noqa: BLE001 - what can't be sketched says why when it is tried
+                self.report(Progress(stage="compress", message=f"{step.label(settings)}: no sketch, {error}"))
+                self.sketches[key] = None
+        return self.sketches[key]
+
+    def _measured_sketch(self, draft: bytes | None) -> Sketch | None:
+        if draft is None:
+            return None
+        engine, path = "onnxruntime", self.work / "sketch.onnx"
+        write_atomic(path, draft)
+        best = min((c for c in self.candidates if self._is_light(c)), key=lambda c: c.cost, default=None)
+        for name, settings in best.recipe if best is not None else ():
+            made = PASSES.load(name)().apply(Model(path=path, engine=engine), settings, self.bench)
+            engine = made.engine
+            write_atomic(path, made.onnx)
+        runner = load_runner("onnx", path, engine=engine)
+        _, timings = compare(self.runner, runner, self.samples.validation, seconds=_SKETCH_S, clock=self.clock)
+        ratio = math.prod(timing.ratio for timing in timings) ** (1 / len(timings))
+        return Sketch(size_bytes=path.stat().st_size, p95_s=timings[0].p95_s, ratio=ratio)
+
+    def _is_light(self, candidate: Candidate) -> bool:
+        """Whether only datatypes and the engine were changed, and nothing was lost by it."""
+        names = {name for name, _ in candidate.recipe}
+        return candidate.status == "measured" and names <= {"quantize", "optimize"} and self._is_promising(candidate)
 
     def _is_late(self, step: Pass) -> bool:
         """Whether the time is over; then still a pass of seconds may follow while nothing is within the budget."""
@@ -157,7 +253,7 @@ class _Search:
             )
             mine, its = compare(
                 self.runner,
-                OnnxRunner.load(candidate.path),
+                _runner_of(candidate),
                 self.samples.validation,
                 seconds=_FINAL_S,
                 clock=self.clock,
@@ -211,8 +307,8 @@ class _Search:
         key = digest_of({**self.inputs, "recipe": recipe}).removeprefix("sha256:")[:24]
         known = self._recall(key)
         if known is not None:
-            remake = _remake(step, model, settings, self.bench) if known.changed.get("module") else None
-            found = Model(path=known.path, module=remake, recipe=recipe)
+            module = _of_file(known.path) if known.changed.get("module") else None
+            found = Model(path=known.path, module=module, recipe=recipe, engine=known.engine)
             return (found if known.status == "measured" else None), known
         self.report(Progress(stage="compress", message=f"trying {self._label(recipe)}", done=len(self.candidates)))
         begun = self.clock.monotonic()
@@ -232,11 +328,12 @@ class _Search:
         write_atomic(self.work / f"{key}.json", canonical(candidate))
         if candidate.status != "measured":
             return None, candidate
-        return Model(path=candidate.path, module=_keeping(made.module), recipe=recipe), candidate
+        module = _keeping(made.module)
+        return Model(path=candidate.path, module=module, recipe=recipe, engine=made.engine), candidate
 
     def _judge(self, recipe: tuple[tuple[str, dict[str, Any]], ...], made: Made, file: str) -> Candidate:
-        runner = OnnxRunner.load(made.onnx)
-        if runner.signature.inputs != self.runner.signature.inputs:
+        runner = load_runner("onnx", made.onnx, engine=made.engine)
+        if [spec.name for spec in runner.signature.inputs] != [spec.name for spec in self.runner.signature.inputs]:
             return self._unfinished(recipe, "failed", "the compressed model has other inputs than the original")
         quality = self.samples.judge(runner)
         _, timings = compare(self.runner, runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock)
@@ -248,6 +345,7 @@ class _Search:
             file=file,
             folder=str(self.work),
             digest=sha256(made.onnx),
+            engine=made.engine,
             size_bytes=len(made.onnx),
             size_ratio=len(made.onnx) / self.size,
             timings=timings,
@@ -292,8 +390,7 @@ class _Search:
         return quality is not None and quality.drop <= self.budget.max_drop + 2.0 / quality.items
 
     def _label(self, recipe: tuple[tuple[str, dict[str, Any]], ...]) -> str:
-        steps = {name: step for step, name in self.passes}
-        return " + ".join(steps[name].label(settings) for name, settings in recipe)
+        return " + ".join(PASSES.load(name)().label(settings) for name, settings in recipe)
 
     def _tell(self, candidate: Candidate) -> None:
         fitting = [c for c in self.candidates if c.status == "measured" and not c.misses(self.budget)]
@@ -313,17 +410,33 @@ def _keeping(module: "nn.Module | None") -> "Callable[[], nn.Module] | None":
     return None if module is None else lambda: module
 
 
-def _remake(step: Pass, model: Model, settings: dict[str, Any], bench: Bench) -> "Callable[[], nn.Module]":
-    """A pass gives the same module for the same seed, so a module that died with its process can be made again."""
+def _of_file(path: Path) -> "Callable[[], nn.Module]":
+    """The module of a finished try whose process has died: its file is turned into one."""
 
     def make() -> "nn.Module":
-        module = step.apply(model, settings, bench).module
-        assert module is not None
-        return module
+        from argosy.formats.onnx_module import to_module
+
+        return to_module(path)
 
     return make
 
 
-def _epochs(samples: Samples, train: TrainConfig) -> int:
-    count = len(next(iter(samples.train.values())))
-    return max(1, min(_MAX_EPOCHS, math.ceil(_STEPS * train.batch_size / count)))
+def _turn(step: Pass) -> tuple[int, int]:
+    """When a pass is tried: cheap ones first; engines before datatypes, since they are tried again where they gain."""
+    return step.cost, -step.rank if step.cost == 0 else step.rank
+
+
+def _runner_of(candidate: Candidate) -> Runner:
+    return load_runner("onnx", candidate.path, engine=candidate.engine)
+
+
+def _lesson(config: CompressConfig, train: TrainConfig, samples: Samples, limit_s: float) -> Lesson:
+    is_text = ATTENTION_MASK in samples.train
+    own = train.optimizer in ("adam", "adamw") and train != TrainConfig()
+    return Lesson(
+        epochs=config.epochs,
+        seconds=min(_TRAINING_S, _SHARE * limit_s),
+        batch_size=train.batch_size if train != TrainConfig() else _BATCH_SIZE,
+        learning_rate=train.learning_rate if own else _TEXT_RATE if is_text else _RATE,
+        seed=config.seed,
+    )

@@ -8,8 +8,12 @@ PASSES: Plugins[Any] = Plugins(
     "argosy.passes",
     {
         "slim": "argosy.compress.passes.slim:Slim",
+        "factorize": "argosy.compress.passes.factorize:Factorize",
+        "distill": "argosy.compress.passes.distill:Distill",
+        "prune": "argosy.compress.passes.prune:Prune",
         "quantize": "argosy.compress.passes.quantize:Quantize",
+        "optimize": "argosy.compress.passes.optimize:Optimize",
     },
-    extras={"slim": "train", "quantize": "train"},
+    extras=dict.fromkeys(("slim", "factorize", "distill", "prune", "quantize", "optimize"), "train"),
 )
 """Each entry is called without arguments and gives a `Pass`."""

@@ -5,9 +5,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from argosy.core.errors import InvalidInput, Refused
+from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
 from argosy.formats.onnx_check import check_onnx, read_model_file
+from argosy.formats.values import checked_input, first_line
 
 # ONNX Runtime's names of element types; what is missing here (bfloat16, float8, sequences, maps) is refused.
 _DATATYPES = {
@@ -69,7 +70,7 @@ class OnnxRunner:
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer for `inputs`, by name; raise InvalidInput for what doesn't fit the signature or fails inside."""
-        feed = {name: self._checked(name, array) for name, array in inputs.items()}
+        feed = {name: checked_input(self._inputs, name, array) for name, array in inputs.items()}
         if len(feed) != len(self._inputs):
             absent = ", ".join(repr(name) for name in self._inputs if name not in feed)
             raise InvalidInput(f"the model also needs the input {absent}", given=sorted(inputs))
@@ -78,28 +79,9 @@ class OnnxRunner:
         except Exception as error:
             # ONNX Runtime raises classes of its own without a common base, and RuntimeError.
             raise InvalidInput(
-                f"the model could not answer for these inputs: {_first_line(error)}", code="model_run_failed"
+                f"the model could not answer for these inputs: {first_line(error)}", code="model_run_failed"
             ) from error
         return dict(zip(self._outputs, found, strict=True))
-
-    def _checked(self, name: str, array: np.ndarray) -> np.ndarray:
-        if name not in self._inputs:
-            known = ", ".join(repr(known) for known in self._inputs)
-            raise InvalidInput(f"the model has no input {name!r}; its inputs are: {known}")
-        dtype, spec = self._inputs[name]
-        if spec.datatype == "BYTES" and array.dtype.kind in "OSU":
-            array = _as_text(name, array)
-        if array.dtype != dtype:
-            raise InvalidInput(f"input {name!r} must be {spec.datatype} ({dtype.name}), but is {array.dtype.name}")
-        if array.ndim != len(spec.shape) or any(
-            want not in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
-        ):
-            raise InvalidInput(
-                f"input {name!r} must have the shape {list(spec.shape)}, where -1 is free, but has {list(array.shape)}"
-            )
-        if spec.is_batched and array.shape[0] == 0:
-            raise InvalidInput(f"input {name!r} has no rows; give at least one")
-        return array
 
 
 def _open_session(content: bytes, threads: int) -> Any:
@@ -120,7 +102,7 @@ def _open_session(content: bytes, threads: int) -> Any:
     except Exception as error:
         # As in `run`: no common base class.
         raise InvalidInput(
-            f"ONNX Runtime {ort.__version__} can't load the model: {_first_line(error)}",
+            f"ONNX Runtime {ort.__version__} can't load the model: {first_line(error)}",
             hint="check the file with: python -m onnx.checker model.onnx, or export it with an older opset",
             code="model_load_failed",
         ) from error
@@ -134,19 +116,3 @@ def _spec(arg: Any, role: str) -> TensorSpec:
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in arg.shape)
     return TensorSpec(name=arg.name, datatype=_DATATYPES[arg.type], shape=shape)
-
-
-def _as_text(name: str, array: np.ndarray) -> np.ndarray:
-    """ONNX strings are UTF-8; the runtime takes them as an object array of str."""
-    try:
-        texts = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()]
-    except UnicodeDecodeError as error:
-        raise Refused(f"input '{name}' holds bytes that are not UTF-8: {error}", code="not_utf8") from error
-    found = np.empty(len(texts), dtype=object)
-    found[:] = texts
-    return found.reshape(array.shape)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__)[:500]

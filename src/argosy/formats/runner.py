@@ -42,9 +42,24 @@ RUNNERS: Plugins[type[Runner]] = Plugins(
 )
 
 
-def load_runner(model_format: str, data: bytes | Path, *, threads: int = 1) -> Runner:
-    """Load a model with the runner of its format; raise NotFound for a format that has none.
+ENGINES: Plugins[type[Runner]] = Plugins(
+    "argosy.engines",
+    {
+        "onnxruntime": "argosy.formats.onnx_runtime:OnnxRunner",
+        "openvino": "argosy.formats.openvino_runtime:OpenVinoRunner",
+        "openvino-bf16": "argosy.formats.openvino_runtime:OpenVinoBf16Runner",
+    },
+    extras={"openvino": "openvino", "openvino-bf16": "openvino"},
+)
+"""What an ONNX file can run on. Every engine passes tests/conformance/test_engines.py."""
 
-    A model of the format "python" is code, which this runs.
+
+def load_runner(model_format: str, data: bytes | Path, *, threads: int = 1, engine: str = "onnxruntime") -> Runner:
+    """Load a model with the runner of its format, an ONNX file on `engine`.
+
+    Raises NotFound for a format or engine that there is none of, PluginError for an engine that isn't installed. A
+    model of the format "python" is code, which this runs.
     """
+    if model_format == "onnx":
+        return ENGINES.load(engine).load(data, threads=threads)
     return RUNNERS.load(model_format).load(data, threads=threads)

@@ -91,6 +91,8 @@ class Manifest(_Plain, frozen=True, kw_only=True):
     role: Literal["original", "compressed", "imported"]
     task: Literal["classification", "regression", "tensor"]
     format: Literal["onnx", "python"] = "onnx"
+    engine: Literal["onnxruntime", "openvino", "openvino-bf16"] = "onnxruntime"
+    """What its ONNX file was measured on, and runs on where that is installed; else on ONNX Runtime."""
     signature: Signature
     """What callers send and get."""
     prepare: list[dict[str, Any]] = []

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, Refused
+from argosy.core.errors import ArgosyError, IntegrityError, InvalidInput, PluginError, Refused
+from argosy.core.logs import get_logger
 from argosy.core.tensors import DATATYPES, Signature
 from argosy.formats.runner import Runner
 from argosy.registry.versions import MODEL_FILE, Manifest
 from argosy.serve import wire
 from argosy.serve.values import pack_texts
+
+log = get_logger()
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 Function = Callable[[Arrays], Mapping[str, np.ndarray[Any, np.dtype[Any]]]]
@@ -147,7 +150,15 @@ def _runner_of(manifest: Manifest, files: Mapping[str, bytes], threads: int) -> 
     from argosy.formats.runner import load_runner
 
     if manifest.format != "python":
-        return load_runner(manifest.format, files[MODEL_FILE], threads=threads)
+        content = files[MODEL_FILE]
+        try:
+            return load_runner(manifest.format, content, threads=threads, engine=manifest.engine)
+        except (PluginError, InvalidInput) as error:
+            if manifest.engine == "onnxruntime":
+                raise
+            # The file is one for every engine; what differs is the speed.
+            log.warning("engine_not_usable", engine=manifest.engine, model=manifest.name, why=error.message)
+            return load_runner(manifest.format, content, threads=threads)
     from argosy.formats.python_runner import PythonRunner
 
     runner = PythonRunner.open(files, threads=threads)

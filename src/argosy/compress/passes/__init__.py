@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
+from argosy.core.errors import InvalidInput
 from argosy.core.progress import Reporter
 
 if TYPE_CHECKING:
     from torch import nn
 
     from argosy.compress.candidate import Candidate
+    from argosy.compress.config import Budget
     from argosy.compress.quality import Samples
-    from argosy.train.config import TrainConfig
+    from argosy.compress.teaching import Lesson
+    from argosy.formats.runner import Runner
 
 Settings: TypeAlias = dict[str, Any]
 
@@ -31,6 +34,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """Makes the PyTorch module the file was exported from; None when there is none, as for an int8 graph."""
     recipe: tuple[tuple[str, Settings], ...] = ()
     """The passes so far, each with its settings; empty for the original."""
+    engine: str = "onnxruntime"
+    """What the file runs on."""
 
     @property
     def passes(self) -> set[str]:
@@ -43,6 +48,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
     onnx: bytes
     module: "nn.Module | None" = None
+    engine: str = "onnxruntime"
+    """What it is to run on."""
     changed: dict[str, Any] = {}
     """What is different now, in numbers: channels, parameters, datatypes."""
     skipped: list[str] = []
@@ -53,17 +60,45 @@ class Hopeless(Exception):
     """Raised by `Bench.check_draft`: this try can't end within the budget, whatever training does."""
 
 
+class Sketch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a structure will cost, measured without training it: neither size nor time depends on the weights."""
+
+    size_bytes: int
+    p95_s: float
+    ratio: float
+    """Time divided by the original's; below 1 is faster."""
+
+
+class SoFar(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pass may go by when it says what to try next."""
+
+    tried: "Sequence[Candidate]"
+    """The results of this pass on this model,"""
+    elsewhere: "Sequence[Candidate]"
+    """and all others so far."""
+    budget: "Budget"
+    sketch: Callable[[Settings], Sketch | None]
+    """Measures what settings of this pass would come to, quantized if that pays here; None where it can't be made."""
+
+    def keeps(self, sketch: Sketch | None) -> bool:
+        """Return whether a sketch is within size and latency of the budget."""
+        return (
+            sketch is not None
+            and sketch.size_bytes <= self.budget.size_bytes
+            and sketch.p95_s <= self.budget.latency_p95_s
+            and sketch.ratio <= 1.0
+        )
+
+
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """What a pass may use: the teacher, samples, and the search's opinion on a draft."""
 
     original: Model
+    runner: "Runner"
+    """The original on ONNX Runtime with one thread."""
     samples: "Samples"
-    dataset: Any
-    """The data set, for training; passes must not look at its test part."""
-    train: "TrainConfig"
-    """How the original was trained; fine-tuning starts from it."""
-    epochs: int
-    """Passes over the training part in a fine-tuning."""
+    lesson: "Lesson"
+    """How a fine-tuning is done."""
     seed: int
     check_draft: Callable[[bytes], None]
     """Call it with an ONNX file of the final structure before spending time on its weights; raises Hopeless."""
@@ -74,7 +109,9 @@ class Pass(Protocol):
     """One way to make a model smaller or faster."""
 
     cost: int
-    """Passes are tried in this order: 0 for seconds, 1 for a training."""
+    """Passes are tried in this order: 0 for seconds, 1 for a training, 2 for a long one."""
+    rank: int
+    """What may follow what: structure (0), sparsity (1), datatypes (2), engine (3). A recipe's ranks only rise."""
 
     def label(self, settings: Settings) -> str:
         """Return the pass with these settings in a few words, such as `slim 0.5`."""
@@ -84,16 +121,42 @@ class Pass(Protocol):
         """Return whether the pass can work on this model at all."""
         ...
 
-    def propose(
-        self, model: Model, tried: "Sequence[Candidate]", elsewhere: "Sequence[Candidate]", max_drop: float
-    ) -> Settings | None:
+    def propose(self, model: Model, so_far: SoFar) -> Settings | None:
         """Return the settings most worth trying next, or None when nothing more is.
 
-        `tried` are the results of this pass on this model, `elsewhere` all others so far. Depends on nothing else, so
-        that an interrupted search goes the same way again.
+        Depends on nothing but its arguments, so that an interrupted search goes the same way again.
         """
+        ...
+
+    def default(self, model: Model) -> Settings:
+        """Return the settings that are used when the pass is asked for alone, without a search."""
+        ...
+
+    def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
+        """Return an ONNX file of the structure `apply` would give, untrained; None where there is no such thing."""
         ...
 
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
         """Make the new model; `model` is left unchanged. Raises InvalidInput for a model it can't handle."""
         ...
+
+
+def float_module(model: Model) -> "nn.Module":
+    """Return the model's PyTorch module, in float32 and inference mode; without one, what its ONNX file is turned into.
+
+    Raises InvalidInput, with the code "unsupported_operator", for graphs that can't be turned into one.
+    """
+    from argosy.formats.onnx_module import to_module
+
+    module = model.module() if model.module is not None else to_module(model.path)
+    return module.float().eval()
+
+
+def named_settings(settings: Settings, **defaults: Any) -> Settings:
+    """Return settings with defaults filled in; raise InvalidInput for a name the pass doesn't have."""
+    unknown = sorted(set(settings) - set(defaults))
+    if unknown:
+        raise InvalidInput(
+            f"there is no setting {unknown[0]!r}; there are: {', '.join(sorted(defaults))}", known=sorted(defaults)
+        )
+    return {**defaults, **settings}

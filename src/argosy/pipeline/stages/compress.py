@@ -2,6 +2,7 @@
 
 from argosy.core.errors import InvalidInput
 from argosy.pipeline.context import StageContext, StageRecord
+from argosy.pipeline.stages.language import is_language
 from argosy.pipeline.stages.model import open_dataset, trained_module
 
 
@@ -13,7 +14,8 @@ def run(context: StageContext) -> StageRecord:
     if config is None:
         raise InvalidInput("there is no [compress] section")
     dataset = open_dataset(context)
-    module = trained_module(context, dataset).eval()
+    # A language model's ONNX file answers otherwise than the module that is trained, so passes go by the file.
+    module = None if is_language(dataset) else trained_module(context, dataset).eval()
     result = compress(
         context.input_file("convert", "model.onnx"),
         module,

@@ -12,7 +12,7 @@ from argosy.core.progress import Progress
 from argosy.data.dataset import Dataset
 from argosy.data.prepare import apply_finish
 from argosy.evaluate.report import evaluate_predictions
-from argosy.formats.onnx_runtime import OnnxRunner
+from argosy.formats.runner import load_runner
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.pipeline.stages.language import is_language
 from argosy.pipeline.stages.model import open_dataset, rows_at_once
@@ -32,7 +32,8 @@ def run(context: StageContext) -> StageRecord:
     original = answers(context.input_file("convert", "model.onnx"), dataset)
     found = {"original": evaluate_predictions(dataset.task, original, truth, config)}
     if "compress" in context.inputs:
-        smaller = answers(context.input_file("compress", "model.onnx"), dataset)
+        engine = context.inputs["compress"].values.get("engine", "onnxruntime")
+        smaller = answers(context.input_file("compress", "model.onnx"), dataset, engine)
         found["compressed"] = evaluate_predictions(dataset.task, smaller, truth, config, reference_outputs=original)
     plain: dict[str, Any] = msgspec.to_builtins(found)
     values: dict[str, Any] = {}
@@ -44,9 +45,9 @@ def run(context: StageContext) -> StageRecord:
     return StageRecord(outputs=context.keep_json("evaluation.json", plain), values=values)
 
 
-def answers(model: Path, dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
+def answers(model: Path, dataset: Dataset, engine: str = "onnxruntime") -> dict[str, npt.NDArray[Any]]:
     """Return what callers would be answered for the test part, in its order."""
-    runner = OnnxRunner.load(model)
+    runner = load_runner("onnx", model, engine=engine)
     prepare = dataset.preparation()
     part = dataset.splits["test"]
     names = [spec.name for spec in runner.signature.inputs]

@@ -64,11 +64,19 @@ def _publish(context: StageContext, dataset: Dataset, role: Any, evaluation: Eva
         signature=dataset.signature,
         prepare=steps_to_plain(dataset.steps),
         finish=steps_to_plain(dataset.finish),
+        engine=context.inputs["compress"].values.get("engine", "onnxruntime")
+        if role == "compressed"
+        else "onnxruntime",
         files=_files(context, role),
         evaluation=evaluation,
         lineage=lineage,
     )
     return versions.publish(manifest)
+
+
+def _engine(context: StageContext, role: str) -> str:
+    values = context.inputs["compress"].values if role == "compressed" else {}
+    return str(values.get("engine", "onnxruntime"))
 
 
 def _files(context: StageContext, role: str) -> dict[str, FileRef]:

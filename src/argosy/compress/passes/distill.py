@@ -1,0 +1,110 @@
+"""A smaller network of the original's own structure, trained for long to answer as the original does.
+
+What `slim` cuts, learns here four times as long: for what a short fine-tuning can't bring back. With `init = "fresh"`
+it begins with random weights instead of the original's.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
+from argosy.compress.passes.export import exported, rows_of
+from argosy.compress.passes.kinds import is_quantized, takes_tokens
+from argosy.compress.passes.normalizing import with_batch_norms
+from argosy.compress.passes.slim import parameters, slimmer, went_well
+from argosy.compress.teaching import teach
+from argosy.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_LONGER = 4
+# Rows that tell how large a layer's values are.
+_SEEN = 64
+_MOST_TRIES = 2
+
+
+class Distill:
+    """The pass `distill`. Settings: `ratio` and `blocks` as for slim, `init` (kept or fresh), `soft_share`."""
+
+    cost, rank = 2, 0
+
+    def label(self, settings: Settings) -> str:
+        """Return how much smaller the student is."""
+        words = [f"{settings['ratio']:.3g}"] if settings.get("ratio") else []
+        words += [f"{settings['blocks']:.2g} of blocks"] if settings.get("blocks") else []
+        return " ".join(["distill", *words, *(["fresh"] if settings.get("init") == "fresh" else [])])
+
+    def accepts(self, model: Model) -> bool:
+        """Take the original only: the student is made of its structure."""
+        return not model.recipe and not is_quantized(model)
+
+    def default(self, model: Model) -> Settings:
+        """Take half of the channels, or of the blocks of a network for texts."""
+        return {"blocks": 0.5} if takes_tokens(model) else {"ratio": 0.5}
+
+    def propose(self, model: Model, so_far: SoFar) -> Settings | None:
+        """Train longer what lost too much when trained shortly, the largest within size and latency first."""
+        done = [candidate.recipe[-1][1] for candidate in so_far.tried]
+        if len(done) >= _MOST_TRIES or any(not went_well(c, so_far.budget.max_drop) for c in so_far.tried):
+            return None
+        failed = [
+            c.recipe[0][1]
+            for c in so_far.elsewhere
+            if [name for name, _ in c.recipe] == ["slim"]
+            and c.status == "measured"
+            and not went_well(c, so_far.budget.max_drop)
+        ]
+        bounded = np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s)
+        for settings in sorted(failed, key=lambda found: sum(found.values())):
+            if settings not in done and (not bounded or so_far.keeps(so_far.sketch(settings))):
+                return settings
+        return None
+
+    def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
+        """Cut without training."""
+        student, _, _ = slimmer(float_module(model), _cut(settings), bench)
+        return exported(student, bench, is_draft=True)
+
+    def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
+        """Make the student, ask whether it has a chance, and train it for long."""
+        teacher = float_module(model)
+        asked = named_settings(settings, ratio=0.0, blocks=0.0, init="kept", soft_share=bench.lesson.soft_share)
+        student, skipped, removed = slimmer(teacher, _cut(settings), bench)
+        if asked["init"] == "fresh":
+            _forget(student, bench.seed)
+        bench.check_draft(exported(student, bench, is_draft=True))
+        with_batch_norms(student, rows_of(bench, _SEEN))
+        lesson = msgspec.structs.replace(
+            bench.lesson,
+            epochs=_LONGER * bench.lesson.epochs,
+            seconds=_LONGER * bench.lesson.seconds,
+            most_epochs=_LONGER * bench.lesson.most_epochs,
+            soft_share=float(asked["soft_share"]),
+        )
+        done = teach(student, bench.runner, bench.samples, lesson, bench.report, label=self.label(settings))
+        changed = {"parameters_before": parameters(teacher), "parameters_after": parameters(student)}
+        return Made(
+            onnx=exported(student, bench), module=student, changed={**changed, **removed, **done}, skipped=skipped
+        )
+
+
+def _cut(settings: Settings) -> Settings:
+    found = {name: settings[name] for name in ("ratio", "blocks") if settings.get(name)}
+    if not found:
+        raise InvalidInput("distill makes a student by cutting: say how much, such as ratio=0.5 or blocks=0.5")
+    return found
+
+
+def _forget(student: "nn.Module", seed: int) -> None:
+    """Give every layer that can do so new random weights."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in student.modules():
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is not None:
+                reset()

@@ -1,0 +1,155 @@
+"""Low rank: a matrix of weights becomes the product of two thinner ones, by its singular values.
+
+A linear layer [m, n] of rank r becomes two with r * (m + n) weights; a convolution becomes one with r filters and a
+1x1 convolution behind it. The rank of each layer is the least that keeps a share of the energy, the sum of the squared
+singular values (Eckart and Young 1936: no other matrix of that rank is nearer).
+"""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
+from argosy.compress.passes.export import exported
+from argosy.compress.passes.kinds import is_quantized
+from argosy.compress.passes.slim import parameters, went_well
+from argosy.compress.teaching import teach
+from argosy.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ENERGIES = (0.9, 0.8, 0.65)
+# Two matrices cost two calls; what saves less than this is not worth them.
+_LEAST_SAVING = 0.75
+# Kernels work on vectors of 8 floats.
+_ROUNDING = 8
+
+
+class Factorize:
+    """The pass `factorize`. Settings: `energy`, the share of each layer's that is kept; `tune`: train after it."""
+
+    cost, rank = 1, 0
+
+    def label(self, settings: Settings) -> str:
+        """Return the share of energy that is kept."""
+        return f"factorize {settings.get('energy', _ENERGIES[0]):.3g}"
+
+    def accepts(self, model: Model) -> bool:
+        """Take float networks that nothing was done to."""
+        return not model.recipe and not is_quantized(model)
+
+    def default(self, model: Model) -> Settings:
+        """Keep nine tenths of the energy."""
+        return {"energy": _ENERGIES[0]}
+
+    def propose(self, model: Model, so_far: SoFar) -> Settings | None:
+        """Keep most of the energy, then less while that goes well."""
+        if any(not went_well(candidate, so_far.budget.max_drop) for candidate in so_far.tried):
+            return None
+        for energy in _ENERGIES[len(so_far.tried) :]:
+            sketch = so_far.sketch({"energy": energy})
+            # What is no faster and hardly smaller is not worth a training.
+            if sketch is not None and sketch.ratio < 1.0 and so_far.keeps(sketch):
+                return {"energy": energy}
+        return None
+
+    def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
+        """Factorize without training."""
+        return exported(factorized(float_module(model), **_asked(settings))[0], bench, is_draft=True)
+
+    def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
+        """Factorize every layer where it saves something, and train the factors."""
+        teacher = float_module(model)
+        student, ranks = factorized(teacher, **_asked(settings))
+        bench.check_draft(exported(student, bench, is_draft=True))
+        done: dict[str, Any] = {}
+        if settings.get("tune", True):
+            done = teach(student, bench.runner, bench.samples, bench.lesson, bench.report, label=self.label(settings))
+        return Made(
+            onnx=exported(student, bench),
+            module=student,
+            changed={
+                "ranks": ranks,
+                "parameters_before": parameters(teacher),
+                "parameters_after": parameters(student),
+                **done,
+            },
+        )
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    asked = named_settings(settings, energy=_ENERGIES[0], tune=True)
+    if not 0 < asked["energy"] < 1:
+        raise InvalidInput(f"factorize keeps a share of the energy between 0 and 1, not {asked['energy']}")
+    return {"energy": float(asked["energy"])}
+
+
+def factorized(teacher: "nn.Module", *, energy: float) -> tuple["nn.Module", dict[str, str]]:
+    """Return a copy with low-rank layers, and the rank of each of them; raise InvalidInput where none would save."""
+    from torch import nn
+
+    student = copy.deepcopy(teacher)
+    uses: dict[int, int] = {}
+    for layer in student.modules():
+        weight = getattr(layer, "weight", None)
+        if weight is not None:
+            uses[id(weight)] = uses.get(id(weight), 0) + 1
+    ranks: dict[str, str] = {}
+    for name, layer in list(student.named_modules()):
+        if not name or not isinstance(layer, nn.Linear | nn.Conv2d) or uses[id(layer.weight)] > 1:
+            continue
+        if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+            continue
+        made = _split(layer, energy)
+        if made is not None:
+            parent, _, leaf = name.rpartition(".")
+            setattr(student.get_submodule(parent), leaf, made[0])
+            ranks[name] = f"{made[1]} of {min(layer.weight.flatten(1).shape)}"
+    if not ranks:
+        raise InvalidInput(
+            f"no layer has a low rank: with {energy:.0%} of the energy two factors would be no smaller than any of them"
+        )
+    return student, ranks
+
+
+def _split(layer: "nn.Linear | nn.Conv2d", energy: float) -> "tuple[nn.Module, int] | None":
+    import torch
+    from torch import nn
+
+    with torch.no_grad():
+        matrix = layer.weight.flatten(1).double()
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        kept = torch.cumsum(s.square(), 0) / s.square().sum().clamp(min=1e-30)
+        rank = int((kept < energy).sum()) + 1
+        rank = min(len(s), -(-rank // _ROUNDING) * _ROUNDING)
+        rows, columns = matrix.shape
+        if rank * (rows + columns) > _LEAST_SAVING * rows * columns:
+            return None
+        root = s[:rank].sqrt()
+        first, second = (root[:, None] * v[:rank]).float(), (u[:, :rank] * root).float()
+        has_bias = layer.bias is not None
+        made: nn.Sequential
+        if isinstance(layer, nn.Linear):
+            made = nn.Sequential(nn.Linear(columns, rank, bias=False), nn.Linear(rank, rows, bias=has_bias))
+        else:
+            wide: Any = layer
+            made = nn.Sequential(
+                nn.Conv2d(
+                    wide.in_channels,
+                    rank,
+                    wide.kernel_size,
+                    wide.stride,
+                    wide.padding,
+                    wide.dilation,
+                    bias=False,
+                    padding_mode=wide.padding_mode,
+                ),
+                nn.Conv2d(rank, rows, 1, bias=has_bias),
+            )
+        inner: Any = made[0]
+        outer: Any = made[1]
+        inner.weight.copy_(first.reshape(inner.weight.shape))
+        outer.weight.copy_(second.reshape(outer.weight.shape))
+        if layer.bias is not None:
+            outer.bias.copy_(layer.bias)
+    return made.train(layer.training), rank

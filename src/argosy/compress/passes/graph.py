@@ -1,0 +1,226 @@
+"""What can be cut from a traced network, whatever it is called: whole blocks, and the insides of pairs of layers.
+
+A block is what stands between two places of a network with the same shape, when nothing else leads past it: taking it
+out means using the earlier place for the later one. Attention and feed-forward parts of encoders and decoders are such
+blocks, and residual blocks of convolutional networks that keep their width.
+
+A pair is a linear layer whose outputs reach, value by value, nothing but another linear layer: each value between them
+can go with a row of the first matrix and a column of the second.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+# What works on each number by itself, so that one channel more or less changes no other.
+_BY_VALUE = {
+    "relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "softplus",
+    "mul", "add", "sub", "div", "truediv", "pow", "erf", "neg", "abs", "exp", "sqrt", "clamp", "clip", "identity",
+    "dropout", "relu6", "mish", "square", "to", "float",
+}  # fmt: skip
+
+
+# A block of a real network has fewer operations than this.
+_FARTHEST = 400
+
+
+class Block(NamedTuple):
+    """A part of the network that can go: from the output of `begin` to that of `end`."""
+
+    begin: str
+    end: str
+    modules: tuple[str, ...]
+    """The layers within it."""
+    parameters: int
+
+
+class Pair(NamedTuple):
+    """Two linear layers with nothing but functions of single values between them."""
+
+    first: str
+    second: str
+
+
+def traced(module: "nn.Module") -> "fx.GraphModule":
+    """Return the network as a graph; raises what tracing raises for code that depends on values."""
+    from torch import fx
+
+    return module if isinstance(module, fx.GraphModule) else fx.symbolic_trace(module)
+
+
+def blocks_of(graph: "fx.GraphModule", example: "Sequence[torch.Tensor]") -> list[Block]:
+    """Return the smallest blocks that can go, in order, without overlaps."""
+    shapes = _shapes(graph, example)
+    nodes = list(graph.graph.nodes)
+    place = {node: index for index, node in enumerate(nodes)}
+    weights = {name: sum(p.numel() for p in layer.parameters(recurse=False)) for name, layer in graph.named_modules()}
+    anchors = [
+        n for n in nodes if shapes.get(n) is not None and n.op in ("call_module", "call_function", "call_method")
+    ]
+    found: list[Block] = []
+    free_from = -1
+    for begin in anchors:
+        if place[begin] < free_from:
+            continue
+        for end in anchors:
+            if place[end] - place[begin] > _FARTHEST:
+                break
+            if place[end] <= place[begin] or shapes[end] != shapes[begin] or begin not in _ancestors(end, begin, place):
+                continue
+            inside = _between(begin, end, place)
+            layers = tuple(
+                str(n.target) for n in (*inside, end) if n.op == "call_module" and weights.get(str(n.target), 0)
+            )
+            heavy = [name for name in layers if _is_heavy(graph, name)]
+            if len(heavy) < 2 or any(user is not end and user not in inside for n in inside for user in n.users):
+                continue
+            found.append(Block(begin.name, end.name, layers, sum(weights[name] for name in layers)))
+            free_from = place[end]
+            break
+    return found
+
+
+def without_block(graph: "fx.GraphModule", block: Block) -> "fx.GraphModule":
+    """Return a copy in which the block does nothing; `graph` is left as it was."""
+    made = copy.deepcopy(graph)
+    remove_block(made, block)
+    return made
+
+
+def remove_block(graph: "fx.GraphModule", block: Block) -> None:
+    """Take a block out in place, with the layers nothing uses any more."""
+    nodes = {node.name: node for node in graph.graph.nodes}
+    nodes[block.end].replace_all_uses_with(nodes[block.begin], delete_user_cb=lambda user: user is not nodes[block.end])
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+
+
+def pairs_of(graph: "fx.GraphModule") -> list[Pair]:
+    """Return the pairs of linear layers of which the inner width can shrink."""
+    from torch import nn
+
+    layers = dict(graph.named_modules())
+    uses: dict[str, int] = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            uses[str(node.target)] = uses.get(str(node.target), 0) + 1
+    found = []
+    for node in graph.graph.nodes:
+        if (
+            node.op != "call_module"
+            or not isinstance(layers[str(node.target)], nn.Linear)
+            or uses[str(node.target)] > 1
+        ):
+            continue
+        ends = _reached(node, layers)
+        if ends is None or len(ends) != 1:
+            continue
+        second = str(next(iter(ends)).target)
+        first = layers[str(node.target)]
+        if uses[second] == 1 and layers[second].in_features == first.out_features:
+            found.append(Pair(str(node.target), second))
+    return found
+
+
+def shrink_pair(graph: "fx.GraphModule", pair: Pair, keep: "torch.Tensor") -> None:
+    """Keep only the inner values `keep` (positions) of a pair, in place."""
+    import torch
+
+    layers = dict(graph.named_modules())
+    first, second = layers[pair.first], layers[pair.second]
+    with torch.no_grad():
+        first.weight = torch.nn.Parameter(first.weight[keep].clone())
+        if first.bias is not None:
+            first.bias = torch.nn.Parameter(first.bias[keep].clone())
+        second.weight = torch.nn.Parameter(second.weight[:, keep].clone())
+    first.out_features = second.in_features = len(keep)
+
+
+def _reached(node: "fx.Node", layers: "dict[str, nn.Module]") -> "set[fx.Node] | None":
+    """The layers a node's values reach by functions of single values; None where anything else comes in between."""
+    from torch import nn
+
+    todo, seen, ends = [node], {node}, set()
+    while todo:
+        for user in todo.pop().users:
+            if user in seen or user in ends:
+                continue
+            if user.op == "call_module" and isinstance(layers[str(user.target)], nn.Linear):
+                ends.add(user)
+            elif _is_by_value(user, layers, seen):
+                seen.add(user)
+                todo.append(user)
+            else:
+                return None
+    return ends
+
+
+def _is_by_value(node: "fx.Node", layers: "dict[str, nn.Module]", seen: "set[fx.Node]") -> bool:
+    if node.op == "call_module":
+        return type(layers[str(node.target)]).__name__.lower() in _BY_VALUE
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = getattr(node.target, "__name__", str(node.target)).strip("_").removesuffix("_")
+    # What else goes in must be a number: a tensor could have a value per channel.
+    return name in _BY_VALUE and all(
+        given in seen or (given.op == "get_attr" and _is_scalar(given)) for given in node.all_input_nodes
+    )
+
+
+def _is_scalar(node: "fx.Node") -> bool:
+    value: Any = node.graph.owning_module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return bool(value.numel() == 1)
+
+
+def _is_heavy(graph: "fx.GraphModule", name: str) -> bool:
+    """Whether a layer multiplies by a matrix: norms alone make no block."""
+    weight = getattr(graph.get_submodule(name), "weight", None)
+    return weight is not None and weight.ndim >= 2
+
+
+def _shapes(graph: "fx.GraphModule", example: "Sequence[torch.Tensor]") -> "dict[fx.Node, tuple[int, ...] | None]":
+    import torch
+    from torch import fx
+
+    found: dict[fx.Node, tuple[int, ...] | None] = {}
+
+    class Noting(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            is_activation = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim >= 2
+            found[n] = tuple(value.shape) if is_activation else None
+            return value
+
+    with torch.no_grad():
+        Noting(graph).run(*example)
+    return found
+
+
+def _ancestors(end: "fx.Node", begin: "fx.Node", place: "dict[fx.Node, int]") -> "set[fx.Node]":
+    """What `end` depends on, no further back than `begin`."""
+    todo, seen = [end], set()
+    while todo:
+        for given in todo.pop().all_input_nodes:
+            if given not in seen and place[given] >= place[begin]:
+                seen.add(given)
+                todo.append(given)
+    return seen
+
+
+def _between(begin: "fx.Node", end: "fx.Node", place: "dict[fx.Node, int]") -> "set[fx.Node]":
+    """What lies on a way from `begin` to `end`, both left out."""
+    before_end = _ancestors(end, begin, place)
+    todo, found = [begin], set()
+    while todo:
+        for user in todo.pop().users:
+            if user in before_end and user not in found:
+                found.add(user)
+                todo.append(user)
+    return found - {begin}

@@ -1,0 +1,106 @@
+"""The engine and the form of the graph: what costs no quality, or next to none, and is decided by timing it here."""
+
+import functools
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, named_settings
+from argosy.core.errors import InvalidInput
+from argosy.core.plugins import missing
+from argosy.formats.onnx_check import read_model_file
+
+_ENGINES = ("openvino-bf16", "openvino")
+_KNOWN = ("onnxruntime", *_ENGINES)
+
+
+class Optimize:
+    """The pass `optimize`. Settings: `engine` (onnxruntime, openvino, openvino-bf16), `fold`: constants beforehand."""
+
+    cost, rank = 0, 3
+
+    def label(self, settings: Settings) -> str:
+        """Return the engine."""
+        words = {"openvino": "on OpenVINO", "openvino-bf16": "on OpenVINO in bf16"}
+        return words.get(settings.get("engine", "onnxruntime"), "folded")
+
+    def accepts(self, model: Model) -> bool:
+        """Take any graph."""
+        return "optimize" not in model.passes
+
+    def default(self, model: Model) -> Settings:
+        """Fold constants, for the engine every installation has."""
+        return {"engine": "onnxruntime", "fold": True}
+
+    def propose(self, model: Model, so_far: SoFar) -> Settings | None:
+        """Try the engines that are installed beside ONNX Runtime; on what was made of the original, those that paid."""
+        if not has_openvino():
+            return None
+        done = [candidate.recipe[-1][1]["engine"] for candidate in so_far.tried]
+        left = [engine for engine in _ENGINES if engine not in done and engine != model.engine]
+        return next(({"engine": e} for e in left if not model.recipe or _pays(e, model, so_far)), None)
+
+    def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
+        """There is nothing to train."""
+        return None
+
+    def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
+        """Name the engine; with `fold` also compute beforehand what depends on no input."""
+        asked = named_settings(settings, engine="onnxruntime", fold=False)
+        if asked["engine"] not in _KNOWN:
+            raise InvalidInput(f"there is no engine {asked['engine']!r}; there are: {', '.join(_KNOWN)}", known=_KNOWN)
+        if asked["engine"] != "onnxruntime" and not has_openvino():
+            raise missing(ModuleNotFoundError(name="openvino"), "openvino")
+        content = read_model_file(model.path)
+        changed: dict[str, object] = {"engine": asked["engine"]}
+        if asked["fold"]:
+            content, before, after = folded(content)
+            changed |= {"nodes_before": before, "nodes_after": after}
+        return Made(onnx=content, engine=asked["engine"], changed=changed)
+
+
+def _pays(engine: str, model: Model, so_far: SoFar) -> bool:
+    """Whether the engine was faster for models of the same datatype, or hasn't been tried on one."""
+    is_int8 = "quantize" in model.passes
+    known = {msgspec.json.encode(c.recipe): c for c in so_far.elsewhere if c.status == "measured"}
+    gains = []
+    for candidate in so_far.elsewhere:
+        if not candidate.recipe or candidate.recipe[-1] != ("optimize", {"engine": engine}):
+            continue
+        before = candidate.recipe[:-1]
+        if any(name == "quantize" for name, _ in before) != is_int8:
+            continue
+        if candidate.status != "measured":
+            return False
+        base = known.get(msgspec.json.encode(before))
+        gains.append(candidate.latency_ratio / (base.latency_ratio if base is not None else 1.0))
+    return not gains or min(gains) < 1.0
+
+
+@functools.cache
+def has_openvino() -> bool:
+    """Return whether OpenVINO is installed; it takes a second to import, so this only looks."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def folded(content: bytes) -> tuple[bytes, int, int]:
+    """Return a graph of standard operators whose constant parts are computed, and how many nodes it had and has."""
+    import onnx
+    import onnxruntime as ort
+
+    before = len(onnx.load_model_from_string(content).graph.node)
+    with tempfile.TemporaryDirectory(prefix="argosy-fold-") as folder:
+        target = Path(folder) / "folded.onnx"
+        options = ort.SessionOptions()
+        # The basic level keeps to standard operators, so the file stays one for every engine and machine.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(target)
+        options.log_severity_level = 4
+        ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(str(target))
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    del model.metadata_props[:]
+    return bytes(model.SerializeToString(deterministic=True)), before, len(model.graph.node)

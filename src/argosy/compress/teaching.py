@@ -1,0 +1,313 @@
+"""Training a smaller model to answer as the original does, from arrays in memory.
+
+The original answers each training sample once, on ONNX Runtime; the student only ever sees these answers, so an epoch
+costs what the student costs. For vectors of texts the hidden states of every token are compared, which are too many to
+keep and are asked for batch by batch.
+
+Shape suffixes: b batch, t tokens, k classes or width.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from argosy.compress.quality import Samples
+from argosy.core.errors import InvalidInput
+from argosy.core.progress import Progress, Reporter
+from argosy.data.text import ATTENTION_MASK, without_padding
+from argosy.formats.runner import Runner
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Arrays = dict[str, np.ndarray]
+
+# Hinton et al. 2015, section 2: soft targets weigh most, and the true labels keep a share.
+_TEMPERATURE = 2.0
+_SOFT_SHARE = 0.7
+_WARMUP = 0.1
+_CLIP = 1.0
+_WEIGHT_DECAY = 0.01
+# Texts of like lengths share a batch; so many batches are drawn together and then sorted, so that order stays random.
+_SORTED_BATCHES = 16
+_TOLD_S = 0.5
+_TRIED_STEPS = 3
+# A step in bfloat16 must be worth the trouble.
+_CLEARLY_FASTER = 0.8
+
+
+class Lesson(msgspec.Struct, frozen=True, kw_only=True):
+    """How long and how fast a student learns."""
+
+    epochs: int
+    """Passes over the training part; 0: as many as fit into `seconds`."""
+    seconds: float
+    """About so long at most, by the time of the first steps."""
+    batch_size: int
+    learning_rate: float
+    seed: int
+    most_epochs: int = 30
+    soft_share: float = _SOFT_SHARE
+    """How much the original's answers count beside the truth, 0 to 1."""
+
+
+def teach(
+    student: "nn.Module",
+    original: Runner,
+    samples: Samples,
+    lesson: Lesson,
+    report: Reporter,
+    *,
+    label: str,
+    after_step: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Train `student` in place, in the order of its inputs; return what was done: epochs, steps, the last loss.
+
+    `after_step` is told after each step how much of the training is done, 0 to 1.
+    Raises InvalidInput when the training diverges; the student is of no use then.
+    """
+    import torch
+
+    names = [spec.name for spec in original.signature.inputs]
+    inputs = _named(samples.train, names)
+    lessons = _Lessons(original, samples, inputs, lesson)
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    if not parameters:
+        raise InvalidInput("the model has no weights that could be trained")
+    threads = torch.get_num_threads()
+    was = torch.random.get_rng_state()
+    torch.manual_seed(lesson.seed)
+    try:
+        student.train()
+        with _fastest(student, lessons) as (context, step_s):
+            return _train(student, parameters, lessons, lesson, context, step_s, report, label, after_step)
+    finally:
+        student.eval()
+        torch.set_num_threads(threads)
+        torch.random.set_rng_state(was)
+
+
+def _train(  # noqa: PLR0917 - called once, from `teach`
+    student: "nn.Module",
+    parameters: "Sequence[torch.Tensor]",
+    lessons: "_Lessons",
+    lesson: Lesson,
+    context: Callable[[], Any],
+    step_s: float,
+    report: Reporter,
+    label: str,
+    after_step: Callable[[float], None] | None,
+) -> dict[str, Any]:
+    import torch
+
+    per_epoch = lessons.batches
+    epochs = lesson.epochs or max(1, min(lesson.most_epochs, int(lesson.seconds / max(1e-6, step_s * per_epoch))))
+    total = epochs * per_epoch
+    optimizer = torch.optim.AdamW(parameters, lr=lesson.learning_rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / total))
+    told, done, mean = time.monotonic(), 0, float("nan")
+    for epoch in range(epochs):
+        for rows in lessons.epoch(epoch):
+            with context():
+                loss = lessons.loss(student, rows)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
+            optimizer.step()
+            schedule.step()
+            done += 1
+            if after_step is not None:
+                after_step(done / total)
+            if time.monotonic() - told > _TOLD_S:
+                told, mean = time.monotonic(), float(loss.detach())
+                report(
+                    Progress(
+                        stage="compress",
+                        message=f"{label}: epoch {epoch + 1} of {epochs}, loss {mean:.4g}",
+                        done=done,
+                        total=total,
+                        unit="steps",
+                    )
+                )
+        mean = float(loss.detach())
+        if not np.isfinite(mean):
+            raise InvalidInput(f"the training of the smaller model diverged in epoch {epoch + 1}")
+    return {"epochs": epochs, "steps": done, "loss": round(mean, 6)}
+
+
+def _rate(progress: float) -> float:
+    """Linear warm-up, then the half of a cosine (Loshchilov and Hutter 2017, equation 5)."""
+    if progress < _WARMUP:
+        return (progress + 1e-3) / (_WARMUP + 1e-3)
+    return float(0.5 * (1 + np.cos(np.pi * (progress - _WARMUP) / (1 - _WARMUP))))
+
+
+class _Lessons:
+    """Batches, and how far the student's answers are from the original's."""
+
+    def __init__(self, original: Runner, samples: Samples, inputs: Arrays, lesson: Lesson) -> None:
+        import torch
+
+        self._original, self._samples, self._inputs, self._lesson = original, samples, inputs, lesson
+        self.count = len(next(iter(inputs.values())))
+        self.batches = -(-self.count // lesson.batch_size)
+        self._lengths = inputs[ATTENTION_MASK].sum(axis=1) if ATTENTION_MASK in inputs else None
+        self._outputs = [spec.name for spec in original.signature.outputs]
+        self._y = None if samples.train_y is None else torch.from_numpy(np.ascontiguousarray(samples.train_y))
+        self._soft = None
+        if samples.task in ("classification", "regression"):
+            self._soft = torch.from_numpy(samples.answers(original, samples.train).astype(np.float32))
+
+    def epoch(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the rows of each batch."""
+        order = np.random.default_rng((self._lesson.seed, epoch)).permutation(self.count)
+        size = self._lesson.batch_size
+        if self._lengths is None:
+            yield from (order[start : start + size] for start in range(0, self.count, size))
+            return
+        span = size * _SORTED_BATCHES
+        for start in range(0, self.count, span):
+            part = order[start : start + span]
+            part = part[np.argsort(self._lengths[part], kind="stable")]
+            cuts = np.arange(0, len(part), size)
+            for cut in np.random.default_rng((self._lesson.seed, epoch, start)).permutation(cuts):
+                yield part[cut : cut + size]
+
+    def loss(self, student: "nn.Module", rows: np.ndarray) -> "torch.Tensor":
+        """Return the mean loss of a batch."""
+        import torch
+
+        given = without_padding({name: array[rows] for name, array in self._inputs.items()})
+        answer = student(*(torch.from_numpy(np.ascontiguousarray(array)) for array in given.values()))
+        parts = answer if isinstance(answer, tuple) else (answer,)
+        outputs = dict(zip(self._outputs, parts, strict=False))
+        task = self._samples.task
+        if task == "embedding":
+            return self._of_vectors(outputs, given)
+        if task == "language-model":
+            return self._of_text(outputs, given)
+        return self._of_answers(parts[0].float(), rows)
+
+    def _of_answers(self, outputs_bk: "torch.Tensor", rows: np.ndarray) -> "torch.Tensor":
+        import torch
+        from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+
+        from argosy.train.losses import distilled
+
+        assert self._soft is not None
+        is_classes = self._samples.task == "classification" and outputs_bk.shape[-1] > 1
+        soft = distilled(
+            self._soft[rows].reshape(outputs_bk.shape),
+            outputs_bk,
+            "classification" if is_classes else "regression",
+            _TEMPERATURE,
+        ).mean()
+        if self._y is None:
+            return soft
+        y = self._y[rows]
+        if is_classes:
+            hard = F.cross_entropy(outputs_bk, y)
+        elif self._samples.task == "classification":
+            hard = F.binary_cross_entropy_with_logits(outputs_bk.reshape(-1), y.to(torch.float32))
+        else:
+            hard = F.mse_loss(outputs_bk.reshape(len(y), -1)[:, 0], y.to(torch.float32))
+        share = self._lesson.soft_share
+        return share * soft + (1 - share) * hard
+
+    def _of_vectors(self, outputs: "Mapping[str, torch.Tensor]", given: Arrays) -> "torch.Tensor":
+        """Squared distance of the tokens' vectors, in units of their spread, and one less the cosine of their mean."""
+        import torch
+        from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+
+        wanted = {name: torch.from_numpy(array) for name, array in self._original.run(given).items()}
+        total = torch.zeros(())
+        for name, given_by_original in wanted.items():
+            if not given_by_original.is_floating_point():
+                continue
+            got, want = outputs[name].float(), given_by_original
+            if want.ndim == 3 and ATTENTION_MASK in given:
+                mask_bt1 = torch.from_numpy(given[ATTENTION_MASK]).unsqueeze(2).float()
+                spread = (want.square() * mask_bt1).sum() / mask_bt1.sum()
+                total = total + ((got - want).square() * mask_bt1).sum() / mask_bt1.sum() / spread
+                count_b1 = mask_bt1.sum(dim=1).clamp(min=1)
+                pooled = (got * mask_bt1).sum(dim=1) / count_b1, (want * mask_bt1).sum(dim=1) / count_b1
+            else:
+                pooled = got.flatten(1), want.flatten(1)
+                total = total + F.mse_loss(got, want) / want.square().mean().clamp(min=1e-12)
+            total = total + (1 - F.cosine_similarity(*pooled, dim=1)).mean()
+        return total
+
+    def _of_text(self, outputs: "Mapping[str, torch.Tensor]", given: Arrays) -> "torch.Tensor":
+        """The text's own surprise, and the distance of the next token's distribution from the original's."""
+        import torch
+
+        from argosy.train.losses import distilled
+
+        wanted = torch.from_numpy(self._original.run(given)["logits"])
+        soft = distilled(wanted, outputs["logits"].float(), "classification", 1.0).mean()
+        return outputs["nats"].float().mean() + 0.1 * soft
+
+
+def _named(inputs: Arrays, names: list[str]) -> Arrays:
+    """Give the inputs the names and the order of the graph's."""
+    if set(names) <= set(inputs):
+        return {name: inputs[name] for name in names}
+    return dict(zip(names, inputs.values(), strict=False))
+
+
+@contextlib.contextmanager
+def _fastest(student: "nn.Module", lessons: _Lessons) -> "Iterator[tuple[Callable[[], Any], float]]":
+    """Find out whether one core or all, float32 or bfloat16 is the fastest; give the context of a step and its time.
+
+    On a busy machine threads of small layers wait for one another (measured on two cores with a load of 6: 44,000
+    weights took 20 times as long with two threads); some processors multiply bfloat16 several times as fast.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    rows = next(iter(lessons.epoch(0)))
+    plain: Callable[[], Any] = contextlib.nullcontext
+
+    def half() -> Any:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    def timed(context: Callable[[], Any], threads: int) -> float:
+        torch.set_num_threads(threads)
+        times = []
+        for _ in range(_TRIED_STEPS):
+            begun = time.monotonic()
+            with context():
+                loss = lessons.loss(student, rows)
+            torch.autograd.grad(loss, [p for p in student.parameters() if p.requires_grad], allow_unused=True)
+            times.append(time.monotonic() - begun)
+        return min(times)
+
+    with _still(student):
+        found = {threads: timed(plain, threads) for threads in dict.fromkeys((1, before))}
+        threads = before if found[before] < 0.7 * found[1] else 1
+        best, context = found[threads], plain
+        with contextlib.suppress(RuntimeError):  # an operation that knows no bfloat16
+            quick = timed(half, threads)
+            if quick < _CLEARLY_FASTER * best:
+                best, context = quick, half
+    torch.set_num_threads(threads)
+    try:
+        yield context, best
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _still(student: "nn.Module") -> Iterator[None]:
+    """Try steps without moving the statistics of batch norms."""
+    training = student.training
+    student.eval()
+    try:
+        yield
+    finally:
+        student.train(training)

@@ -1,0 +1,121 @@
+"""ONNX files on OpenVINO: the second engine, for models and machines on which it is the faster one.
+
+In float32 it does what ONNX Runtime does. In bfloat16 it uses the matrix units some processors have for it, at a loss
+that is small but not nothing, so a version is only run so when it was measured and published so. Needs
+`argosy[openvino]`.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from argosy.core.errors import InvalidInput
+from argosy.core.plugins import missing
+from argosy.core.tensors import DATATYPES, Signature, TensorSpec
+from argosy.formats.onnx_check import check_onnx, read_model_file
+from argosy.formats.values import checked_input, first_line
+
+# OpenVINO's names of element types; what is missing here (texts, 4-bit types, bfloat16) is refused.
+_DATATYPES = {
+    "boolean": "BOOL",
+    "u8": "UINT8",
+    "u16": "UINT16",
+    "u32": "UINT32",
+    "u64": "UINT64",
+    "i8": "INT8",
+    "i16": "INT16",
+    "i32": "INT32",
+    "i64": "INT64",
+    "f16": "FP16",
+    "f32": "FP32",
+    "f64": "FP64",
+}
+
+
+class OpenVinoRunner:
+    """A model on OpenVINO's CPU device, computing in float32, and int8 where the model does."""
+
+    precision = "f32"
+
+    def __init__(self, request: Any, signature: Signature) -> None:
+        self._request = request
+        self._signature = signature
+        self._inputs = {spec.name: (np.dtype(DATATYPES[spec.datatype][0]), spec) for spec in signature.inputs}
+        self._outputs = [spec.name for spec in signature.outputs]
+
+    @property
+    def signature(self) -> Signature:
+        """The inputs and outputs of the bare model."""
+        return self._signature
+
+    @classmethod
+    def load(cls, data: bytes | Path, *, threads: int = 1) -> Self:
+        """Load an ONNX model from its bytes or file.
+
+        `threads` is the number of cores one run may use; 0 leaves the choice to the runtime. Raises InvalidInput for
+        what is not one self-contained ONNX model or holds what this runtime can't run; NotFound for a missing file;
+        PluginError where OpenVINO is not installed.
+        """
+        if threads < 0:
+            raise InvalidInput(f"{threads} threads were asked for; give 0 for the runtime's choice, or more")
+        content = read_model_file(data) if isinstance(data, Path) else data
+        check_onnx(content)
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise missing(error, "openvino") from error
+        core = openvino.Core()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": cls.precision,
+            "NUM_STREAMS": 1,
+            # Replicas share the machine: none of them may take a core for itself.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = core.compile_model(core.read_model(content, b""), "CPU", settings)
+            signature = Signature(
+                inputs=tuple(_spec(port, "input") for port in compiled.inputs),
+                outputs=tuple(_spec(port, "output") for port in compiled.outputs),
+            )
+        except RuntimeError as error:
+            raise InvalidInput(
+                f"OpenVINO {openvino.__version__} can't load the model: {first_line(error)}",
+                hint='it may run on ONNX Runtime: set [endpoint] engine = "onnxruntime"',
+                code="model_load_failed",
+            ) from error
+        return cls(compiled.create_infer_request(), signature)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer for `inputs`, by name; raise InvalidInput for what doesn't fit the signature or fails inside."""
+        feed = {name: checked_input(self._inputs, name, array) for name, array in inputs.items()}
+        if len(feed) != len(self._inputs):
+            absent = ", ".join(repr(name) for name in self._inputs if name not in feed)
+            raise InvalidInput(f"the model also needs the input {absent}", given=sorted(inputs))
+        try:
+            # The arrays are read where they are; of what comes out the next run would write over, so it is copied.
+            found = self._request.infer(feed, share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise InvalidInput(
+                f"the model could not answer for these inputs: {first_line(error)}", code="model_run_failed"
+            ) from error
+        return dict(zip(self._outputs, found.to_tuple(), strict=True))
+
+
+class OpenVinoBf16Runner(OpenVinoRunner):
+    """The same, computing in bfloat16 where the processor has units for it."""
+
+    precision = "bf16"
+
+
+def _spec(port: Any, role: str) -> TensorSpec:
+    name = min(port.names, key=len, default="")
+    kind = port.element_type.get_type_name()
+    if not name or kind not in _DATATYPES:
+        raise InvalidInput(
+            f"the model's {role} {name!r} is of the type '{kind}', which OpenVINO can't take or give here"
+        )
+    shape = tuple(size.get_length() if size.is_static else -1 for size in port.partial_shape)
+    return TensorSpec(name=name, datatype=_DATATYPES[kind], shape=shape)

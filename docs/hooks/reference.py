@@ -218,12 +218,19 @@ def special_codes() -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
+            if isinstance(node, ast.Call) and (name := _error_name(node.func)) in known:
                 for keyword in node.keywords:
                     if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
                         said = _cell(_template(node.args[0])) if node.args else ""
-                        found.setdefault((keyword.value.value, node.func.id), []).append(said)
+                        found.setdefault((keyword.value.value, name), []).append(said)
     return dict(sorted(found.items()))
+
+
+def _error_name(node: ast.expr) -> str:
+    """Return the class of error a call makes; what conversions refuse in child processes arrives as InvalidInput."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return "InvalidInput" if ast.unparse(node) == "argosy_child.Refused" else ""
 
 
 def _template(node: ast.expr) -> str:

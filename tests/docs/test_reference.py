@@ -165,6 +165,12 @@ FLAGS = {
     "--endpoint",
     "--weight",
     "--expires",
+    "--from",
+    "--to",
+    "--samples",
+    "--tolerance",
+    "--input",
+    "--weights",
 }
 
 

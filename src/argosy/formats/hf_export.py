@@ -80,11 +80,17 @@ class Form(NamedTuple):
     datatype: str = "INT64"
 
 
-def _from_weights(folder: Folder) -> tuple[bytes, bytes, Exported]:
+def open_original(folder: Folder) -> tuple[Any, Arrays]:
+    """Return a folder's model as a torch module of token arrays by position, and texts of several lengths for it."""
+    module, _, encoded, form = _opened(folder)
+    # Without the longest text: whatever is run costs time and memory by the square of its length.
+    return module, _padded(encoded[:-1], form)
+
+
+def _opened(folder: Folder) -> tuple[Any, Any, list[list[int]], Form]:
     try:
-        import onnxscript
-        import torch
-        import transformers
+        import torch  # noqa: F401 - only to name the extra
+        import transformers  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing(error, "hf") from error
     with silence():
@@ -97,6 +103,17 @@ def _from_weights(folder: Folder) -> tuple[bytes, bytes, Exported]:
     form = Form(inputs, HIDDEN if folder.task == "embedding" else LOGITS, folder.pad_id)
     module.names = inputs
     encoded = _encode(tokenizer.backend_tokenizer, sample_texts(folder.max_length), folder)
+    return module, tokenizer, encoded, form
+
+
+def _from_weights(folder: Folder) -> tuple[bytes, bytes, Exported]:
+    try:
+        import onnxscript
+        import torch
+        import transformers
+    except ModuleNotFoundError as error:
+        raise missing(error, "hf") from error
+    module, tokenizer, encoded, form = _opened(folder)
     wanted = _answers(module, encoded, form)
     content, how, checks = _exported(module, encoded, wanted, form)
     written = tokenizer.backend_tokenizer.to_str().encode()
@@ -105,7 +122,7 @@ def _from_weights(folder: Folder) -> tuple[bytes, bytes, Exported]:
     found = Exported(
         digest=sha256(content),
         tokenizer_digest=sha256(written),
-        inputs=inputs,
+        inputs=form.inputs,
         datatype=form.datatype,
         output=form.output,
         width=wanted[0].shape[-1],

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from argosy.core.errors import InvalidInput, NotFound
+from argosy.core.files import resolve_inside
 
 # Protocol buffers end here: a message has at most 2 GiB.
 MAX_BYTES = 2**31 - 1
@@ -47,14 +48,17 @@ def read_model_file(path: Path) -> bytes:
         raise InvalidInput(f"'{path}' cannot be read: {error.strerror}") from error
 
 
-def check_onnx(data: bytes) -> None:
+def check_onnx(data: bytes, *, external: Path | None = None) -> set[str]:
     """Raise InvalidInput unless `data` is one self-contained ONNX message whose sizes its bytes can hold.
 
+    With `external`, the folder the file is in, weights may also be in other files there: their names are returned, and
+    InvalidInput is raised for those that lead out of the folder, are missing, or are shorter than is said.
     Says nothing about operators and types: the runtime does.
     """
     if not data:
         raise InvalidInput("the model file is empty; an ONNX file was expected")
     has_graph = False
+    outside: set[str] = set()
     left = _MAX_FIELDS
     todo = [("model", 0, len(data), 0)]
     while todo:
@@ -63,7 +67,7 @@ def check_onnx(data: bytes) -> None:
             raise InvalidInput("the model is nested deeper than any real model; it is refused")
         left -= 1
         if kind == "tensor":
-            left -= _check_tensor(data, start, end, left)
+            left -= _check_tensor(data, start, end, left, external=external, outside=outside)
             continue
         children = _CHILDREN[kind]
         dense = 1
@@ -82,21 +86,25 @@ def check_onnx(data: bytes) -> None:
         raise InvalidInput(
             "the file is not an ONNX model: it holds no graph", hint="export it with: torch.onnx.export(model, ...)"
         )
+    return outside
 
 
 def _too_many() -> InvalidInput:
     return InvalidInput("the model is made of more parts than any real model; it is refused")
 
 
-def _check_tensor(data: bytes, start: int, end: int, left: int) -> int:
-    """Return the number of fields, of which there may be `left`."""
+def _check_tensor(data: bytes, start: int, end: int, left: int, *, external: Path | None, outside: set[str]) -> int:
+    """Return the number of fields, of which there may be `left`; add the file its data is in to `outside`."""
     elements = 1
     count = 0
+    where: dict[str, str] = {}
     for field, wire, value, stop in _fields(data, start, end):
         count += 1
         if count > left:
             raise _too_many()
-        if field == _TENSOR_EXTERNAL or (field == _TENSOR_LOCATION and value != 0):
+        if field == _TENSOR_EXTERNAL and wire == _BYTES and external is not None:
+            where.update([_text_pair(data, value, stop)])
+        elif field == _TENSOR_EXTERNAL or (field == _TENSOR_LOCATION and value != 0 and external is None):
             raise InvalidInput(
                 "the model keeps weights in another file, which is refused",
                 hint="save it as one file: onnx.save(onnx.load('model.onnx'), 'single.onnx')",
@@ -104,10 +112,45 @@ def _check_tensor(data: bytes, start: int, end: int, left: int) -> int:
             )
         if field == _TENSOR_DIMS:
             elements *= _product(data, wire, value, stop)
+    held = end - start
+    if external is not None and where:
+        held = _external_bytes(external, where)
+        outside.add(where.get("location", ""))
     # The narrowest datatype has two bits, so a byte holds four elements at most.
-    if elements > 4 * (end - start):
-        raise InvalidInput(f"a tensor in the model promises {elements} elements in {end - start} bytes; it is refused")
+    if elements > 4 * held:
+        raise InvalidInput(f"a tensor in the model promises {elements} elements in {held} bytes; it is refused")
     return count
+
+
+def _text_pair(data: bytes, start: int, end: int) -> tuple[str, str]:
+    """A StringStringEntryProto."""
+    found = {field: data[value:stop] for field, wire, value, stop in _fields(data, start, end) if wire == _BYTES}
+    return found.get(1, b"").decode(errors="replace"), found.get(2, b"").decode(errors="replace")
+
+
+def _external_bytes(folder: Path, where: dict[str, str]) -> int:
+    """Return how many bytes of a tensor lie in the file that `where` names, which must be in `folder`."""
+    name = where.get("location", "")
+    try:
+        path = resolve_inside(folder, name)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"the model keeps weights in {name[:100]!r}, which leads out of the folder it is in",
+            hint="save it as one file: onnx.save(onnx.load('model.onnx'), 'single.onnx')",
+            code="external_data",
+        ) from error
+    if not path.is_file():
+        raise InvalidInput(
+            f"the model keeps weights in '{name[:100]}', which is not in the folder it is in",
+            hint="copy that file beside the model",
+            code="external_data",
+        )
+    texts = (where.get("offset", "0"), where.get("length", ""))
+    offset, length = (int(text) if text.isdecimal() and len(text) < 19 else 0 for text in texts)
+    size = path.stat().st_size
+    if offset + length > size:
+        raise InvalidInput(f"the model takes bytes {offset} to {offset + length} of '{name}', which has {size}")
+    return length or size - offset
 
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

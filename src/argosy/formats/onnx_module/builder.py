@@ -139,7 +139,8 @@ class Builder:
         key = _key(value)
         if key not in self._attributes:
             self._alive.append(value)
-            self._attributes[key] = self._attribute(value, key)
+            node = self._attributes[key] = self._attribute(value, key)
+            node.meta.update(shape=tuple(value.shape), dtype=value.dtype, zero=not bool(value.any()))
         return self._attributes[key]
 
     def _attribute(self, tensor: Tensor, key: _Key) -> fx.Node:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
@@ -51,15 +51,16 @@ MIN_OPSET, MAX_OPSET = 7, 23
 class OnnxModule(fx.GraphModule):
     """A module made of an ONNX graph."""
 
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The graph's inputs, in the order of `forward`'s arguments."""
-        return tuple(self.meta["input_names"])
+    input_names: tuple[str, ...]
+    """The graph's inputs, in the order of `forward`'s arguments."""
+    output_names: tuple[str, ...]
+    """The graph's outputs; for more than one `forward` returns a tuple."""
 
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The graph's outputs; for more than one `forward` returns a tuple."""
-        return tuple(self.meta["output_names"])
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxModule":
+        # torch.fx copies what the graph refers to, and no more.
+        found: Any = super().__deepcopy__(memo)
+        found.input_names, found.output_names = self.input_names, self.output_names
+        return cast("OnnxModule", found)
 
 
 def convert(source: Path | bytes, *, trainable: bool = True) -> OnnxModule:
@@ -82,7 +83,7 @@ def convert(source: Path | bytes, *, trainable: bool = True) -> OnnxModule:
     builder.graph.output(found[0] if len(found) == 1 else tuple(found))
     _drop_unused(builder.graph)
     module = OnnxModule(builder.root, builder.graph)
-    module.meta.update(input_names=tuple(graph.inputs), output_names=tuple(graph.outputs))
+    module.input_names, module.output_names = tuple(graph.inputs), tuple(graph.outputs)
     return module.eval()
 
 
@@ -133,6 +134,7 @@ class _Scope:
         for operation in operations:
             if operation.kind == "Constant" and isinstance(operation.get("value"), Tensor):
                 found[operation.outputs[0]] = operation.get("value")
+                continue
             for name in operation.inputs:
                 if name in self.weights:
                     value = self.value(name)
@@ -140,6 +142,12 @@ class _Scope:
                     found[name] = value
             if operation.kind == "Gather" and operation.inputs and operation.inputs[0] in found:
                 tables.add(operation.inputs[0])
+            # Exporters put these between a weight that two layers share and the second of them.
+            taken = found.get(operation.inputs[0]) if operation.inputs else None
+            if taken is not None and operation.kind == "Identity":
+                found[operation.outputs[0]] = taken
+            elif taken is not None and operation.kind == "Transpose" and taken.dim() == 2:
+                found[operation.outputs[0]] = taken if operation.get("perm") == [0, 1] else taken.t()
         self._tie(found, tables)
         return found
 

@@ -1,29 +1,53 @@
 """What ONNX means and torch has no function for, as functions that tracers and exporters can follow."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F  # noqa: N812 - what every reader of torch code expects
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+
+def leaf(function: Callable[P, T]) -> Callable[P, T]:
+    """Let torch.fx take a call as one step, also when a module is traced again, as it is when it is unpickled."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        proxies: list[fx.Proxy] = []
+        given: Any = (args, kwargs)
+        fx.node.map_aggregate(given, lambda x: proxies.append(x) if isinstance(x, fx.Proxy) else x)
+        if proxies:
+            return proxies[0].tracer.create_proxy("call_function", called, args, kwargs)  # type: ignore[return-value]
+        return function(*args, **kwargs)
+
+    return called
+
+
+@leaf
 def sizes_tensor(items: Sequence[int], is_scalar: bool) -> Tensor:  # noqa: FBT001 - called by graphs only
     """Return sizes as a tensor of int64."""
     parts = [torch.scalar_tensor(item, dtype=torch.int64) for item in items]
     return parts[0] if is_scalar else torch.stack(parts)
 
 
+@leaf
 def divide(left: Tensor, right: Tensor) -> Tensor:
     """Divide as ONNX does: whole numbers towards zero."""
     is_float = any(torch.is_floating_point(part) for part in (left, right) if isinstance(part, Tensor))
     return torch.div(left, right) if is_float else torch.div(left, right, rounding_mode="trunc")
 
 
+@leaf
 def reshape_by(x: Tensor, shape: Tensor) -> Tensor:
     """Reshape to sizes that are computed from data; a 0 keeps the size."""
     return x.reshape([x.shape[i] if size == 0 else int(size) for i, size in enumerate(shape.tolist())])
 
 
+@leaf
 def arange_by(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
     """Return a range whose ends are computed from data."""
     first, last, by = (part.item() if isinstance(part, Tensor) else part for part in (start, limit, step))
@@ -31,6 +55,7 @@ def arange_by(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
     return torch.arange(first, last, by, dtype=dtype)
 
 
+@leaf
 def pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
     """Pad one dimension by its own values: reflected, wrapped around, or the edge repeated."""
     size = x.shape[axis]
@@ -44,6 +69,7 @@ def pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor
     return x.index_select(axis, place)
 
 
+@leaf
 def average_own(
     x: Tensor,
     pads: list[int],
@@ -58,6 +84,7 @@ def average_own(
     return total / share
 
 
+@leaf
 def one_hot(indices: Tensor, depth: int, values: Tensor, axis: int) -> Tensor:
     """Return values[1] where the new dimension's place is the index, and values[0] elsewhere."""
     places = torch.arange(depth, device=indices.device)
@@ -68,11 +95,13 @@ def one_hot(indices: Tensor, depth: int, values: Tensor, axis: int) -> Tensor:
     return found.movedim(-1, axis)
 
 
+@leaf
 def take(data: Tensor, axis: int, index: Tensor) -> Tensor:
     """Take slices along `axis`, in the shape of `index`."""
     return data[(slice(None),) * axis + (index,)]
 
 
+@leaf
 def gather_nd(data: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
     """Take slices by the tuples that the last dimension of `indices` holds."""
     places: list[Tensor] = []
@@ -84,6 +113,7 @@ def gather_nd(data: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
     return data[tuple(places)]
 
 
+@leaf
 def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, reduction: str) -> Tensor:
     """Put `updates` where the tuples in the last dimension of `indices` say."""
     places = tuple(indices[..., i].to(torch.int64) for i in range(indices.shape[-1]))
@@ -101,6 +131,7 @@ def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, reduction: str) -
     return found.reshape(*shape, *rest)
 
 
+@leaf
 def scatter_elements(data: Tensor, indices: Tensor, updates: Tensor, axis: int, reduction: str) -> Tensor:
     """Put each number of `updates` where `indices` says along `axis`."""
     places = indices.to(torch.int64) % data.shape[axis]
@@ -110,6 +141,7 @@ def scatter_elements(data: Tensor, indices: Tensor, updates: Tensor, axis: int, 
     return data.scatter_reduce(axis, places, updates, kind)
 
 
+@leaf
 def cumulative(x: Tensor, axis: int, exclusive: bool, reverse: bool) -> Tensor:  # noqa: FBT001
     """Return running sums, from the end or without the own number if asked."""
     turned = x.flip(axis) if reverse else x
@@ -119,6 +151,7 @@ def cumulative(x: Tensor, axis: int, exclusive: bool, reverse: bool) -> Tensor: 
     return found.flip(axis) if reverse else found
 
 
+@leaf
 def last_arg(x: Tensor, axis: int, keepdims: bool, largest: bool) -> Tensor:  # noqa: FBT001
     """Return the last place of the largest or smallest number."""
     turned = x.flip(axis)
@@ -126,6 +159,7 @@ def last_arg(x: Tensor, axis: int, keepdims: bool, largest: bool) -> Tensor:  # 
     return x.shape[axis] - 1 - found
 
 
+@leaf
 def product(x: Tensor, axes: Sequence[int], keepdims: bool) -> Tensor:  # noqa: FBT001
     """Multiply over several dimensions."""
     for axis in sorted((a % x.dim() for a in axes), reverse=True):
@@ -133,16 +167,19 @@ def product(x: Tensor, axes: Sequence[int], keepdims: bool) -> Tensor:  # noqa: 
     return x
 
 
+@leaf
 def resample(x: Tensor, axis: int, weights_in_out: Tensor) -> Tensor:
     """Resize one dimension by a matrix of the shares that each old place has in each new one."""
     return torch.movedim(torch.movedim(x, axis, -1) @ weights_in_out.to(x.dtype), -1, axis)
 
 
+@leaf
 def hardmax(x: Tensor, axis: int) -> Tensor:
     """Return 1 at the first largest number along `axis`, 0 elsewhere."""
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
 
 
+@leaf
 def masked_steps(y_tbd: Tensor, lengths_b: Tensor) -> Tensor:
     """Return outputs with zeros behind each sequence's end."""
     steps = torch.arange(y_tbd.shape[0], device=y_tbd.device)

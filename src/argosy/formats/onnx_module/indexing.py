@@ -38,7 +38,9 @@ def _gather(g: Builder, op: Operation, data: Value, index: Value) -> Any:
 
 
 def _embedding(g: Builder, table: Tensor, index: Value) -> Any:
-    layer = nn.Embedding(table.shape[0], table.shape[1], _weight=g.parameter(table))
+    # Given a weight it draws none, but it makes a parameter of its own of it.
+    layer = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
+    layer.weight = g.parameter(table)
     return g.module(layer, g.layer_name(table), _int64(g, index))
 
 

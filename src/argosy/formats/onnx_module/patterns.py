@@ -138,9 +138,10 @@ class _Finder:
         whole = self._with_number(number, 0.5)
         if whole is not None:
             product = self._made_by(whole, "Mul")
-            pair = None if product is None else self._pair(product, "Add")
-            if product is not None and pair is not None:
-                found.append(({product}, pair[0], pair[1]))
+            for name in [] if product is None else self.operations[product].inputs:
+                inner, other = self._made_by(name, "Add"), self._other(product or 0, name)
+                if product is not None and inner is not None and other is not None:
+                    found.append(({product}, inner, other))
         for name in self.operations[number].inputs:
             other = self._other(number, name)
             half, inner = self._made_by(name, "Mul"), self._made_by(other or "", "Add")

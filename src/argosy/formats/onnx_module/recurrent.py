@@ -149,8 +149,8 @@ def _is_zero(value: Value) -> bool:
     if isinstance(value, fx.Node) and value.target in {"expand", "reshape", "repeat", "permute", torch.cat}:
         source = value.args[0]
         parts = source if isinstance(source, tuple | list) else [source]
-        return all(isinstance(part, fx.Node) and (_is_zero(part) or "zero" in part.meta) for part in parts)
-    return isinstance(value, fx.Node) and "zero" in value.meta
+        return all(isinstance(part, fx.Node) and _is_zero(part) for part in parts)
+    return isinstance(value, fx.Node) and bool(value.meta.get("zero"))
 
 
 def _are_whole(g: Builder, lengths: Value | None, x: Value) -> bool:

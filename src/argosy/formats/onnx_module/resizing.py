@@ -65,7 +65,9 @@ def _resized(
         changed = [i for i, factor in enumerate(factors) if factor != 1.0]
     else:
         assert target is not None
-        changed = [i for i, size in enumerate(target) if size is not own[i] and size != own[i]]
+        # Batches and channels are never resized: where they are free, their fixed size is one that was seen.
+        free = {i for i, axis in enumerate(axes) if axis < 2 and not isinstance(own[i], int)}
+        changed = [i for i, size in enumerate(target) if i not in free and size is not own[i] and size != own[i]]
     if not changed:
         return x
     native = _native(mode, coordinates, nearest, rank)

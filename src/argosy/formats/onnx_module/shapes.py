@@ -121,7 +121,10 @@ def _transpose(g: Builder, op: Operation, x: Value) -> Any:
         x, axes = inner[0], [inner[1][axis] for axis in axes]
     if axes == sorted(axes):
         return x
-    return g.call("permute", x, axes)
+    found, shape = g.call("permute", x, axes), g.shape(x)
+    if isinstance(found, fx.Node) and shape is not None:
+        found.meta["shape"] = tuple(shape[axis] for axis in axes)
+    return found
 
 
 def _axes(g: Builder, op: Operation, axes: Value | None) -> list[int] | None:
@@ -139,9 +142,31 @@ def _squeeze(g: Builder, op: Operation, x: Value, axes: Value | None = None) -> 
     if any(axis < 0 for axis in found):
         found = [axis % g.rank(x) for axis in found]
     for axis in sorted(found, reverse=True):
+        part = _unbound(g, x, axis)
+        if part is not None:
+            x = part
+            continue
         is_undone = isinstance(x, fx.Node) and x.target == "unsqueeze" and x.args[1] == axis
         x = x.args[0] if is_undone and isinstance(x, fx.Node) else g.call("squeeze", x, axis)  # type: ignore[assignment]
     return x
+
+
+def _unbound(g: Builder, x: Value, axis: int) -> Any:
+    """Return what a part of a split into single steps is without its dimension: exporters write unbind so."""
+    split: Any = x.args[0] if isinstance(x, fx.Node) and x.target is operator.getitem else None
+    if not isinstance(split, fx.Node) or split.target is not torch.split or split.args[2] != axis:
+        return None
+    sizes: Any = split.args[1]
+    if not isinstance(sizes, list | tuple) or any(size != 1 for size in sizes):
+        return None
+    source: Any = split.args[0]
+    if "unbound" not in split.meta:
+        split.meta["unbound"] = g.call("unbind", source, axis)
+    place = x.args[1] if isinstance(x, fx.Node) else 0
+    found, shape = g.call(operator.getitem, split.meta["unbound"], place), g.shape(source)
+    if shape is not None:
+        found.meta["shape"] = shape[:axis] + shape[axis + 1 :]
+    return found
 
 
 def _unsqueeze(g: Builder, op: Operation, x: Value, axes: Value | None = None) -> Any:
@@ -157,6 +182,8 @@ def _unsqueeze(g: Builder, op: Operation, x: Value, axes: Value | None = None) -
 def _expand(g: Builder, op: Operation, x: Value, shape: Value) -> Any:
     target = _target(g, op, shape)
     rank = g.rank(x)
+    if isinstance(x, Tensor) and x.numel() == 1 and len(target) >= rank:
+        return g.call(torch.full, target, x.reshape(()).item(), dtype=x.dtype)
     target = [*([1] * (rank - len(target))), *target]
     # -1 keeps a size; a target of 1 never makes a size smaller.
     keeps = [axis >= len(target) - rank and _is_kept(g, x, axis - len(target) + rank, size)
@@ -254,7 +281,10 @@ def _turned(g: Builder, x: Value, axis: int, start: Size, end: Size) -> tuple[An
         last = max(0, size - 1 - end)
     else:
         raise InvalidInput(f"{g.operation} runs backwards to a place that depends on its inputs")
-    return g.call("flip", x, axis), first, last
+    turned = g.call("flip", x, axis)
+    if isinstance(turned, fx.Node):
+        turned.meta["shape"] = g.shape(x)
+    return turned, first, last
 
 
 def _pad(

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - what every reader of torch 
 from argosy.core.errors import InvalidInput
 from argosy.formats.onnx_module import functions
 from argosy.formats.onnx_module.builder import Builder, Size, Value
-from argosy.formats.onnx_module.reading import DTYPES, Operation
+from argosy.formats.onnx_module.reading import DTYPES, Operation, Shape
 
 
 def _constant(g: Builder, op: Operation) -> Value:
@@ -73,7 +73,7 @@ def _reshape(g: Builder, op: Operation, x: Value, shape: Value | None = None) ->
     target = list(target)
     if not op.get("allowzero", 0):
         target = [g.size(x, axis) if size == 0 else size for axis, size in enumerate(target)]
-    known = tuple(size if isinstance(size, int) and size >= 0 else None for size in target)
+    known: Shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in target)
     found = _flattened(g, x, target)
     if found is None:
         # Views of views are views of the first.
@@ -87,7 +87,9 @@ def _reshape(g: Builder, op: Operation, x: Value, shape: Value | None = None) ->
     if isinstance(found, fx.Node) and found.meta.get("shape") is None:
         inferred = g.known.get(op.outputs[0])
         shapes = inferred.shape if inferred is not None else None
-        found.meta["shape"] = shapes if shapes is not None and len(shapes) == len(known) else known
+        if shapes is not None and len(shapes) == len(known):
+            known = tuple(other if own is None else own for own, other in zip(known, shapes, strict=True))
+        found.meta["shape"] = known
     return found
 
 

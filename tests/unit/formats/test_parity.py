@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from argosy.core.errors import InvalidInput
-from argosy.formats.parity import check_arrays, check_parity
+from argosy.formats.parity import check_arrays, check_parity, compare_answers, cuts, tolerance_for
 
 SAMPLES = {"x": np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)}
 
@@ -89,3 +89,27 @@ def test_classes_that_differ_within_the_tolerance_lower_the_agreement():
     report = check_arrays(lambda a: a, swapped, x)
     assert report.passed
     assert report.agreement == 0.0
+
+
+def test_each_output_has_its_own_tolerance():
+    wanted = {"score": np.ones((4, 2), np.float32), "label": np.arange(4)}
+    got = {"score": wanted["score"] * 1.0005, "label": wanted["label"]}
+    limits = {"score": 1e-3, "label": 0.0}
+    assert compare_answers(wanted, [(slice(0, 4), got)], 4, tolerance=limits).passed
+    got["label"] = got["label"] + np.array([0, 0, 1, 0])
+    found = compare_answers(wanted, [(slice(0, 4), got)], 4, tolerance=limits)
+    assert not found.passed
+    assert (found.worst_output, found.worst_sample, found.tolerance) == ("label", 2, 0.0)
+
+
+def test_the_coarser_datatype_sets_the_tolerance_and_counts_must_be_equal():
+    assert tolerance_for("float64") < tolerance_for("float32") < tolerance_for("float16") < tolerance_for("bfloat16")
+    assert tolerance_for("float64", "float32") == tolerance_for("float32")
+    assert tolerance_for("int64", "int32") == tolerance_for("bool") == tolerance_for("str12") == 0
+    assert 0 < tolerance_for("int8") < 0.01
+
+
+def test_the_cuts_are_the_whole_single_rows_and_uneven_batches():
+    assert cuts(1) == [slice(0, 1)]
+    found = [(one.start, one.stop) for one in cuts(8)]
+    assert found == [(0, 8), (0, 1), (1, 2), (2, 3), (3, 4), (0, 3), (3, 6), (6, 8)]

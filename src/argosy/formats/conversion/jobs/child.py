@@ -37,7 +37,9 @@ def main(folder: Path) -> int:
     error = None
     try:
         for call in asked["calls"]:
-            done.append(load(call["job"])({**call["config"], "done": done}))
+            # What the original takes is known from the first call; the next ones need it.
+            known = {"signature": done[0] if done else {}, "done": list(done)}
+            done.append(load(call["job"])({**known, **call["config"]}))
     except BaseException as failed:  # noqa: BLE001 - the outermost frame: whatever it was is recorded
         traceback.print_exc()
         error = _told(failed)

@@ -1,0 +1,40 @@
+"""Converters that are wrong on purpose: each a function a conversion's child process runs instead of the right one."""
+
+from pathlib import Path
+
+import argosy_child
+import onnx
+from onnx import numpy_helper
+
+right = argosy_child.job("torch_job")
+
+
+def one_weight(config):
+    """Export as the right one does, and change the weights of the layer 'second' a little."""
+    found = right.to_onnx(config)
+    path = Path(config["target"])
+    model = onnx.load(path)
+    (tensor,) = [one for one in model.graph.initializer if one.name.endswith("second.weight")]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.05, tensor.name))
+    path.write_bytes(model.SerializeToString())
+    return found
+
+
+def frozen_batch(config):
+    """Answer every row as the first of its batch."""
+    found = right.to_onnx(config)
+    path = Path(config["target"])
+    model = onnx.load(path)
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == output else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(__import__("numpy").zeros(8, "int64"), "rows"))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["inner", "rows"], [output]))
+    path.write_bytes(model.SerializeToString())
+    return found
+
+
+def nothing(config):
+    """Write a link to somebody else's file."""
+    Path(config["target"]).symlink_to("/etc/passwd")
+    return {}

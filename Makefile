@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-finetune bench-predictions bench-faults soak bench-serving bench-training clean
+.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-compression bench-finetune bench-predictions bench-faults soak bench-serving bench-training clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,9 @@ bench-predictions: .venv/dev  ## Do predictions of trainings hold? Three models,
 
 bench-faults: .venv/dev  ## What callers notice of kills, version changes, overload and hostile clients (20 minutes)
 	$(BIN)/python benchmarks/faults.py
+
+bench-compression: .venv/dev  ## Argosy's compression search and other tools on the same models (several hours)
+	$(BIN)/python benchmarks/compression.py $(COMPRESSION)
 
 bench-finetune: .venv/dev  ## A pretrained encoder on real texts: all weights, LoRA, frozen features (a quarter of an hour)
 	$(BIN)/python benchmarks/finetune.py

@@ -110,10 +110,12 @@ class Bench:
             # Forwards and backwards, so that nobody is always measured at the same time of the run.
             for each in [original, *entries][:: 1 if turn % 2 == 0 else -1]:
                 lost = original.quality - each.quality
-                if each.failed or (turn and lost > HOPELESS * place.case.max_drop):
+                # Compiling takes minutes, so what torch compiles has all its units in one go.
+                is_compiled = each.runtime == "torch"
+                if each.failed or (turn and (is_compiled or lost > HOPELESS * place.case.max_drop)):
                     continue
                 before = len(each.units)
-                judge_speed(each, original, place, threads=threads, units=1)
+                judge_speed(each, original, place, threads=threads, units=self.asked.rounds if is_compiled else 1)
                 shown = "  ".join(
                     f"{u['threads']} core{'s' * (u['threads'] > 1)}, batch {u['batch']}: {u['ratio']:.2f}x"
                     for u in each.units[before:]

@@ -42,8 +42,8 @@ PEERS = {
             "onnxruntime",
             "onnxruntime quantization",
             "ort.py",
-            (_ONNXRUNTIME, "onnx==1.23.2", "sympy==1.14.0", "numpy==2.4.6"),
-            note="after quant_pre_process; 256 calibration samples",
+            (_ONNXRUNTIME, "onnx==1.23.2", "sympy==1.14.0", "numpy==2.4.6", "torch==2.13.0"),
+            note="after quant_pre_process; 256 calibration samples; its fusions for transformers import torch",
         ),
         Peer(
             "nncf",

@@ -148,7 +148,9 @@ def _record(made: given.Variant, result: Any, news: list[dict[str, Any]]) -> Non
         raise RuntimeError(result.says)
     made.notes = found.name if result.chosen is not None else f"OUT OF REACH, the nearest point: {found.name}"
     made.settings["recipe"] = found.recipe
-    made.runtime = getattr(found, "engine", "onnxruntime")
+    # `openvino-bf16` is OpenVINO, allowed to compute in bfloat16; without that it is held to float32.
+    made.runtime, _, precision = found.engine.partition("-")
+    made.loader = (precision or "f32") if made.runtime == "openvino" else ""
     made.file = found.path
     (made.folder / "news.json").write_text(json.dumps(news) + "\n")
 

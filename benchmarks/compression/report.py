@@ -103,7 +103,7 @@ def _row(entry: Entry, original: Entry, measure: str, titles: Mapping[str, str],
     shown = [f"{s.shown()}x" if s is not None else "-" for s in speeds]
     alone = [u for u in entry["units"] if u["threads"] == 1]
     p50, p95 = (spread([u[f"{q}_ms"] for u in alone if u["batch"] == 1]) for q in ("p50", "p95"))
-    cpu = spread([u["cpu_ms"] for u in alone if u["batch"] == 32])
+    cpu, saved = (spread([u[what] for u in alone if u["batch"] == 32]) for what in ("cpu_ms", "cpu_ratio"))
     name = f"**{entry['name']}**" if is_front else entry["name"]
     cells = [
         titles[entry["who"]],
@@ -115,7 +115,7 @@ def _row(entry: Entry, original: Entry, measure: str, titles: Mapping[str, str],
         f"{entry['agreement']:.2%}",
         *shown,
         f"{number(p50.median)}, {number(p95.median)}" if p50 and p95 else "-",
-        number(cpu.median) if cpu else "-",
+        f"{number(cpu.median)} ({number(saved.median)}x less)" if cpu and saved else "-",
         f"{entry['seconds']:.0f}" if entry["seconds"] else "-",
         number(entry["evaluations"]) if entry["evaluations"] else "-",
     ]

@@ -58,12 +58,10 @@ def torch(path: Path, threads: int, loader: str, module: str) -> Run:
     library.set_num_threads(threads)
     source, _, function = loader.partition(":")
     ready = getattr(importlib.import_module(source), function)(path, json.loads(Path(module).read_text()))
-    order = ("image",) if "resnet" in module else ("input_ids", "attention_mask")
+    order = ("image", "input_ids", "attention_mask")
 
     def run(inputs: Arrays) -> np.ndarray:
-        named = [library.from_numpy(inputs[name]) for name in order if name in inputs] or [
-            library.from_numpy(array) for array in inputs.values()
-        ]
+        named = [library.from_numpy(inputs[name]) for name in order if name in inputs]
         with library.inference_mode():
             return ready(*named).float().numpy()
 

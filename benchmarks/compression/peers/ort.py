@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import onnx
 from given import CALIBRATION, Peer
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -86,7 +87,11 @@ def main() -> None:
             with peer.variant(prefix + name) as made:
                 made.settings = {key: str(value) for key, value in options.items()}
                 made.file = made.folder / "model.onnx"
-                quantize_dynamic(str(source), str(made.file), weight_type=QuantType.QInt8, **options)
+                # Shapes are not inferred through fused operators, so their type must be said.
+                extra = {"DefaultTensorType": onnx.TensorProto.FLOAT} if prefix else {}
+                quantize_dynamic(
+                    str(source), str(made.file), weight_type=QuantType.QInt8, extra_options=extra, **options
+                )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ os.chdir(sys.argv[1])
 keras.utils.set_random_seed(0)
 cnn = keras.Sequential([
     keras.Input((28, 28, 1)), l.Conv2D(8, 3, activation="relu", padding="same"), l.BatchNormalization(),
-    l.MaxPooling2D(), l.DepthwiseConv2D(3, activation="relu"), l.GlobalAveragePooling2D(), l.Dense(10, activation="softmax"),
+    l.MaxPooling2D(), l.DepthwiseConv2D(3, activation="relu"), l.GlobalAveragePooling2D(),
+    l.Dense(10, activation="softmax"),
 ])
 cnn.save("cnn.keras")
 cnn.save("cnn.h5")
@@ -164,9 +165,9 @@ print(losses[0], losses[-1])
 def test_keras_files_with_code_or_tricks_are_refused(keras_files, home, tmp_path, name, code):
     # Tricks are seen before TensorFlow is loaded, so far less memory is enough.
     limits = Limits() if name == "lambda.keras" else Limits(memory_bytes=256 * 2**20, cpu_s=5)
+    asked = plan(Request(source=str(keras_files / name), out=tmp_path / "x.onnx", home=home, limits=limits))
     with pytest.raises(ArgosyError) as found:
-        request = Request(source=str(keras_files / name), out=tmp_path / "x.onnx", home=home, limits=limits)
-        convert(plan(request))
+        convert(asked)
     assert found.value.code == code
     assert list(tmp_path.iterdir()) == []
 
@@ -179,15 +180,17 @@ def test_keras_and_saved_models_become_litert(keras_files, tool, carried_out, tm
 
 
 @pytest.mark.capability("F3")
-@pytest.mark.parametrize(("name", "suffix"), [("litert", "tflite"), ("tvm", "so"), ("mindspore", "mindir")])
-def test_a_torch_net_becomes_litert_tvm_and_mindir_through_onnx(tool, torch_onnx, carried_out, tmp_path, name, suffix):
+@pytest.mark.parametrize("kind", ["litert:tflite", "tvm:so", "mindspore:mindir"])
+def test_a_torch_net_becomes_litert_tvm_and_mindir_through_onnx(tool, torch_onnx, carried_out, tmp_path, kind):
+    name, suffix = kind.split(":")
     tool(name)
     proved(carried_out(torch_onnx("Net", "x:batch,3,16,16"), tmp_path / f"made.{suffix}"))
 
 
 @pytest.mark.capability("F3", "F4")
-@pytest.mark.parametrize(("name", "suffix"), [("tvm", "so"), ("mindspore", "mindir")])
-def test_an_operator_that_a_tool_has_not_is_named_with_its_layer(tool, torch_onnx, carried_out, tmp_path, name, suffix):
+@pytest.mark.parametrize("kind", ["tvm:so", "mindspore:mindir"])
+def test_an_operator_that_a_tool_has_not_is_named_with_its_layer(tool, torch_onnx, carried_out, tmp_path, kind):
+    name, suffix = kind.split(":")
     tool(name)
     with pytest.raises(ArgosyError, match=r"LSTM.*'node_lstm") as found:
         carried_out(torch_onnx("Recurrent", "x:batch,5,6"), tmp_path / f"made.{suffix}")

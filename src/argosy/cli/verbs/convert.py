@@ -64,7 +64,8 @@ def _convert(request: Request, output: Output) -> None:
         output.line(f"[bold]{line}[/]")
 
     def tell(news: Progress) -> None:
-        output.line(f"[dim]{news.done + 1:.0f}/{news.total:.0f}[/] {news.message}")
+        place = f"{news.done + 1:.0f}/{news.total:.0f}" if news.unit else "   "
+        output.line(f"[dim]{place}[/] {news.message}")
 
     found = carry_out(asked, tell)
     _show(found, request.out, output)

@@ -1,5 +1,6 @@
 """A model file into another format: the plan, steps in child processes, the proof, the output at once or not at all."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from argosy.formats.onnx_check import check_onnx, read_model_file
 from argosy.formats.parity import ParityReport, compare_answers, cuts, tolerance_for
 
 _ROWS = 8
+# How often long work says that it goes on.
+_NEWS_S = 10.0
 _INPUT = re.compile(r"(?P<name>[^:]+):(?P<shape>[^:]*)(?::(?P<dtype>[a-z0-9]+))?")
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool", "str")
 
@@ -356,7 +359,14 @@ class _Conversion:
 
     def _child(self, calls: list[Call], tool: str, folder: Path) -> sandbox.Ended:
         python = python_for(tool, self.request.home)
-        return sandbox.run(calls, python=python, work=folder, limits=self.request.limits)
+        ticks = itertools.count(1)
+
+        def tick() -> None:
+            passed_s = next(ticks) * sandbox.TICK_S
+            if passed_s % _NEWS_S == 0:
+                self.tell(Progress(stage="convert", message=f"at it for {passed_s:.0f} s", total=len(self.asked.path)))
+
+        return sandbox.run(calls, python=python, work=folder, limits=self.request.limits, tick=tick)
 
 
 def _config_of(kind: Format, path: Path, signature: Mapping[str, Any]) -> dict[str, Any]:

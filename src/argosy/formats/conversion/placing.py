@@ -46,8 +46,21 @@ def place(
 ) -> ConversionReport:
     """Put what was made, and its report beside it, where it belongs; each file appears whole, the model last."""
     out = out.absolute()
-    if target.name in _FOLDERS:
-        return _place_folder(made, out, _FOLDERS[target.name], report)
+    proof = out.parent / f"{out.name}{REPORT_SUFFIX}"
+    is_new = not proof.exists()
+    try:
+        if target.name in _FOLDERS:
+            return _place_folder(made, out, _FOLDERS[target.name], report)
+        return _place_files(made, out, target, report)
+    except BaseException:
+        if is_new:
+            proof.unlink(missing_ok=True)
+        raise
+
+
+def _place_files(
+    made: Path, out: Path, target: Format, report: Callable[[dict[str, str]], ConversionReport]
+) -> ConversionReport:
     names = {made.name: out.name}
     if target.name == "openvino":
         names = {f"{made.stem}.bin": f"{out.stem}.bin", **names}

@@ -23,7 +23,8 @@ from argosy.core.files import FileLock
 
 _PREFIX = "argosy-convert-"
 _MAX_RESULT_BYTES = 64 * 2**20
-_TICK_S = 0.5
+TICK_S = 0.5
+"""How often whoever waits for a child is told."""
 _GIB = 2**30
 
 
@@ -139,9 +140,9 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float, tick: Callable[[],
     left_s = seconds
     while left_s > 0:
         try:
-            process.wait(min(_TICK_S, left_s))
+            process.wait(min(TICK_S, left_s))
         except subprocess.TimeoutExpired:
-            left_s -= _TICK_S
+            left_s -= TICK_S
             tick()
         else:
             return

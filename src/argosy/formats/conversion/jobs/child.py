@@ -87,6 +87,9 @@ def _told(error: BaseException) -> dict[str, Any]:
     if isinstance(error, ModuleNotFoundError):
         message = f"this needs '{error.name}', which is not installed where the converter runs"
         return {"kind": "plugin", "code": "missing_extra", "message": message, "hint": "install it"}
+    if type(error).__name__ == "WrongSamples":
+        hint = "give samples that fit with --samples: numpy.savez('samples.npz', x=rows)"
+        return {"kind": "invalid_input", "code": "samples_wrong", "message": str(error), "hint": hint}
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
     return {"kind": "invalid_input", "code": "conversion_failed", "message": said, "hint": ""}

@@ -17,6 +17,12 @@ _MAX_ELEMENTS = 2**24
 _MAX_TRACE_BYTES = 2**30
 
 
+class WrongSamples(ValueError):
+    """Samples that a model doesn't take, or that can't be made for it; told to the user as they are."""
+
+    code = "samples_wrong"
+
+
 def describe(name: str, shape: Iterable[Any], dtype: str) -> dict[str, Any]:
     """Return an input or output as plain values; whatever is no positive number is a free dimension, -1."""
     sizes = [int(size) if isinstance(size, (int, np.integer)) and size >= 0 else -1 for size in shape]
@@ -46,7 +52,7 @@ def _named(given: Arrays, inputs: Specs) -> Arrays:
     names = [one["name"] for one in inputs]
     if set(given) != set(names):
         if len(given) != len(names):
-            raise ValueError(f"the samples hold {', '.join(given) or 'nothing'}; the model takes {', '.join(names)}")
+            raise WrongSamples(f"the samples hold {', '.join(given) or 'nothing'}; the model takes {', '.join(names)}")
         given = dict(zip(names, given.values(), strict=True))
     wanted = {one["name"]: one["dtype"] for one in inputs}
     found = {}

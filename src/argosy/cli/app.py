@@ -587,6 +587,20 @@ def advise_training(
     verb.advise_training(file, changes, measure=measure, hosts=hosts, link=link, as_json=as_json)
 
 
+@advise.command("compression")
+def advise_compression(
+    model: Annotated[str, typer.Argument(help="A version, or an ONNX file or Hugging Face folder.")],
+    data: Annotated[str, typer.Option("--data", help="File or folder to judge by; default: that of its run.")] = "",
+    label: Annotated[str, typer.Option("--label", help="Column of the answers; default: the usual names.")] = "",
+    max_drop: Annotated[str, typer.Option("--max-drop", help="Largest loss, such as 1pt of accuracy.")] = "1pt",
+    as_json: AsJson = False,
+) -> None:
+    """Measure what makes this model smaller or faster on this machine: each method, and which to take."""
+    from argosy.cli.verbs import compress as verb
+
+    verb.advise(model, data=data, label=label, max_drop=max_drop, as_json=as_json)
+
+
 @tools.command("list")
 def tools_list(as_json: AsJson = False) -> None:
     """List the tools that conversions use, and where each is installed."""

@@ -17,7 +17,9 @@ BATCHES = (1, 32)
 _TURN_S = 0.002
 _MIN_TURNS = 4
 # So many lengths of texts are timed.
-_LENGTHS = 5
+_LENGTHS, _LENGTHS_OF_BATCHES = 5, 2
+# What takes this many times the time that is given is run half as often.
+_FAR_TOO_LONG = 4.0
 
 
 def compare(
@@ -42,7 +44,8 @@ def compare(
         sides = [_Side(runner, feeds, clock, cpu) for runner in (original, candidate)]
         end = clock.monotonic() + seconds / len(batches)
         turns = 0
-        while turns < _MIN_TURNS or clock.monotonic() < end:
+        least = _MIN_TURNS if sum(side.once_s for side in sides) < _FAR_TOO_LONG * seconds else _MIN_TURNS // 2
+        while turns < least or clock.monotonic() < end:
             # Who begins changes from turn to turn: the first after a change finds the caches cold.
             for side in sides if turns % 2 else reversed(sides):
                 side.turn()
@@ -57,7 +60,7 @@ def feeds_of(samples: dict[str, np.ndarray], batch: int) -> list[dict[str, np.nd
     if ATTENTION_MASK not in samples:
         return [{name: np.resize(array[:batch], (batch, *array.shape[1:])) for name, array in samples.items()}]
     order = np.argsort(samples[ATTENTION_MASK].sum(axis=1), kind="stable")
-    count = min(_LENGTHS, max(1, len(order) // batch))
+    count = min(_LENGTHS if batch == 1 else _LENGTHS_OF_BATCHES, max(1, len(order) // batch))
     feeds = []
     for place in (np.arange(count) + 0.5) / count:
         start = max(0, min(int(place * len(order)) - batch // 2, len(order) - batch))
@@ -73,14 +76,14 @@ class _Side:
         self._runner, self._feeds, self._clock, self._cpu = runner, feeds, clock, cpu
         self._times: list[list[float]] = [[] for _ in feeds]
         self._cpu_s = 0.0
-        once = 0.0
+        self.once_s = 0.0
         for feed in feeds:
             # The first runs allocate; they are not what a caller sees.
             runner.run(feed)
             start = clock.monotonic()
             runner.run(feed)
-            once += clock.monotonic() - start
-        self._runs = max(1, min(64, round(_TURN_S / max(once, 1e-6))))
+            self.once_s += clock.monotonic() - start
+        self._runs = max(1, min(64, round(_TURN_S / max(self.once_s, 1e-6))))
 
     def turn(self) -> None:
         before = self._cpu()

@@ -45,6 +45,7 @@ _QUICK_S = 0.3
 _FINAL_S = 1.0
 _SKETCH_S = 0.2
 _FINALISTS = 6
+_LONG_S = 3.0
 # What a fine-tuning may take; one for long takes four times as much. With a limit for all, a share of that.
 _TRAINING_S = 60.0
 _SHARE = 0.1
@@ -72,7 +73,7 @@ def compress(  # noqa: PLR0917 - one call with all of them, by the stage
     nothing keeps the budget, `chosen` is None and the result says what would have to give.
     Raises InvalidInput for an impossible budget or for data with an empty part, before anything is run.
     """
-    search = _Search(original_onnx, module, dataset, config, train, work, report, clock or SystemClock())
+    search = Search(original_onnx, module, dataset, config, train, work, report, clock or SystemClock())
     search.explore(search.root)
     return search.finish()
 
@@ -94,11 +95,13 @@ def apply_passes(  # noqa: PLR0917 - one call with all of them, by the command
     `chosen` is the last, whatever the budget says; it is None where a pass fails, and `says` tells why. Otherwise as
     `compress`.
     """
-    search = _Search(original_onnx, module, dataset, config, train, work, report, clock or SystemClock())
+    search = Search(original_onnx, module, dataset, config, train, work, report, clock or SystemClock())
     return search.follow(recipe)
 
 
-class _Search:
+class Search:
+    """One search: what is asked, what was tried, what may come next."""
+
     def __init__(  # noqa: PLR0917 - called once, from `compress`
         self,
         path: Path,
@@ -152,7 +155,7 @@ class _Search:
                     tried=tried,
                     elsewhere=[c for c in self.candidates if c not in tried],
                     budget=self.budget,
-                    sketch=functools.partial(self._sketch, model, step, name),
+                    sketch=functools.partial(self.sketch, model, name),
                 )
                 settings = step.propose(model, so_far)
                 if settings is None:
@@ -174,7 +177,7 @@ class _Search:
             step: Pass = PASSES.load(name)()
             if not step.accepts(model):
                 raise InvalidInput(
-                    f"{name} can't be applied to {self._label(model.recipe) or 'this model'}",
+                    f"{name} can't be applied to {self.label(model.recipe) or 'this model'}",
                     hint="int8 graphs can't be cut, and every pass is applied once: put quantize and optimize last",
                 )
             child, candidate = self._try(model, step, name, {**step.default(model), **settings})
@@ -196,8 +199,9 @@ class _Search:
         ranks = {name: step.rank for step, name in self.passes}
         return max((ranks[name] + 1 for name, _ in model.recipe), default=0)
 
-    def _sketch(self, model: Model, step: Pass, name: str, settings: dict[str, Any]) -> Sketch | None:
+    def sketch(self, model: Model, name: str, settings: dict[str, Any]) -> Sketch | None:
         """Measure a structure untrained, in the datatype and on the engine that were best for the original."""
+        step: Pass = PASSES.load(name)()
         key = digest_of([model.recipe, name, settings])
         if key not in self.sketches:
             self.report(Progress(stage="compress", message=f"sketching {step.label(settings)}"))
@@ -310,7 +314,7 @@ class _Search:
             module = _of_file(known.path) if known.changed.get("module") else None
             found = Model(path=known.path, module=module, recipe=recipe, engine=known.engine)
             return (found if known.status == "measured" else None), known
-        self.report(Progress(stage="compress", message=f"trying {self._label(recipe)}", done=len(self.candidates)))
+        self.report(Progress(stage="compress", message=f"trying {self.label(recipe)}", done=len(self.candidates)))
         begun = self.clock.monotonic()
         try:
             made = step.apply(model, settings, self.bench)
@@ -335,11 +339,15 @@ class _Search:
         runner = load_runner("onnx", made.onnx, engine=made.engine)
         if [spec.name for spec in runner.signature.inputs] != [spec.name for spec in self.runner.signature.inputs]:
             return self._unfinished(recipe, "failed", "the compressed model has other inputs than the original")
-        quality = self.samples.judge(runner)
+        # Answers are the same on all cores; times are taken on one.
+        is_long = self.samples.seconds > _LONG_S
+        quality = self.samples.judge(
+            load_runner("onnx", made.onnx, threads=0, engine=made.engine) if is_long else runner
+        )
         _, timings = compare(self.runner, runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock)
         write_atomic(self.work / file, made.onnx)
         return Candidate(
-            name=self._label(recipe),
+            name=self.label(recipe),
             recipe=list(recipe),
             status="measured",
             file=file,
@@ -355,7 +363,7 @@ class _Search:
         )
 
     def _unfinished(self, recipe: tuple[tuple[str, dict[str, Any]], ...], status: Any, reason: str) -> Candidate:
-        return Candidate(name=self._label(recipe), recipe=list(recipe), status=status, reason=reason)
+        return Candidate(name=self.label(recipe), recipe=list(recipe), status=status, reason=reason)
 
     def _recall(self, key: str) -> Candidate | None:
         try:
@@ -389,7 +397,8 @@ class _Search:
         quality = candidate.quality
         return quality is not None and quality.drop <= self.budget.max_drop + 2.0 / quality.items
 
-    def _label(self, recipe: tuple[tuple[str, dict[str, Any]], ...]) -> str:
+    def label(self, recipe: Sequence[tuple[str, dict[str, Any]]]) -> str:
+        """Return a recipe in words."""
         return " + ".join(PASSES.load(name)().label(settings) for name, settings in recipe)
 
     def _tell(self, candidate: Candidate) -> None:

@@ -39,10 +39,11 @@ class Material:
         finish: Finish | None,
         *,
         origin: str,
+        outputs: tuple[str, ...] = (),
         scale: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.task, self.digest, self.origin = task, digest, origin
-        self._parts, self._finish, self._scale = parts, finish, scale
+        self._parts, self._finish, self._scale, self._outputs = parts, finish, scale, outputs
 
     def prepared(self, split: str) -> tuple[Arrays, Any]:
         """Return a part's inputs as the model takes them, and its answers in the model's unit."""
@@ -63,7 +64,8 @@ class Material:
     def vectors(self, outputs: Mapping[str, Any], prepared: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         """Return a vector per row, of everything that is a number in what callers get."""
         found = self.finished(outputs, prepared)
-        numbers = [np.asarray(a, dtype=np.float32).reshape(len(a), -1) for a in found.values() if a.dtype.kind == "f"]
+        wanted = [np.asarray(found[name]) for name in self._outputs or found]
+        numbers = [array.astype(np.float32).reshape(len(array), -1) for array in wanted if array.dtype.kind == "f"]
         if not numbers:
             raise InvalidInput("the model gives no floating-point numbers that could be compared")
         return np.concatenate(numbers, axis=1)
@@ -113,12 +115,14 @@ def of_file(
     for part, chosen in rows.items():
         inputs = prepare({key: array[chosen] for key, array in raw.items()})
         parts[part] = (inputs, None if y is None else y[chosen])
+    outputs = tuple(spec.name for spec in manifest.signature.outputs)
     contents = {key: _digestible(array) for key, array in raw.items()}
     return Material(
         task,
         digest_of([contents, None if y is None else y.tolist(), manifest.prepare, seed]),
         parts,
         finishing(finish) if finish else None,
+        outputs=outputs,
         origin=f"'{Path(where).name}': {', '.join(f'{len(chosen)} {part}' for part, chosen in rows.items())}",
         scale=(unit.offset, unit.scale) if unit is not None else (0.0, 1.0),
     )
@@ -142,6 +146,7 @@ def generated(manifest: Manifest, *, seed: int) -> Material:
         digest_of(["generated", seed, _GENERATED]),
         parts,
         finishing(finish) if finish else None,
+        outputs=tuple(spec.name for spec in manifest.signature.outputs),
         origin="generated inputs: agreement on real ones may differ",
     )
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from argosy.cli.output import Output
 from argosy.cli.run_view import RunView
 from argosy.cli.verbs.import_model import import_model
@@ -95,6 +97,42 @@ def compress(
             "rows": result.rows(),
         }
     )
+
+
+def advise(model: str, *, data: str, label: str, max_drop: str, as_json: bool) -> None:
+    """Say which method pays for a model, from short measurements on it."""
+    from argosy.compress.advice import advise as measure
+    from argosy.pipeline.compressing import material_of, search_folder
+
+    output = Output(as_json=as_json)
+    config = CompressConfig(max_drop=max_drop)
+    config.check()
+    workspace = Workspace()
+    version = _version(output, workspace, model, "")
+    work = workspace.settings.home / "work" / "compress"
+    material = material_of(
+        workspace.registry,
+        version,
+        data,
+        label=label,
+        base=Path.cwd(),
+        work=work / version.digest[7:23],
+        seed=config.seed,
+        may_generate=True,
+    )
+    output.line(f"[dim]judged on {material.origin}[/]")
+    with RunView(output, workspace.clock, {"compress": "measure what pays"}) as view:
+        view(Progress(stage="compress", message="started"))
+        path = workspace.registry.versions.file_path(version)
+        found = measure(path, material, config, work / search_folder(version, material, config), view)
+        view(Progress(stage="compress", message="finished"))
+    columns = ("method", "smaller", "faster", "drop", "agreement")
+    rows = [option.row() for option in found.options]
+    output.table(columns, [tuple(row[column] for column in columns) for row in rows])
+    for line in found.says:
+        output.line(line)
+    output.line(f"next: argosy compress {version} --max-drop {max_drop} --size … --latency-p95 …")
+    output.result(msgspec.to_builtins(found))
 
 
 def read_pass(text: str) -> tuple[str, dict[str, Any]]:

@@ -30,6 +30,7 @@ _QUANTIZED = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits",
 # Enough for the ranges of activations to settle; the error of a range falls slower than its cost rises.
 _CALIBRATION_SAMPLES = 256
 _CALIBRATION_BATCH = 32
+_KEPT_READY = 2
 
 
 class Quantize:
@@ -91,7 +92,7 @@ class Quantize:
                 f"there are no operands {asked['operands']!r}; there are: {', '.join(_OPERANDS)}", known=_OPERANDS
             )
         with tempfile.TemporaryDirectory(prefix="argosy-quantize-") as folder, _silence():
-            ready, note = _prepared(model.path, Path(folder))
+            ready, note = _prepared(model.path)
             target = Path(folder) / "int8.onnx"
             if asked["operands"].startswith("weights-"):
                 _weights_only(ready, target, bits=int(asked["operands"].removeprefix("weights-")))
@@ -199,8 +200,26 @@ class _Calibration:
         return next(self._batches, None)
 
 
-def _prepared(path: Path, folder: Path) -> tuple[Path, str]:
-    """Fold batch norm and constants and infer shapes; with less of it where a graph resists, which it may."""
+_READY: dict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory[str], Path, str]] = {}
+
+
+def _prepared(path: Path) -> tuple[Path, str]:
+    """Fold batch norm and constants and infer shapes; with less of it where a graph resists, which it may.
+
+    For a large graph that takes longer than quantizing it, so the last ones are kept for the next settings.
+    """
+    stat = path.stat()
+    key = str(path), stat.st_mtime_ns, stat.st_size
+    if key not in _READY:
+        while len(_READY) >= _KEPT_READY:
+            _READY.pop(next(iter(_READY)))[0].cleanup()
+        folder = tempfile.TemporaryDirectory(prefix="argosy-quantize-")
+        _READY[key] = (folder, *_prepare(path, Path(folder.name)))
+    _, ready, note = _READY[key]
+    return ready, note
+
+
+def _prepare(path: Path, folder: Path) -> tuple[Path, str]:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     ladder: list[dict[str, Any]] = [

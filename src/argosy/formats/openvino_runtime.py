@@ -5,6 +5,8 @@ that is small but not nothing, so a version is only run so when it was measured 
 `argosy[openvino]`.
 """
 
+import re
+import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +16,7 @@ from argosy.core.errors import InvalidInput
 from argosy.core.plugins import missing
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
 from argosy.formats.onnx_check import check_onnx, read_model_file
-from argosy.formats.values import checked_input, first_line
+from argosy.formats.values import checked_input
 
 # OpenVINO's names of element types; what is missing here (texts, 4-bit types, bfloat16) is refused.
 _DATATYPES = {
@@ -33,6 +35,10 @@ _DATATYPES = {
 }
 
 
+# Where in OpenVINO's own source something failed, which stands before what has.
+_WHERE = re.compile(r"^(Exception from|Check '.*' failed at) \S+:\d+:$")
+
+
 class OpenVinoRunner:
     """A model on OpenVINO's CPU device, computing in float32, and int8 where the model does."""
 
@@ -40,6 +46,8 @@ class OpenVinoRunner:
 
     def __init__(self, request: Any, signature: Signature) -> None:
         self._request = request
+        # A request answers one caller at a time: a second one would get the first one's answer, or an error.
+        self._turn = threading.Lock()
         self._signature = signature
         self._inputs = {spec.name: (np.dtype(DATATYPES[spec.datatype][0]), spec) for spec in signature.inputs}
         self._outputs = [spec.name for spec in signature.outputs]
@@ -82,7 +90,7 @@ class OpenVinoRunner:
             )
         except RuntimeError as error:
             raise InvalidInput(
-                f"OpenVINO {openvino.__version__} can't load the model: {first_line(error)}",
+                f"OpenVINO {openvino.__version__} can't load the model: {_said(error)}",
                 hint='it may run on ONNX Runtime: set [endpoint] engine = "onnxruntime"',
                 code="model_load_failed",
             ) from error
@@ -95,13 +103,18 @@ class OpenVinoRunner:
             absent = ", ".join(repr(name) for name in self._inputs if name not in feed)
             raise InvalidInput(f"the model also needs the input {absent}", given=sorted(inputs))
         try:
-            # The arrays are read where they are; of what comes out the next run would write over, so it is copied.
-            found = self._request.infer(feed, share_inputs=True, share_outputs=False)
+            with self._turn:
+                # The arrays are read where they are. `infer` would say nothing when a run on one thread fails, and
+                # leave the answers of the run before (seen in 2026.4).
+                self._request.start_async(feed, share_inputs=True)
+                self._request.wait()
+                # The next run writes over what comes out, so it is copied.
+                found = [np.array(array) for array in self._request.results.to_tuple()]
         except RuntimeError as error:
             raise InvalidInput(
-                f"the model could not answer for these inputs: {first_line(error)}", code="model_run_failed"
+                f"the model could not answer for these inputs: {_said(error)}", code="model_run_failed"
             ) from error
-        return dict(zip(self._outputs, found.to_tuple(), strict=True))
+        return dict(zip(self._outputs, found, strict=True))
 
 
 class OpenVinoBf16Runner(OpenVinoRunner):
@@ -111,7 +124,9 @@ class OpenVinoBf16Runner(OpenVinoRunner):
 
 
 def _spec(port: Any, role: str) -> TensorSpec:
-    name = min(port.names, key=len, default="")
+    # A port also goes by the names of what was folded into it; its node goes by the file's.
+    own = str(port.node.friendly_name).partition("/sink_port_")[0]
+    name = own if own in port.names else min(port.names, key=len, default="")
     kind = port.element_type.get_type_name()
     if not name or kind not in _DATATYPES:
         raise InvalidInput(
@@ -119,3 +134,9 @@ def _spec(port: Any, role: str) -> TensorSpec:
         )
     shape = tuple(size.get_length() if size.is_static else -1 for size in port.partial_shape)
     return TensorSpec(name=name, datatype=_DATATYPES[kind], shape=shape)
+
+
+def _said(error: Exception) -> str:
+    """Return in one line what was said, without the places in the runtime's source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not _WHERE.match(line))[:500] or type(error).__name__

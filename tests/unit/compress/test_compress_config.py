@@ -37,7 +37,7 @@ def test_what_is_not_asked_is_not_bounded():
         ({"max_drop": "1"}, "percentage points"),
         ({"max_drop": ""}, "drop such as"),
         ({"time_limit": "0s"}, "time_limit = '0s' is impossible"),
-        ({"passes": ["shrink"]}, "'shrink'; known are: quantize, slim"),
+        ({"passes": ["shrink"]}, "'shrink'; known are: distill, factorize, optimize, prune, quantize, slim"),
         ({"passes": []}, "passes is empty"),
         ({"passes": ["slim", "slim"]}, "twice"),
         ({"epochs": -1}, "epochs = -1"),

@@ -69,4 +69,11 @@ def test_a_very_slow_model_is_measured_a_few_times_all_the_same():
     clock = FakeClock()
     runner = Timed(clock, 30.0, [])
     mine, _ = compare(runner, runner, X, seconds=1.0, clock=clock, cpu=clock.monotonic)
+    assert mine[0].runs == 2
+
+
+def test_a_slow_model_is_measured_in_as_many_turns_as_any():
+    clock = FakeClock()
+    runner = Timed(clock, 1.0, [])
+    mine, _ = compare(runner, runner, X, seconds=1.0, clock=clock, cpu=clock.monotonic)
     assert mine[0].runs == 4

@@ -6,8 +6,8 @@ import pytest
 
 from argosy.compress import search
 from argosy.compress.candidate import Timing
-from argosy.compress.config import CompressConfig
-from argosy.compress.passes import Made
+from argosy.compress.config import PASS_NAMES, CompressConfig
+from argosy.compress.passes import Made, named_settings
 from argosy.core.clock import FakeClock
 from argosy.core.errors import InvalidInput
 from argosy.train.config import TrainConfig
@@ -19,10 +19,12 @@ WRONG = np.roll(np.eye(4, 3), 1, axis=1)
 
 
 class FakePass:
-    """Gives prepared files for its settings 0, 1, 2 …; notes what it was asked."""
+    """Gives prepared files for its settings 0, 1, 2 …; notes what it was asked, and the sketches it saw."""
 
-    def __init__(self, name, cost, files, noted, *, on_graph=False):
-        self.name, self.cost, self.files, self.noted, self.on_graph = name, cost, files, noted, on_graph
+    def __init__(self, name, files, noted, *, on_graph=False, drafts=None):
+        self.name, self.files, self.noted, self.on_graph = name, files, noted, on_graph
+        self.cost, self.rank = (0, 2) if on_graph else (1, 0)
+        self.drafts, self.seen = drafts, []
 
     def label(self, settings):
         return f"{self.name}{settings['number']}"
@@ -30,10 +32,23 @@ class FakePass:
     def accepts(self, model):
         return self.name not in model.passes and (self.on_graph or model.module is not None)
 
-    def propose(self, model, tried, elsewhere, max_drop):
-        return {"number": len(tried)} if len(tried) < len(self.files) else None
+    def default(self, model):
+        return {"number": 0}
+
+    def propose(self, model, so_far):
+        number = len(so_far.tried)
+        if number >= len(self.files):
+            return None
+        if self.drafts is not None:
+            sketch = so_far.sketch({"number": number})
+            self.seen.append((sketch, so_far.keeps(sketch)))
+        return {"number": number}
+
+    def draft(self, model, settings, bench):
+        return None if self.drafts is None else self.drafts[settings["number"]]
 
     def apply(self, model, settings, bench):
+        named_settings(settings, number=0)
         self.noted.append("+".join([*(name for name, _ in model.recipe), f"{self.name}{settings['number']}"]))
         made = self.files[settings["number"]]
         if isinstance(made, BaseException):
@@ -55,11 +70,13 @@ def world(tmp_path, monkeypatch, blobs, linear_onnx):
         def __init__(self):
             self.noted, self.news = [], []
 
-        def passes(self, **files):
+        def passes(self, drafts=None, **files):
             self.noted.clear()
-            made = {
-                name: FakePass(name, cost, files.get(name, []), self.noted, on_graph=name == "quantize")
-                for cost, name in enumerate(("quantize", "slim"))
+            made = self.made = {
+                name: FakePass(
+                    name, files.get(name, []), self.noted, on_graph=name == "quantize", drafts=(drafts or {}).get(name)
+                )
+                for name in PASS_NAMES
             }
 
             class Table:
@@ -78,6 +95,19 @@ def world(tmp_path, monkeypatch, blobs, linear_onnx):
                 self.work,
                 self.news.append,
                 clock=clock or self.clock,
+            )
+
+        def follow(self, *recipe, module=MODULE, **asked):
+            return search.apply_passes(
+                self.original,
+                module,
+                self.data,
+                CompressConfig(**asked),
+                TrainConfig(),
+                self.work,
+                recipe,
+                self.news.append,
+                clock=self.clock,
             )
 
     def timed(original, candidate, samples, *, seconds, clock):
@@ -184,7 +214,7 @@ def test_a_hopeless_draft_is_stopped_before_its_training(world, linear_onnx):
     assert "as long as the original" in world.run().candidates[0].reason
 
 
-def test_without_a_module_only_passes_on_the_graph_are_tried(world, linear_onnx):
+def test_only_passes_that_accept_the_model_are_tried(world, linear_onnx):
     world.passes(slim=[linear_onnx(padding=10_000)], quantize=[linear_onnx(padding=10_000)])
     assert [c.recipe[0][0] for c in world.run(module=None).candidates] == ["quantize"]
 

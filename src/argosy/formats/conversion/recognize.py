@@ -13,6 +13,7 @@ from argosy.formats.conversion.archives import (
     read_start,
 )
 from argosy.formats.conversion.graph import FORMATS
+from argosy.formats.conversion.jobs.pickle_names import first_unknown
 from argosy.formats.hf_folder import is_folder
 from argosy.formats.onnx_check import MAX_BYTES, check_onnx, read_model_file
 
@@ -136,6 +137,13 @@ def _file(path: Path, asked: str) -> Source:
 def _pickled(path: Path, suffix: str, asked: str) -> Source:
     if suffix in (".pt", ".pth", ".bin", ".ckpt") and asked != "scikit-learn":
         raise _checkpoint(path)
+    unknown = first_unknown(path)
+    if unknown:
+        raise InvalidInput(
+            f"the pickle asks for '{unknown}', which no scikit-learn model needs; it is not loaded",
+            hint="a pickle runs what it names; convert only scikit-learn's own classes, from a maker you trust",
+            code="pickle_refused",
+        )
     return Source(path=path.absolute(), format="scikit-learn")
 
 

@@ -323,3 +323,25 @@ def test_every_refusal_is_an_error_of_ours_with_something_to_do(tmp_path):
         with pytest.raises(ArgosyError) as found:
             recognize(str(tmp_path / name))
         assert found.value.code
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("it ran",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_a_pickle_is_refused_by_the_names_in_it_without_being_loaded(tmp_path, capsys, protocol):
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps([1, Evil()], protocol))
+    with pytest.raises(InvalidInput, match=r"asks for '(__builtin__|builtins)\.print'") as found:
+        recognize(str(tmp_path / "evil.pkl"))
+    assert found.value.code == "pickle_refused"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_pickle_of_plain_values_and_one_that_is_cut_off_are_left_to_the_child(tmp_path):
+    content = pickle.dumps({"a": [1, 2.0, "x"], "b": np.arange(3)})
+    (tmp_path / "plain.pkl").write_bytes(content)
+    (tmp_path / "cut.pkl").write_bytes(content[:-20])
+    for name in ("plain.pkl", "cut.pkl"):
+        assert recognize(str(tmp_path / name)).format == "scikit-learn"

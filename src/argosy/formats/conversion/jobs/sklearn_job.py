@@ -8,23 +8,7 @@ import numpy as np
 
 shared = argosy_child.job("shared")
 
-_PACKAGES = ("sklearn", "scipy", "numpy", "joblib", "pandas")
-# Parts of these that run code, load files or start processes.
-_FORBIDDEN = (
-    "numpy.f2py", "numpy.testing", "numpy.distutils", "numpy.lib", "numpy.ctypeslib", "scipy._lib", "scipy.io",
-    "joblib.memory", "joblib.parallel", "joblib.externals", "joblib._parallel_backends", "pandas.io", "pandas.eval",
-    "sklearn.utils._testing", "sklearn.externals", "sklearn.datasets",
-)  # fmt: skip
-_BUILTINS = frozenset((
-    "set", "frozenset", "dict", "list", "tuple", "int", "float", "complex", "bool", "str", "bytes", "bytearray",
-    "slice", "range", "object", "type",
-))  # fmt: skip
-_OTHERS = frozenset((
-    ("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter"),
-    ("copyreg", "_reconstructor"), ("functools", "partial"), ("re", "_compile"), ("operator", "itemgetter"),
-    ("_codecs", "encode"), ("datetime", "datetime"), ("datetime", "date"), ("datetime", "timedelta"),
-    ("numbers", "Number"), ("decimal", "Decimal"),
-))  # fmt: skip
+names = argosy_child.job("pickle_names")
 
 
 def load(config: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
@@ -33,7 +17,7 @@ def load(config: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
 
     class Careful(reader.NumpyUnpickler):  # type: ignore[misc]
         def find_class(self, module: str, name: str) -> Any:
-            if not _is_known(module, name):
+            if not names.is_known(module, name):
                 raise argosy_child.Refused(
                     f"the pickle asks for '{module}.{name}', which no scikit-learn model needs; it is not loaded",
                     hint="a pickle runs what it names; convert only scikit-learn's own classes, from a maker you trust",
@@ -57,15 +41,6 @@ def load(config: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
             f"the pickle holds {type(model).__name__}, not an estimator of scikit-learn's", code="format_unknown"
         )
     return model, config.get("inputs") or [shared.describe("X", (-1, _columns(model)), "float32")]
-
-
-def _is_known(module: str, name: str) -> bool:
-    if module == "builtins":
-        return name in _BUILTINS
-    if (module, name) in _OTHERS:
-        return True
-    is_scientific = module.partition(".")[0] in _PACKAGES and not module.startswith(_FORBIDDEN)
-    return is_scientific and "." not in name and not name.startswith(("load", "save", "read", "exec", "eval", "import"))
 
 
 def _columns(model: Any) -> int:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 _LEAST_ZEROS = 0.2
-_SMALLEST = 1024
+# A runtime unpacks while it loads, but nothing that would take more than 64 MB (formats/onnx_runtime.py): a larger
+# tensor would be unpacked in every run.
+_SMALLEST, _LARGEST = 1024, 2**24
 
 
 def stored_sparse(content: bytes) -> bytes:
@@ -24,10 +26,13 @@ def stored_sparse(content: bytes) -> bytes:
     names: set[str] = {name for node in graph.node for name in (*node.input, *node.output)}
     kept = []
     constants: dict[str, Any] = {}
+    given = {value.name for value in graph.input}
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
         # Rounded to numbers of 8 bits, a weight that was next to nothing has become nothing.
-        if array.dtype not in (np.float32, np.int8, np.uint8) or array.size < _SMALLEST:
+        is_of_weights = array.dtype in (np.float32, np.int8, np.uint8) and _SMALLEST <= array.size <= _LARGEST
+        # What an earlier call has packed, and what callers may replace, stays as it is.
+        if not is_of_weights or ".sparse." in tensor.name or tensor.name in given:
             kept.append(tensor)
             continue
         zeros = 1 - np.count_nonzero(array) / array.size
@@ -39,7 +44,8 @@ def stored_sparse(content: bytes) -> bytes:
     if not packed:
         return content
     del graph.initializer[:]
-    graph.initializer.extend([*kept, *constants.values()])
+    held = {tensor.name for tensor in kept}
+    graph.initializer.extend([*kept, *(tensor for name, tensor in constants.items() if name not in held)])
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*packed, *nodes])

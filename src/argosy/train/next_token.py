@@ -24,10 +24,11 @@ class NextToken(nn.Module):
         """
         logits_btv = self.model(ids_bt, mask_bt)
         last_b11 = (mask_bt.sum(dim=1) - 1).reshape(-1, 1, 1)
-        last_bv = logits_btv.gather(1, last_b11.expand(-1, 1, logits_btv.shape[2])).squeeze(1)
+        # Indexed, not squeezed: of a squeeze the exporter makes a branch, by a size it doesn't know.
+        last_bv = logits_btv.gather(1, last_b11.expand(-1, 1, logits_btv.shape[2]))[:, 0]
         # Turned by one instead of cut, so that a text of one token has nothing of size 0 in it.
         next_bt = torch.cat([ids_bt[:, 1:], ids_bt[:, :1]], dim=1)
         is_next_bt = torch.cat([mask_bt[:, 1:], torch.zeros_like(mask_bt[:, :1])], dim=1).to(logits_btv.dtype)
-        said_bt = torch.log_softmax(logits_btv, dim=2).gather(2, next_bt.unsqueeze(2)).squeeze(2)
+        said_bt = torch.log_softmax(logits_btv, dim=2).gather(2, next_bt.unsqueeze(2))[:, :, 0]
         nats_b = -(said_bt * is_next_bt).sum(dim=1) / is_next_bt.sum(dim=1).clamp(min=1.0)
         return last_bv, nats_b

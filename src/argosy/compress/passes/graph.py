@@ -63,25 +63,47 @@ def blocks_of(graph: "fx.GraphModule", example: "Sequence[torch.Tensor]") -> lis
     ]
     found: list[Block] = []
     free_from = -1
-    for begin in anchors:
-        if place[begin] < free_from:
+    for start in anchors:
+        if place[start] < free_from:
             continue
         for end in anchors:
-            if place[end] - place[begin] > _FARTHEST:
+            if place[end] - place[start] > _FARTHEST:
                 break
-            if place[end] <= place[begin] or shapes[end] != shapes[begin] or begin not in _ancestors(end, begin, place):
+            if place[end] <= place[start] or shapes[end] != shapes[start]:
                 continue
-            inside = _between(begin, end, place)
-            layers = tuple(
-                str(n.target) for n in (*inside, end) if n.op == "call_module" and weights.get(str(n.target), 0)
-            )
-            heavy = [name for name in layers if _is_heavy(graph, name)]
-            if len(heavy) < 2 or any(user is not end and user not in inside for n in inside for user in n.users):
+            if _block(graph, start, end, place, shapes, weights) is None:
                 continue
-            found.append(Block(begin.name, end.name, layers, sum(weights[name] for name in layers)))
+            # Of all places that everything from `start` goes through, the last: what comes from the side, such as the
+            # vectors of positions, shall not go with the block.
+            narrows = (begin for begin in reversed(_narrows(start, end, place)) if shapes[begin] == shapes[end])
+            found.append(next(filter(None, (_block(graph, n, end, place, shapes, weights) for n in narrows))))
             free_from = place[end]
             break
     return found
+
+
+def _block(  # noqa: PLR0917 - called by `blocks_of`, with all it has found out
+    graph: "fx.GraphModule",
+    begin: "fx.Node",
+    end: "fx.Node",
+    place: "dict[fx.Node, int]",
+    shapes: "dict[fx.Node, tuple[int, ...] | None]",
+    weights: dict[str, int],
+) -> Block | None:
+    """Return what stands between two nodes, unless something leads past it or it is next to nothing."""
+    inside = _between(begin, end, place)
+    past = [user for user in begin.users if shapes.get(user) is not None]  # a size that is asked for leads nowhere
+    past += [user for node in inside for user in node.users]
+    if not inside or any(user is not end and user not in inside for user in past):
+        return None
+    layers = tuple(
+        str(n.target)
+        for n in sorted((*inside, end), key=lambda n: place[n])
+        if n.op == "call_module" and weights.get(str(n.target), 0)
+    )
+    if sum(_is_heavy(graph, name) for name in layers) < 2:
+        return None
+    return Block(begin.name, end.name, layers, sum(weights[name] for name in layers))
 
 
 def without_block(graph: "fx.GraphModule", block: Block) -> "fx.GraphModule":
@@ -200,6 +222,18 @@ def _shapes(graph: "fx.GraphModule", example: "Sequence[torch.Tensor]") -> "dict
 
     with torch.no_grad():
         Noting(graph).run(*example)
+    return found
+
+
+def _narrows(start: "fx.Node", end: "fx.Node", place: "dict[fx.Node, int]") -> "list[fx.Node]":
+    """Return `start` and the nodes behind it that every way from there to `end` goes through, in order."""
+    inside = _between(start, end, place)
+    found, farthest = [], place[start]
+    for node in sorted((start, *inside), key=lambda n: place[n]) if inside else ():
+        # Nothing that began before this node ends behind it.
+        if place[node] >= farthest:
+            found.append(node)
+        farthest = max([farthest, *(place[user] for user in node.users if user in inside or user is end)])
     return found
 
 

@@ -155,8 +155,11 @@ class _Lessons:
 
         self._original, self._samples, self._inputs, self._lesson = original, samples, inputs, lesson
         self.count = len(next(iter(inputs.values())))
-        self.batches = -(-self.count // lesson.batch_size)
         self._lengths = inputs[ATTENTION_MASK].sum(axis=1) if ATTENTION_MASK in inputs else None
+        self.batches = -(-self.count // lesson.batch_size)
+        # A row that is left over alone comes with the ones before it: batch norms can't learn from a single one.
+        if self._lengths is None and self.count % lesson.batch_size == 1 < min(self.count, lesson.batch_size):
+            self.batches -= 1
         self._outputs = [spec.name for spec in original.signature.outputs]
         self._y = None if samples.train_y is None else torch.from_numpy(np.ascontiguousarray(samples.train_y))
         self._soft = None
@@ -168,7 +171,8 @@ class _Lessons:
         order = np.random.default_rng((self._lesson.seed, epoch)).permutation(self.count)
         size = self._lesson.batch_size
         if self._lengths is None:
-            yield from (order[start : start + size] for start in range(0, self.count, size))
+            for number in range(self.batches):
+                yield order[number * size : (number + 1) * size if number + 1 < self.batches else None]
             return
         span = size * _SORTED_BATCHES
         for start in range(0, self.count, span):

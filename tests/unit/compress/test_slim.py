@@ -3,9 +3,25 @@ import pytest
 import torch
 from torch import nn
 
-from argosy.compress.passes import Model
-from argosy.compress.passes.slim import Slim, cut, fine_tune
+from argosy.compress.config import CompressConfig
+from argosy.compress.passes import Hopeless, Model, Sketch, SoFar
+from argosy.compress.passes.channels import cut
+from argosy.compress.passes.slim import Slim
 from argosy.core.errors import InvalidInput
+from argosy.formats.onnx_runtime import OnnxRunner
+from compressed import (
+    Sentences,
+    Steps,
+    Stripes,
+    bench_of,
+    cnn,
+    decoder,
+    encoder,
+    onnx_of,
+    quick_exports,
+    steady,
+    train,
+)
 
 pytestmark = pytest.mark.capability("C2")
 
@@ -128,11 +144,15 @@ def test_a_model_that_hides_its_operations_stays_whole_and_is_refused_by_the_pas
     student, _ = cut(Untraceable().eval(), X, 0.5)
     assert weights(student) == weights(Untraceable())
 
-    class Bench:
-        samples = type("S", (), {"train": {"x": X.numpy()}})
+    class Data(Stripes):
+        def prepared(self, split):
+            return {"x": X.numpy()}, np.array([0, 1])
 
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_of(Residual().eval(), Data()))
+    bench = bench_of(path, Data())
     with pytest.raises(InvalidInput, match="no channel could be taken out"):
-        Slim().apply(Model(path=tmp_path, module=Untraceable), {"ratio": 0.5}, Bench)
+        Slim().apply(Model(path=path, module=lambda: Untraceable().eval()), {"ratio": 0.5}, bench)
 
 
 class Tried:
@@ -142,58 +162,159 @@ class Tried:
         self.quality = type("Q", (), {"drop": drop})
 
 
-def test_ratios_follow_what_went_well():
-    def proposed(*tried):
-        found = Slim().propose(None, tried, [], 0.01)
+class Sketches:
+    """What a search would measure: a network of 100 kB and 10 ms shrinks with the share that goes."""
+
+    def __init__(self, impossible=()):
+        self.asked, self.impossible = [], impossible
+
+    def __call__(self, settings):
+        [share] = settings.values()
+        self.asked.append(share)
+        if share in self.impossible:
+            return None
+        return Sketch(size_bytes=round(100_000 * (1 - share)), p95_s=0.01 * (1 - share), ratio=1 - share)
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "pictures.onnx"
+    path.write_bytes(onnx_of(cnn(4), Stripes()))
+    return Model(path=path)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "texts.onnx"
+    path.write_bytes(onnx_of(encoder(8, 1), Sentences()))
+    return Model(path=path)
+
+
+def proposed(model, *tried, sketch=None, **asked):
+    budget = CompressConfig(**asked).budget()
+    so_far = SoFar(tried=tried, elsewhere=[], budget=budget, sketch=sketch or Sketches())
+    return Slim().propose(model, so_far)
+
+
+GOOD, BAD = 0.0, 0.2
+
+
+def test_without_a_bound_ratios_follow_what_went_well(model):
+    def ratio(*tried):
+        found = proposed(model, *tried)
         return found and found["ratio"]
 
-    good, bad = 0.0, 0.2
-    assert proposed() == 0.5
-    assert proposed(Tried(0.5, good)) == 0.75
-    assert proposed(Tried(0.5, bad)) == 0.25
-    assert proposed(Tried(0.5, good), Tried(0.75, bad)) == 0.625
-    assert proposed(Tried(0.5, bad), Tried(0.25, good)) == 0.375
-    assert proposed(Tried(0.5, good), Tried(0.75, good)) is None
-    assert proposed(Tried(0.5, bad), Tried(0.25, bad)) is None
-    assert proposed(Tried(0.5, good), Tried(0.75, bad, seconds=60)) is None
-    assert proposed(Tried(0.5, good), Tried(0.75, bad), Tried(0.625, good)) is None
+    assert ratio() == 0.5
+    assert ratio(Tried(0.5, GOOD)) == 0.75
+    assert ratio(Tried(0.5, BAD)) == 0.25
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, BAD)) == 0.625
+    assert ratio(Tried(0.5, BAD), Tried(0.25, GOOD)) == 0.375
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, GOOD)) is None
+    assert ratio(Tried(0.5, BAD), Tried(0.25, BAD)) is None
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, BAD, seconds=60)) is None
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, BAD), Tried(0.625, GOOD)) is None
 
 
-@pytest.mark.capability("C4")
-def test_fine_tuning_gives_the_thread_count_back_and_learns_the_teachers_answers():
-    from argosy.train.config import TrainConfig
+def test_networks_for_texts_lose_blocks_instead(text):
+    assert proposed(text) == {"blocks": 0.34}
+    assert Slim().default(text) == {"blocks": 0.34}
+    assert proposed(text, size="20KB") == {"blocks": 0.84}
 
-    torch.manual_seed(3)
-    teacher, student = nn.Linear(16, 5), nn.Linear(16, 5)
-    x = np.random.default_rng(0).normal(size=(96, 16)).astype(np.float32)
+
+@pytest.mark.parametrize(
+    ("asked", "ratio"),
+    [({"size": "30KB"}, 0.75), ({"size": "99KB"}, 0.25), ({"latency_p95": "1.5ms"}, 0.875), ({"size": "7KB"}, 0.9375)],
+)
+def test_with_a_bound_the_least_that_comes_within_it_is_found_in_few_sketches(model, asked, ratio):
+    sketch = Sketches()
+    assert proposed(model, sketch=sketch, **asked) == {"ratio": ratio}
+    assert len(set(sketch.asked)) <= 4
+
+
+def test_what_no_cut_can_reach_is_tried_as_near_as_it_can_be_made(model):
+    assert proposed(model, size="1KB") == {"ratio": 0.9375}
+    assert proposed(model, sketch=Sketches(impossible=(0.9375, 0.875)), size="1KB") == {"ratio": 0.8125}
+    every = Sketches(impossible=(0.25, 0.375, 0.5, 0.625, 0.75, 0.8125, 0.875, 0.9375))
+    assert proposed(model, sketch=every, size="1KB") is None
+
+
+def test_with_a_bound_more_is_taken_while_that_goes_well(model):
+    assert proposed(model, Tried(0.75, GOOD), size="30KB") == {"ratio": 0.8125}
+    assert proposed(model, Tried(0.75, BAD), size="30KB") is None
+    assert proposed(model, Tried(0.75, GOOD), Tried(0.8125, GOOD), Tried(0.875, GOOD), size="30KB") is None
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    steady(monkeypatch)
+    quick_exports(monkeypatch)
+
+
+def test_the_pass_cuts_says_how_much_and_trains(tmp_path, quick):
+    module = train(cnn(), Stripes(), steps=30)
+    path, drafts = tmp_path / "model.onnx", []
+    path.write_bytes(onnx_of(module, Stripes()))
+    bench = bench_of(path, Stripes(), module, check_draft=drafts.append, epochs=2)
+    made = Slim().apply(bench.original, {"ratio": 0.5}, bench)
+    assert len(drafts) == 1
+    assert drafts[0] == Slim().draft(bench.original, {"ratio": 0.5}, bench)
+    assert made.changed["parameters_before"] == weights(module)
+    assert made.changed["parameters_after"] < 0.5 * weights(module)
+    assert made.changed["epochs"] == 2
+    runner = OnnxRunner.load(made.onnx)
+    assert runner.signature == bench.runner.signature
+    assert bench.samples.judge(runner).value > 0.9
+
+    def hopeless(_):
+        raise Hopeless("too large")
+
+    with pytest.raises(Hopeless):
+        Slim().apply(bench.original, {"ratio": 0.5}, bench_of(path, Stripes(), check_draft=hopeless))
+
+
+@pytest.mark.parametrize("is_decoder", [False, True])
+@pytest.mark.parametrize("settings", [{"blocks": 0.34}, {"ratio": 0.5}, {"blocks": 0.5, "ratio": 0.5}], ids=str)
+def test_networks_for_texts_lose_what_is_asked(tmp_path, quick, is_decoder, settings):
+    data, module = (Steps(), decoder(16, 3)) if is_decoder else (Sentences(), encoder(16, 3))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_of(module, data))
+    bench = bench_of(path, data)
+    # From the module and from the bare file.
+    for given in (module, None):
+        made = Slim().apply(Model(path=path, module=given and (lambda: module)), settings, bench)
+        found = OnnxRunner.load(made.onnx).signature
+        assert found.inputs == bench.runner.signature.inputs
+        assert [spec.name for spec in found.outputs] == [spec.name for spec in bench.runner.signature.outputs]
+        gone = made.changed.get("blocks_removed", [])
+        assert len(gone) == {0.34: 2, 0.5: 3}.get(settings.get("blocks"), 0)
+        assert made.changed["parameters_after"] < 0.85 * made.changed["parameters_before"]
+        if "ratio" in settings:
+            # The networks between may all be among the blocks that went.
+            assert set(made.changed["widths"].values()) <= {"64 to 32"}
+            assert made.changed["widths"] or gone
+
+
+def test_the_block_that_matters_least_goes_first(tmp_path, quick):
+    module = encoder(16, 3)
+    idle = module.blocks[1]
     with torch.no_grad():
-        y = teacher(torch.from_numpy(x)).argmax(1).numpy()
+        for layer in (module.blocks[0], module.blocks[2]):
+            for part in (layer.attention.out, layer.down):
+                part.weight.mul_(20)
+        for part in (idle.attention.out, idle.down):
+            part.weight.zero_()
+            part.bias.zero_()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_of(module, Sentences()))
+    bench = bench_of(path, Sentences())
+    draft = Slim().draft(bench.original, {"blocks": 0.34}, bench)
+    x = bench.samples.validation
+    # Two of six: both parts of the idle layer.
+    assert np.allclose(OnnxRunner.load(draft).run(x)["logits"], bench.runner.run(x)["logits"], atol=1e-5)
 
-    class Data:
-        task, outputs, splits, finish, labels, tokenize = "classification", 5, {}, [], [], None
 
-        def prepared(self, split):
-            return {"x": x}, y
-
-    class Bench:
-        dataset = Data()
-        samples = type("S", (), {"train": {"x": x}})
-        train = TrainConfig(learning_rate=0.05, batch_size=32)
-        epochs, seed = 15, 0
-
-        @staticmethod
-        def report(news):
-            assert news.stage == "compress"
-
-    threads = torch.get_num_threads()
-
-    def agreement():
-        with torch.no_grad():
-            return float((student(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
-
-    before = agreement()
-    fine_tune(student, teacher, Bench, label="slim 0.5")
-    assert torch.get_num_threads() == threads
-    assert not student.training
-    assert before < 0.5
-    assert agreement() > 0.9
+@pytest.mark.parametrize("settings", [{}, {"ratio": 0}, {"ratio": 1}, {"blocks": -0.5}, {"ratio": "half"}])
+def test_impossible_shares_are_refused(model, settings):
+    bench = bench_of(model.path, Stripes())
+    with pytest.raises(InvalidInput, match=r"above 0 and below 1|takes a number"):
+        Slim().apply(model, settings, bench)

@@ -153,10 +153,19 @@ def float_module(model: Model) -> "nn.Module":
 
 
 def named_settings(settings: Settings, **defaults: Any) -> Settings:
-    """Return settings with defaults filled in; raise InvalidInput for a name the pass doesn't have."""
+    """Return settings with defaults filled in.
+
+    Raises InvalidInput for a name the pass doesn't have, and for a value of another kind than the default's.
+    """
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InvalidInput(
             f"there is no setting {unknown[0]!r}; there are: {', '.join(sorted(defaults))}", known=sorted(defaults)
         )
+    for name, value in settings.items():
+        usual = defaults[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number if isinstance(usual, float) else isinstance(value, type(usual))):
+            wanted = "a number" if isinstance(usual, float) else "yes or no" if isinstance(usual, bool) else "a word"
+            raise InvalidInput(f"the setting {name!r} takes {wanted}, not {value!r}")
     return {**defaults, **settings}

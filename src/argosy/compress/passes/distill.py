@@ -72,6 +72,10 @@ class Distill:
         """Make the student, ask whether it has a chance, and train it for long."""
         teacher = float_module(model)
         asked = named_settings(settings, ratio=0.0, blocks=0.0, init="kept", soft_share=bench.lesson.soft_share)
+        if asked["init"] not in ("kept", "fresh"):
+            raise InvalidInput(f"distill begins with weights that are kept or fresh, not {asked['init']!r}")
+        if not 0 <= asked["soft_share"] <= 1:
+            raise InvalidInput(f"distill takes a soft_share from 0 to 1, not {asked['soft_share']}")
         student, skipped, removed = slimmer(teacher, _cut(settings), bench)
         if asked["init"] == "fresh":
             _forget(student, bench.seed)

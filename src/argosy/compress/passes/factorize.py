@@ -90,7 +90,8 @@ def factorized(teacher: "nn.Module", *, energy: float) -> tuple["nn.Module", dic
 
     student = copy.deepcopy(teacher)
     uses: dict[int, int] = {}
-    for layer in student.modules():
+    # By every name: a layer that stands in two places is one module, and only one of the two would be replaced.
+    for _, layer in student.named_modules(remove_duplicate=False):
         weight = getattr(layer, "weight", None)
         if weight is not None:
             uses[id(weight)] = uses.get(id(weight), 0) + 1

@@ -22,7 +22,7 @@ from argosy.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import fx, nn
 
 # The shares of channels to take, the middle first: its success or failure says which side is worth a training.
 # Half of the channels are a quarter of the weights and operations.
@@ -104,17 +104,29 @@ def slimmer(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn
         student, gone = _without_blocks(teacher, asked["blocks"], bench)
         removed["blocks_removed"] = gone
     if asked["ratio"] and (len(example) > 1 or not example[0].dtype.is_floating_point):
-        student, removed["widths"] = _narrower(student, asked["ratio"])
+        student, removed["widths"] = _narrower(_graph_of(student, bench), asked["ratio"])
+        if not removed["widths"] and not asked["blocks"]:
+            raise InvalidInput("no width could be reduced: no two linear layers follow one another")
     elif asked["ratio"]:
         student, skipped = cut(student, example[0], asked["ratio"])
     return student.eval(), skipped, removed
+
+
+def _graph_of(module: "nn.Module", bench: Bench) -> "fx.GraphModule":
+    """Return the network as a graph; where its code asks for values, what the original's file is turned into."""
+    from argosy.formats.onnx_module import to_module
+
+    try:
+        return traced(module)
+    except Exception:  # noqa: BLE001 - whatever the user's code raises while it is traced
+        return traced(to_module(bench.original.path).float().eval())
 
 
 def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["nn.Module", list[str]]:
     """Take out the blocks that matter least, one at a time, each time measured anew."""
     import torch
 
-    graph = traced(teacher)
+    graph = _graph_of(teacher, bench)
     example = rows_of(bench, _SEEN)
     found = blocks_of(graph, rows_of(bench, 2))
     if not found:
@@ -140,11 +152,11 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
     return student, gone
 
 
-def _narrower(teacher: "nn.Module", ratio: float) -> tuple["nn.Module", dict[str, str]]:
+def _narrower(teacher: "fx.GraphModule", ratio: float) -> tuple["nn.Module", dict[str, str]]:
     """Take inner values of feed-forward parts that carry least: the product of the norms of their row and column."""
     import torch
 
-    student = copy.deepcopy(traced(teacher))
+    student = copy.deepcopy(teacher)
     layers = dict(student.named_modules())
     done = {}
     for pair in pairs_of(student):
@@ -157,8 +169,6 @@ def _narrower(teacher: "nn.Module", ratio: float) -> tuple["nn.Module", dict[str
         keep = torch.topk(weight, left).indices.sort().values
         shrink_pair(student, pair, keep)
         done[pair.first] = f"{width} to {left}"
-    if not done:
-        raise InvalidInput("no width could be reduced: no two linear layers follow one another")
     return student, done
 
 
@@ -166,7 +176,7 @@ def _flat(answer: Any) -> "torch.Tensor":
     import torch
 
     parts = answer if isinstance(answer, tuple) else (answer,)
-    return torch.cat([part.float().flatten(1) for part in parts if part.is_floating_point()], dim=1)
+    return torch.cat([part.float().reshape(len(part), -1) for part in parts if part.is_floating_point()], dim=1)
 
 
 def within(so_far: SoFar, name: str, ladder: Sequence[float]) -> float | None:

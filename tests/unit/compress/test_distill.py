@@ -1,0 +1,136 @@
+import pytest
+import torch
+
+from argosy.compress.candidate import Candidate, Quality
+from argosy.compress.config import CompressConfig
+from argosy.compress.passes import Hopeless, Model, Sketch, SoFar
+from argosy.compress.passes.distill import Distill
+from argosy.compress.passes.slim import Slim
+from argosy.core.errors import InvalidInput
+from argosy.formats.onnx_runtime import OnnxRunner
+from compressed import Sentences, Stripes, bench_of, cnn, encoder, one_thread, onnx_of, quick_exports, steady, train
+
+pytestmark = pytest.mark.capability("C4")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    steady(monkeypatch)
+    quick_exports(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    with one_thread():
+        module = train(cnn(), Stripes(), steps=30)
+        path = tmp_path_factory.mktemp("distill") / "model.onnx"
+        path.write_bytes(onnx_of(module, Stripes()))
+        return module, bench_of(path, Stripes(), module)
+
+
+def accuracy(content, bench):
+    return bench.samples.judge(OnnxRunner.load(content)).value
+
+
+def test_a_student_of_half_the_channels_learns_four_times_as_long(made):
+    _, bench = made
+    found = Distill().apply(bench.original, {"ratio": 0.5}, bench)
+    short = Slim().apply(bench.original, {"ratio": 0.5}, bench)
+    assert found.changed["epochs"] == 4 * short.changed["epochs"] == 4
+    assert found.changed["parameters_after"] == short.changed["parameters_after"]
+    assert found.changed["parameters_after"] < 0.5 * found.changed["parameters_before"]
+    assert accuracy(found.onnx, bench) > 0.9
+    assert len(found.onnx) < 0.6 * bench.original.path.stat().st_size
+
+
+def test_a_fresh_student_begins_with_weights_of_its_own(made):
+    module, bench = made
+    before = [p.clone() for p in module.parameters()]
+    drafts = []
+    watched = bench_of(bench.original.path, Stripes(), module, check_draft=drafts.append)
+    kept = Distill().apply(bench.original, {"ratio": 0.5}, watched)
+    fresh = Distill().apply(bench.original, {"ratio": 0.5, "init": "fresh"}, watched)
+    again = Distill().apply(bench.original, {"ratio": 0.5, "init": "fresh"}, watched)
+    assert drafts[0] != drafts[1] == drafts[2]
+    assert fresh.onnx == again.onnx != kept.onnx
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert Distill().label({"ratio": 0.5, "init": "fresh"}) == "distill 0.5 fresh"
+
+
+def test_random_numbers_of_others_are_not_moved(made):
+    _, bench = made
+    torch.manual_seed(3)
+    state = torch.random.get_rng_state()
+    Distill().apply(bench.original, {"ratio": 0.5, "init": "fresh"}, bench)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_encoder_loses_blocks(tmp_path):
+    with one_thread():
+        module = train(encoder(16, 3), Sentences(), steps=40, rate=1e-2)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_of(module, Sentences()))
+    bench = bench_of(path, Sentences(), learning_rate=5e-3)
+    settings = Distill().default(bench.original)
+    assert settings == {"blocks": 0.5}
+    found = Distill().apply(bench.original, settings, bench)
+    assert len(found.changed["blocks_removed"]) == 3
+    assert len(set(found.changed["blocks_removed"])) == 3
+    assert found.changed["parameters_after"] < 0.8 * found.changed["parameters_before"]
+    assert OnnxRunner.load(found.onnx).signature == bench.runner.signature
+
+
+def test_a_hopeless_student_is_not_trained(made):
+    _, bench = made
+
+    def hopeless(_):
+        raise Hopeless("too large")
+
+    with pytest.raises(Hopeless):
+        Distill().apply(bench.original, {"ratio": 0.5}, bench_of(bench.original.path, Stripes(), check_draft=hopeless))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "say how much"),
+        ({"init": "fresh"}, "say how much"),
+        ({"ratio": 1.5}, "below 1"),
+        ({"ratio": "half"}, "'ratio' takes a number, not 'half'"),
+        ({"ratio": 0.5, "init": "random"}, "kept or fresh"),
+        ({"ratio": 0.5, "soft_share": 2}, "soft_share"),
+    ],
+)
+def test_impossible_settings_are_refused(made, settings, said):
+    _, bench = made
+    with pytest.raises(InvalidInput, match=said):
+        Distill().apply(bench.original, settings, bench)
+
+
+def candidate(name, settings, drop):
+    quality = Quality(measure="accuracy", value=0.9, drop=drop)
+    return Candidate(name="x", recipe=[(name, settings)], status="measured", quality=quality)
+
+
+def test_what_slim_could_not_teach_shortly_is_tried_the_largest_first(made):
+    _, bench = made
+
+    def sketch(settings):
+        return Sketch(size_bytes=round(1000 * (1 - settings["ratio"])), p95_s=0.001, ratio=0.5)
+
+    def proposed(tried, elsewhere, **asked):
+        so_far = SoFar(tried=tried, elsewhere=elsewhere, budget=CompressConfig(**asked).budget(), sketch=sketch)
+        return Distill().propose(bench.original, so_far)
+
+    lost, well = [candidate("slim", {"ratio": r}, 0.1) for r in (0.75, 0.5)], candidate("slim", {"ratio": 0.25}, 0.0)
+    assert proposed([], [well]) is None
+    assert proposed([], [well, *lost]) == {"ratio": 0.5}
+    assert proposed([], lost, size="300B") == {"ratio": 0.75}, "only what would keep the size"
+    assert proposed([candidate("distill", {"ratio": 0.5}, 0.0)], lost) == {"ratio": 0.75}
+    assert proposed([candidate("distill", {"ratio": 0.5}, 0.1)], lost) is None
+
+
+def test_only_the_original_in_float_is_taken(made):
+    _, bench = made
+    assert Distill().accepts(bench.original)
+    assert not Distill().accepts(Model(path=bench.original.path, recipe=(("prune", {"sparsity": 0.5}),)))

@@ -15,7 +15,7 @@ import msgspec
 
 from argosy.compress.candidate import Candidate
 from argosy.compress.config import CompressConfig
-from argosy.compress.measure import compare
+from argosy.compress.measure import BATCHES, batches_for, compare
 from argosy.compress.passes import Bench, Hopeless, Made, Model, Pass, Sketch, SoFar
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
@@ -117,6 +117,8 @@ class Search:
         self.runner = OnnxRunner.load(path)
         samples = Samples(dataset, self.runner)
         self.config, self.budget, self.samples = config, config.budget(), samples
+        batches = batches_for(self.runner, samples.validation)
+        self.timing: dict[str, Any] = {} if batches == BATCHES else {"batches": batches}
         self.work, self.report, self.clock = work, report, clock
         self.root = Model(path=path, module=None if module is None else lambda: module)
         self.size, self.digest = path.stat().st_size, sha256_file(path)
@@ -223,7 +225,9 @@ class Search:
             engine = made.engine
             write_atomic(path, made.onnx)
         runner = load_runner("onnx", path, engine=engine)
-        _, timings = compare(self.runner, runner, self.samples.validation, seconds=_SKETCH_S, clock=self.clock)
+        _, timings = compare(
+            self.runner, runner, self.samples.validation, seconds=_SKETCH_S, clock=self.clock, **self.timing
+        )
         ratio = math.prod(timing.ratio for timing in timings) ** (1 / len(timings))
         return Sketch(size_bytes=path.stat().st_size, p95_s=timings[0].p95_s, ratio=ratio)
 
@@ -261,6 +265,7 @@ class Search:
                 self.samples.validation,
                 seconds=_FINAL_S,
                 clock=self.clock,
+                **self.timing,
             )
             own.append(mine)
             final[candidate.name] = msgspec.structs.replace(candidate, timings=its)
@@ -290,7 +295,9 @@ class Search:
     def _original(self, sessions: list[list[Any]]) -> Candidate:
         if not sessions:
             sessions = [
-                compare(self.runner, self.runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock)[0]
+                compare(
+                    self.runner, self.runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock, **self.timing
+                )[0]
             ]
         # The session in the middle: one that was disturbed by something else shall not stand for all.
         middle = sorted(sessions, key=lambda timings: timings[0].p50_s)[len(sessions) // 2]
@@ -344,7 +351,9 @@ class Search:
         quality = self.samples.judge(
             load_runner("onnx", made.onnx, threads=0, engine=made.engine) if is_long else runner
         )
-        _, timings = compare(self.runner, runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock)
+        _, timings = compare(
+            self.runner, runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock, **self.timing
+        )
         write_atomic(self.work / file, made.onnx)
         return Candidate(
             name=self.label(recipe),

@@ -24,12 +24,12 @@ from argosy.compress.passes.nncf_int8 import by_nncf, has_nncf
 from argosy.compress.passes.optimize import has_openvino
 from argosy.compress.sparse import stored_sparse
 from argosy.core.errors import InvalidInput
-from argosy.data.text import without_padding
+from argosy.data.text import ATTENTION_MASK, without_padding
 
 _QUANTIZED = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits", "GatherBlockQuantized")
 # Enough for the ranges of activations to settle; the error of a range falls slower than its cost rises.
-_CALIBRATION_SAMPLES = 256
-_CALIBRATION_BATCH = 32
+_CALIBRATION_SAMPLES, _CALIBRATION_TEXTS = 256, 64
+_FEWEST = 8
 _KEPT_READY = 2
 
 
@@ -154,10 +154,18 @@ def calibration_rows(bench: Bench) -> list[dict[str, np.ndarray]]:
     if not set(names) <= set(inputs):
         inputs = dict(zip(names, inputs.values(), strict=False))
     count = len(next(iter(inputs.values())))
-    chosen = np.random.default_rng(bench.seed).permutation(count)[:_CALIBRATION_SAMPLES]
+    if count < _FEWEST:
+        raise InvalidInput(
+            f"{count} samples are too few to find the ranges of activations; {_FEWEST} are the least",
+            hint="give more data, or quantize without calibration: operands=dynamic or weights-8",
+            code="too_few_samples",
+        )
+    # A text has as many samples in it as tokens, and costs as much.
+    samples, batch = (_CALIBRATION_TEXTS, 8) if ATTENTION_MASK in inputs else (_CALIBRATION_SAMPLES, 32)
+    chosen = np.random.default_rng(bench.seed).permutation(count)[:samples]
     return [
-        without_padding({name: inputs[name][chosen[start : start + _CALIBRATION_BATCH]] for name in names})
-        for start in range(0, len(chosen), _CALIBRATION_BATCH)
+        without_padding({name: inputs[name][chosen[start : start + batch]] for name in names})
+        for start in range(0, len(chosen), batch)
     ]
 
 

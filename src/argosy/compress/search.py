@@ -50,6 +50,8 @@ _LONG_S = 3.0
 _TRAINING_S = 60.0
 _SHARE = 0.1
 _BATCH_SIZE = 32
+# Settings that say how much goes: who gives one of them does not also want what the others usually are.
+_AMOUNTS = {"ratio", "blocks", "sparsity", "threshold"}
 # Encoders and decoders forget at rates that small networks need.
 _RATE, _TEXT_RATE = 2e-3, 2e-4
 
@@ -175,6 +177,8 @@ class Search:
     def follow(self, recipe: Sequence[tuple[str, dict[str, Any]]]) -> CompressResult:
         """Do what is asked for, without a search."""
         model, says, hint = self.root, "", ""
+        # Who asks for a pass gets it, hopeless or not.
+        self.bench = msgspec.structs.replace(self.bench, check_draft=lambda _: None)
         for name, settings in recipe:
             step: Pass = PASSES.load(name)()
             if not step.accepts(model):
@@ -182,7 +186,15 @@ class Search:
                     f"{name} can't be applied to {self.label(model.recipe) or 'this model'}",
                     hint="int8 graphs can't be cut, and every pass is applied once: put quantize and optimize last",
                 )
-            child, candidate = self._try(model, step, name, {**step.default(model), **settings})
+            default = step.default(model)
+            if _AMOUNTS & set(settings):
+                default = {key: value for key, value in default.items() if key not in _AMOUNTS}
+            asked = {**default, **settings}
+            try:
+                step.label(asked)
+            except (TypeError, ValueError) as error:
+                raise InvalidInput(f"{name} can't be set so: {settings}", hint="numbers are written as 0.5") from error
+            child, candidate = self._try(model, step, name, asked)
             self.candidates.append(candidate)
             self._tell(candidate)
             if child is None:

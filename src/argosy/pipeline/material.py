@@ -101,6 +101,8 @@ def of_file(
     unit = next((step for step in finish if isinstance(step, Value)), None)
     name = label or _usual_label(table, is_needed=named is not None or unit is not None)
     y, task = _truth(table, name, named, is_value=unit is not None)
+    if y is not None and named is None and unit is None:
+        y, task = _fitting(y, task, manifest, f"'{name}' of '{where}'")
     for spec in manifest.signature.inputs:
         if spec.content == "text":
             columns[spec.name] = clean_texts(columns[spec.name], spec.name)
@@ -191,6 +193,11 @@ def _truth(table: Table, name: str, named: Label | None, *, is_value: bool) -> t
     if is_value:
         return np.asarray(column, dtype=np.float64), "regression"
     if named is None:
+        if column.dtype.kind not in "iubf":
+            raise InvalidInput(
+                f"'{name}' of '{table.where}' are no numbers, and the version doesn't say which class has which name",
+                hint="number the classes as the model's outputs are, from 0",
+            )
         is_whole = column.dtype.kind == "f" and bool((column == np.round(column)).all())
         is_classes = column.dtype.kind in "iub" or is_whole
         return (np.asarray(column, np.int64), "classification") if is_classes else (np.asarray(column), "regression")
@@ -202,6 +209,25 @@ def _truth(table: Table, name: str, named: Label | None, *, is_value: bool) -> t
             hint=f"it knows: {', '.join(named.labels[:20])}",
         )
     return number_classes(texts, tuple(named.labels), np.ones(len(texts), dtype=bool)), "classification"
+
+
+def _fitting(y: np.ndarray[Any, Any], task: str, manifest: Manifest, what: str) -> tuple[np.ndarray[Any, Any], str]:
+    """Return truth and task as they fit a bare model's output; refuse classes and numbers it can't give."""
+    shape = manifest.signature.outputs[0].shape
+    width = shape[-1] if len(shape) > 1 else -1
+    hint = "name the column of the answers: --label COLUMN"
+    if task == "regression":
+        if width > 1:
+            raise InvalidInput(f"{what} holds one number for each row; the model gives {width}", hint=hint)
+        return y, task
+    if width == 1 and not np.isin(y, (0, 1)).all():
+        return y.astype(np.float64), "regression"
+    classes = max(2, width)
+    if y.min() < 0 or (width > 0 and y.max() >= classes):
+        wrong = int(y.min() if y.min() < 0 else y.max())
+        known = f"; the model has {classes}, from 0 to {classes - 1}" if width > 0 else ""
+        raise InvalidInput(f"{what} says class {wrong}{known}", hint=hint)
+    return y, task
 
 
 def _digestible(array: np.ndarray[Any, Any]) -> str:

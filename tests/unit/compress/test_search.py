@@ -278,3 +278,61 @@ def test_the_report_holds_every_try_without_paths_of_this_machine(world, linear_
     assert result.report()["rows"][0]["model"] == "original"
     assert "failed: not today" in text
     msgspec.json.encode(result.values())
+
+
+def test_sketches_are_measured_once_and_judged_by_the_budget(world, linear_onnx):
+    drafts = {"slim": [linear_onnx(padding=30_000), linear_onnx(padding=5_000)]}
+    world.passes(drafts, slim=[linear_onnx(padding=20_000), linear_onnx(padding=20_000)])
+    world.run(size="10KB")
+    large, small = world.made["slim"].seen
+    assert (large[0].size_bytes, large[1]) == (len(drafts["slim"][0]), False)
+    assert (small[0].size_bytes, small[1]) == (len(drafts["slim"][1]), True)
+    assert small[0].ratio == pytest.approx(len(drafts["slim"][1]) / 40_000)
+
+
+def test_what_cannot_be_sketched_has_no_sketch_and_the_search_goes_on(world, linear_onnx):
+    world.passes({"slim": [b"no model"]}, slim=[linear_onnx(padding=20_000)])
+    assert world.run().chosen is not None
+    assert world.made["slim"].seen == [(None, False)]
+
+
+def test_passes_that_are_asked_for_follow_in_order_and_the_last_is_taken(world, linear_onnx):
+    # Larger than the original and wrong: who asks for it gets it.
+    world.passes(slim=[linear_onnx(padding=20_000)], quantize=[linear_onnx(WRONG, padding=90_000)])
+    result = world.follow(("slim", {}), ("quantize", {"number": 0}), size="1KB")
+    assert world.noted == ["slim0", "slim+quantize0"]
+    assert [c.name for c in result.candidates] == ["slim0", "slim0 + quantize0"]
+    assert result.chosen.path.read_bytes() == linear_onnx(WRONG, padding=90_000)
+    assert result.chosen.quality.drop > 0.5
+    assert result.nearest is None
+    assert "slim0 + quantize0" in result.says
+
+
+def test_a_pass_that_fails_ends_what_was_asked_for(world, linear_onnx):
+    world.passes(slim=[InvalidInput("no channel could be cut")], quantize=[linear_onnx(padding=1_000)])
+    result = world.follow(("slim", {}), ("quantize", {}))
+    assert result.chosen is None
+    assert world.noted == ["slim0"]
+    assert result.says == "slim0: no channel could be cut"
+
+
+def test_a_pass_that_does_not_accept_the_model_is_refused(world, linear_onnx):
+    world.passes(slim=[linear_onnx(padding=20_000)])
+    with pytest.raises(InvalidInput, match="slim can't be applied to slim0"):
+        world.follow(("slim", {}), ("slim", {}))
+
+
+def test_a_setting_nobody_has_is_told_with_those_there_are(world, linear_onnx):
+    world.passes(slim=[linear_onnx(padding=20_000)])
+    assert "no setting 'colour'; there are: number" in world.follow(("slim", {"colour": 3})).says
+
+
+def test_what_was_applied_is_not_applied_again_after_a_crash(world, linear_onnx):
+    files = {"slim": [linear_onnx(padding=20_000)], "quantize": [KeyboardInterrupt()]}
+    world.passes(**files)
+    with pytest.raises(KeyboardInterrupt):
+        world.follow(("slim", {}), ("quantize", {}))
+    files["quantize"] = [linear_onnx(padding=1_000)]
+    world.passes(**files)
+    assert world.follow(("slim", {}), ("quantize", {})).chosen is not None
+    assert world.noted == ["slim+quantize0"]

@@ -11,6 +11,7 @@ from argosy.cli.verbs.import_model import import_model
 from argosy.cli.verbs.models import compression_table, main_metrics
 from argosy.cli.workspace import Workspace
 from argosy.compress.config import PASS_NAMES, CompressConfig
+from argosy.compress.report import CompressResult
 from argosy.core.errors import InvalidInput
 from argosy.core.files import write_atomic
 from argosy.core.progress import Progress
@@ -71,13 +72,7 @@ def compress(
         _save(save, result, found, workspace)
         output.line(f"wrote '{save}'")
     if found is None:
-        raise InvalidInput(
-            result.says,
-            hint=result.hint,
-            code="pass_failed" if recipe else "budget_out_of_reach",
-            nearest=result.nearest_values(),
-            candidates=len(result.candidates),
-        )
+        raise _refusal(result, is_asked_for=bool(recipe))
     evaluation = found.manifest.evaluation
     mark = "[green]kept on the test part[/]" if evaluation.passed else "[red]not kept on the test part[/]"
     output.line(f"{result.says}")
@@ -135,6 +130,14 @@ def advise(model: str, *, data: str, label: str, max_drop: str, as_json: bool) -
     output.result(msgspec.to_builtins(found))
 
 
+def _refusal(result: CompressResult, *, is_asked_for: bool) -> InvalidInput:
+    """Return the error that says why there is no smaller model, with the nearest one."""
+    facts = {"nearest": result.nearest_values(), "candidates": len(result.candidates)}
+    if is_asked_for:
+        return InvalidInput(result.says, hint=result.hint, code="pass_failed", **facts)
+    return InvalidInput(result.says, hint=result.hint, code="budget_out_of_reach", **facts)
+
+
 def read_pass(text: str) -> tuple[str, dict[str, Any]]:
     """Read `name` or `name:setting=value,…`; raise InvalidInput for what isn't one."""
     name, _, rest = text.partition(":")
@@ -169,7 +172,14 @@ def _version(output: Output, workspace: Workspace, model: str, name: str) -> Ver
     if imported is not None:
         return imported
     versions = workspace.registry.versions
-    return versions.load(versions.get(model).digest)
+    version = versions.load(versions.get(model).digest)
+    parent = version.manifest.lineage.parent
+    if version.manifest.role != "compressed" or not parent:
+        return version
+    original = versions.load(parent)
+    # What was lost once would be the measure of what may be lost: the original is.
+    output.line(f"[dim]{version} is compressed already; {original}, which it was made of, is taken[/]")
+    return original
 
 
 def _save(folder: Path, result: Any, version: Version | None, workspace: Workspace) -> None:

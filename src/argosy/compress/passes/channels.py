@@ -70,7 +70,12 @@ def _cut_all(
                 example,
                 importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
                 pruning_ratio=ratio,
-                pruning_ratio_dict={layers[name]: 0.0 for name in layers if _is_thin(layers[name], ratio)},
+                # Thin layers are cut as far as they can be: the larger the ratio, the smaller the network.
+                pruning_ratio_dict={
+                    layer: max(0.0, 1 - _MIN_CHANNELS / _channels(layer))
+                    for layer in layers.values()
+                    if _is_thin(layer, ratio)
+                },
                 ignored_layers=[layers[name] for name in sorted(keep) if name in layers],
                 round_to=rounding,
             )

@@ -137,12 +137,15 @@ def _weights_only(ready: Path, target: Path, *, bits: int) -> None:
     """Blocks of 32 weights share a scale; tables of word vectors are quantized as well."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     kinds = ("MatMul", "Gather") if bits == 4 else ("MatMul",)
     config = DefaultWeightOnlyQuantConfig(
         block_size=32, is_symmetric=True, accuracy_level=4, bits=bits, op_types_to_quantize=kinds
     )
-    quantizer = MatMulNBitsQuantizer(onnx.load(str(ready)), algo_config=config)
+    model = ONNXModel(onnx.load(str(ready)))
+    model.replace_gemm_with_matmul()  # the quantizer knows linear layers by this name only
+    quantizer = MatMulNBitsQuantizer(model.model, algo_config=config)
     quantizer.process()
     onnx.save(quantizer.model.model, str(target))
 

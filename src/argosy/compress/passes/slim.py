@@ -190,7 +190,8 @@ def within(so_far: SoFar, name: str, ladder: Sequence[float]) -> float | None:
         if low < len(ladder):
             return ladder[low]
         # None is small or fast enough: then the smallest there can be, as the nearest point.
-        return next((share for share in reversed(ladder) if so_far.sketch({name: share}) is not None), None)
+        found = [(sketch.size_bytes, share) for share in ladder if (sketch := so_far.sketch({name: share})) is not None]
+        return min(found)[1] if found else None
     if len(tried) >= _MOST_TRIES:
         return None
     if went_well(so_far.tried[-1], so_far.budget.max_drop):

@@ -3,14 +3,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from argosy.compress.passes import Bench, Model
+from argosy.compress.config import CompressConfig
+from argosy.compress.passes import Model, SoFar
+from argosy.compress.passes.nncf_int8 import has_nncf
 from argosy.compress.passes.quantize import Quantize
-from argosy.compress.quality import Samples
 from argosy.core.errors import InvalidInput
-from argosy.core.progress import silent
 from argosy.formats.onnx_export import onnx_bytes
 from argosy.formats.onnx_runtime import OnnxRunner
-from argosy.train.config import TrainConfig
+from compressed import bench_of
 
 pytestmark = pytest.mark.capability("C5")
 
@@ -65,19 +65,15 @@ class Pictures:
 def bench(tmp_path):
     path = tmp_path / "original.onnx"
     path.write_bytes(convolution())
-    data, model = Pictures(), Model(path=path)
-    samples = Samples(data, OnnxRunner.load(path))
+    data = Pictures()
+    made = bench_of(path, data)
     assert set(data.asked) == {"train", "validation"}
-    return Bench(
-        original=model,
-        samples=samples,
-        dataset=data,
-        train=TrainConfig(),
-        epochs=1,
-        seed=0,
-        check_draft=lambda _: None,
-        report=silent,
-    )
+    return made
+
+
+def so_far(tried, elsewhere=(), max_drop="1pt"):
+    budget = CompressConfig(max_drop=max_drop).budget()
+    return SoFar(tried=tried, elsewhere=elsewhere, budget=budget, sketch=lambda _: None)
 
 
 def test_an_int8_model_is_smaller_and_answers_nearly_the_same(bench):
@@ -137,20 +133,18 @@ def test_a_model_with_nothing_to_quantize_is_refused(bench, tmp_path):
         def prepared(self, split):
             return {"x": np.ones((9, 3), np.float32)}, np.arange(9) % 3
 
-    rows = Samples(Rows(), OnnxRunner.load(path))
-    changed = {name: getattr(bench, name) for name in bench.__struct_fields__} | {"samples": rows}
     with pytest.raises(InvalidInput, match="no operation"):
-        Quantize().apply(Model(path=path), U8S8, Bench(**changed))
+        Quantize().apply(Model(path=path), U8S8, bench_of(path, Rows()))
 
 
 def test_both_operand_types_are_tried_on_the_original_and_variants_of_the_faster(candidate):
     tried, asked = [], []
-    while (settings := Quantize().propose(Model(path=None), tried, [], 0.01)) is not None:
+    while (settings := Quantize().propose(Model(path=None), so_far(tried))) is not None:
         asked.append(settings)
         ratio = 0.5 if settings["operands"] == "u8s8" else 1.6
         tried.append(candidate(ratio=ratio, recipe=[("quantize", settings)]))
-    assert [s["operands"] for s in asked] == ["u8s8", "s8s8", "u8s8", "u8s8"]
-    assert len({tuple(s.values()) for s in asked}) == 4
+    assert [s["operands"] for s in asked] == ["u8s8", "s8s8", "u8s8", "u8s8"] + ["nncf"] * has_nncf()
+    assert len({tuple(s.values()) for s in asked}) == len(asked)
 
 
 def test_on_a_slimmed_model_only_what_was_best_on_the_original_is_tried(candidate):
@@ -159,9 +153,39 @@ def test_on_a_slimmed_model_only_what_was_best_on_the_original_is_tried(candidat
     true = candidate(ratio=0.52, recipe=[("quantize", {**U8S8, "reduce_range": True})])
     slimmed = Model(path=None, recipe=(("slim", {"ratio": 0.5}),))
     tried = []
-    while (settings := Quantize().propose(slimmed, tried, [slow, fast, true], 0.01)) is not None:
+    while (settings := Quantize().propose(slimmed, so_far(tried, [slow, fast, true]))) is not None:
         tried.append(candidate(recipe=[("slim", {"ratio": 0.5}), ("quantize", settings)]))
     assert [c.recipe[-1][1] for c in tried] == [U8S8, {**U8S8, "reduce_range": True}]
+
+
+def test_linear_layers_are_stored_in_bytes_or_half_of_them_whatever_they_are_called(tmp_path):
+    random = np.random.default_rng(0)
+    weights = [random.normal(scale=0.1, size=shape).astype(np.float32) for shape in ((64, 256), (256, 3))]
+    nodes = [
+        helper.make_node("Gemm", ["x", "W"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "V"], ["logits"]),
+    ]
+    path = tmp_path / "linear.onnx"
+    constants = [numpy_helper.from_array(array, name) for array, name in zip(weights, "WV", strict=True)]
+    path.write_bytes(_model(nodes, constants, ["batch", 64]))
+
+    class Rows(Pictures):
+        def prepared(self, split):
+            return {"x": np.random.default_rng(len(split)).normal(size=(80, 64)).astype(np.float32)}, np.arange(80) % 3
+
+    bench = bench_of(path, Rows())
+    for bits, least in ((8, 0.94), (4, 0.75)):
+        made = Quantize().apply(bench.original, {"operands": f"weights-{bits}"}, bench)
+        assert made.changed["quantized_operations"] == 2
+        # The weights, and a scale for each 32 of them; names and nodes are around.
+        assert len(made.onnx) < path.stat().st_size * (bits / 32 + 1 / 32) + 3000
+        assert bench.samples.judge(OnnxRunner.load(made.onnx)).agreement >= least
+
+
+def test_operands_nobody_has_are_told_with_those_there_are(bench):
+    with pytest.raises(InvalidInput, match="'int3'; there are: u8s8"):
+        Quantize().apply(bench.original, {"operands": "int3"}, bench)
 
 
 def test_an_int8_graph_is_not_quantized_again():
@@ -201,18 +225,17 @@ def encoder(tmp_path):
     return path
 
 
-def test_texts_are_quantized_with_ranges_of_each_run_and_answer_nearly_the_same(bench, tmp_path, candidate):
+def test_texts_are_quantized_with_ranges_of_each_run_and_answer_nearly_the_same(tmp_path, candidate):
     path = encoder(tmp_path)
     runner = OnnxRunner.load(path)
-    samples = Samples(Tokens(), runner)
+    bench = bench_of(path, Tokens())
     tried, made = [], []
-    changed = {name: getattr(bench, name) for name in bench.__struct_fields__} | {"samples": samples}
-    while (settings := Quantize().propose(Model(path=path), tried, [], 0.01)) is not None:
-        made.append(Quantize().apply(Model(path=path), settings, Bench(**changed)))
+    while (settings := Quantize().propose(Model(path=path), so_far(tried))) is not None:
+        made.append(Quantize().apply(Model(path=path), settings, bench))
         tried.append(candidate(recipe=[("quantize", settings)]))
-    assert [c.recipe[-1][1]["operands"] for c in tried] == ["dynamic", "dynamic"]
+    assert [c.recipe[-1][1]["operands"] for c in tried] == ["dynamic", "dynamic"] + ["nncf"] * has_nncf()
     for found in made:
         assert len(found.onnx) < 0.5 * path.stat().st_size
         smaller = OnnxRunner.load(found.onnx)
         assert smaller.signature.inputs == runner.signature.inputs
-        assert samples.judge(smaller).agreement > 0.9
+        assert bench.samples.judge(smaller).agreement > 0.9

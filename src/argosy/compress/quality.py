@@ -89,6 +89,15 @@ class Samples:
         self._seen_points = self._points(self._seen_answers, self._seen_answers, self._seen_y)
         self._original_points = self._points(self._answers, self._answers, self.y)
 
+    def own(self) -> Quality:
+        """Return the original's quality, which is what all others are held against."""
+        value = float(self._original_points.mean())
+        return Quality(
+            measure=_MEASURES[self.task],
+            value=float(np.exp(-value)) if self.task == "language-model" else value,
+            items=len(self._original_points),
+        )
+
     def judge(self, runner: Runner) -> Quality:
         """Judge a candidate on the validation part, beside the original."""
         got = self.answers(runner, self.validation)

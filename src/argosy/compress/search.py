@@ -322,7 +322,7 @@ class Search:
             digest=self.digest,
             size_bytes=self.size,
             timings=middle,
-            quality=self.samples.judge(self.runner),
+            quality=self.samples.own(),
         )
 
     def _try(self, model: Model, step: Pass, name: str, settings: dict[str, Any]) -> tuple[Model | None, Candidate]:

@@ -155,6 +155,7 @@ def test_a_resnet_becomes_torchscript_and_that_onnx(nets, tmp_path):
 
 
 @pytest.mark.capability("F1")
+@pytest.mark.slow
 def test_a_module_becomes_torch_export_and_that_onnx(nets, tmp_path):
     proved(carried_out(nets("Plain"), tmp_path / "net.pt2", inputs=("x:batch,4",)))
     proved(carried_out(tmp_path / "net.pt2", tmp_path / "net.onnx"))

@@ -214,7 +214,7 @@ class _Gone(Exception):
 
 
 @pytest.mark.capability("T7")
-@pytest.mark.parametrize("strategy", ["data-parallel", "local-sgd"])
+@pytest.mark.parametrize("strategy", ["data-parallel", pytest.param("local-sgd", marks=pytest.mark.slow)])
 def test_the_others_go_on_without_a_host_and_with_it_when_it_comes_back(place, strategy):
     settings = msgspec.structs.replace(
         TRAIN, strategy=strategy, epochs=400, learning_rate=0.01, local=LocalConfig(interval=3, delay=2)

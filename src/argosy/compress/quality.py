@@ -111,15 +111,18 @@ class Samples:
         else:
             drop_high = mean_interval(loss, _CONFIDENCE)[1]
         value = float(points.mean())
+        agrees = self._agrees(got)
+        # Every vector moves a little: what counts as lost is one that is another now.
+        lost, won = (~agrees, np.zeros(1, dtype=bool)) if self.task == "embedding" else (loss > 0, loss < 0)
         return Quality(
             measure=_MEASURES[self.task],
             value=float(np.exp(-value)) if self.task == "language-model" else value,
             drop=float(loss.mean()),
             drop_high=drop_high,
             seen_drop=float(seen.mean()),
-            agreement=float(self._agrees(got).mean()),
-            lost=int((loss > 0).sum()),
-            won=int((loss < 0).sum()),
+            agreement=float(agrees.mean()),
+            lost=int(lost.sum()),
+            won=int(won.sum()),
             items=len(loss),
         )
 

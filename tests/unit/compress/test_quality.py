@@ -122,3 +122,22 @@ def test_answers_that_are_no_numbers_are_refused(blobs, linear_onnx):
 def test_answers_come_in_batches_and_whole(linear_onnx):
     x = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
     assert np.allclose(answers(OnnxRunner.load(linear_onnx()), {"x": x}), x[:, :3], atol=1e-6)
+
+
+def test_a_vector_is_lost_when_it_is_another_and_not_when_it_has_moved_a_little(linear_onnx):
+    class Vectors:
+        task, digest = "embedding", "sha256:" + "8" * 64
+
+        def prepared(self, split):
+            return {"x": np.random.default_rng(len(split)).normal(size=(40, 4)).astype(np.float32)}, None
+
+        def vectors(self, outputs, prepared):
+            return outputs["logits"]
+
+    whole = OnnxRunner.load(linear_onnx())
+    samples = Samples(Vectors(), whole)
+    near = samples.judge(OnnxRunner.load(linear_onnx(np.eye(4, 3) + 0.001)))
+    assert (near.measure, near.lost, near.won, near.agreement) == ("cosine", 0, 0, 1.0)
+    assert 0 < near.drop < 0.001
+    far = samples.judge(OnnxRunner.load(linear_onnx(np.roll(np.eye(4, 3), 1, axis=1))))
+    assert far.lost == round((1 - far.agreement) * 40) > 20

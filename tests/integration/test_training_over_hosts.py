@@ -163,7 +163,10 @@ def test_auto_looks_at_the_network_and_says_why(place):
 
 
 @pytest.mark.capability("T7")
-@pytest.mark.parametrize(("host", "strategy"), [(0, "data-parallel"), (1, "data-parallel"), (1, "local-sgd")])
+@pytest.mark.parametrize(
+    ("host", "strategy"),
+    [(0, "data-parallel"), pytest.param(1, "data-parallel", marks=pytest.mark.slow), (1, "local-sgd")],
+)
 def test_a_lost_rank_on_one_host_brings_all_back_to_the_last_checkpoint_and_the_same_bits(place, host, strategy):
     settings = msgspec.structs.replace(
         TRAIN, strategy=strategy, workers=2, epochs=60, local=LocalConfig(interval=3, delay=0)

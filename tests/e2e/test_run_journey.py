@@ -88,7 +88,10 @@ def test_a_version_that_misses_a_gate_is_kept_but_not_released(cancer):
 
 
 @pytest.mark.capability("T7")
-@pytest.mark.parametrize("stage", ["data", "train", "evaluate"])
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param("data", marks=pytest.mark.slow), "train", pytest.param("evaluate", marks=pytest.mark.slow)],
+)
 def test_a_run_killed_in_a_stage_goes_on_without_repeating_a_finished_one(cancer, stage):
     before = {"data": [], "train": ["data"], "evaluate": ["data", "train", "convert"]}[stage]
     process = subprocess.Popen(

@@ -148,6 +148,7 @@ print(losses[-1] < 0.9 * losses[0], all(p.grad is not None for p in module.param
 
 
 @pytest.mark.capability("F1")
+@pytest.mark.slow
 def test_a_resnet_becomes_torchscript_and_that_onnx(nets, tmp_path):
     shape = ("x:batch,3,16,16:float32",)
     proved(carried_out(nets("ResNet"), tmp_path / "net.pt", inputs=shape))

@@ -30,7 +30,6 @@ def stored_sparse(content: bytes) -> bytes:
     given = {value.name for value in graph.input}
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
-        # Rounded to numbers of 8 bits, a weight that was next to nothing has become nothing.
         is_of_weights = array.dtype in (np.float32, np.int8, np.uint8) and _SMALLEST <= array.size <= _LARGEST
         # What an earlier call has packed, and what callers may replace, stays as it is.
         if not is_of_weights or ".sparse." in tensor.name or tensor.name in given:

@@ -7,8 +7,7 @@ import numpy as np
 
 from argosy.core.errors import InvalidInput
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
-from argosy.formats.onnx_check import check_onnx, read_model_file
-from argosy.formats.values import checked_input, first_line
+from argosy.formats.values import checked_content, checked_input, first_line
 
 # ONNX Runtime's names of element types; what is missing here (bfloat16, float8, sequences, maps) is refused.
 _DATATYPES = {
@@ -52,10 +51,7 @@ class OnnxRunner:
         `threads` is the number of cores one run may use; 0 leaves the choice to the runtime. Raises InvalidInput for
         what is not one self-contained ONNX model or holds what this runtime can't run; NotFound for a missing file.
         """
-        if threads < 0:
-            raise InvalidInput(f"{threads} threads were asked for; give 0 for the runtime's choice, or more")
-        content = read_model_file(data) if isinstance(data, Path) else data
-        check_onnx(content)
+        content = checked_content(data, threads)
         session = _open_session(content, threads)
         try:
             signature = Signature(

@@ -15,8 +15,7 @@ import numpy as np
 from argosy.core.errors import InvalidInput
 from argosy.core.plugins import missing
 from argosy.core.tensors import DATATYPES, Signature, TensorSpec
-from argosy.formats.onnx_check import check_onnx, read_model_file
-from argosy.formats.values import checked_input
+from argosy.formats.values import checked_content, checked_input
 
 # OpenVINO's names of element types; what is missing here (texts, 4-bit types, bfloat16) is refused.
 _DATATYPES = {
@@ -65,10 +64,7 @@ class OpenVinoRunner:
         what is not one self-contained ONNX model or holds what this runtime can't run; NotFound for a missing file;
         PluginError where OpenVINO is not installed.
         """
-        if threads < 0:
-            raise InvalidInput(f"{threads} threads were asked for; give 0 for the runtime's choice, or more")
-        content = read_model_file(data) if isinstance(data, Path) else data
-        check_onnx(content)
+        content = checked_content(data, threads)
         try:
             import openvino
         except ModuleNotFoundError as error:

@@ -1,12 +1,27 @@
 """What every runner of a graph checks before it runs, and how it says what the runtime has said."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from argosy.core.errors import InvalidInput, Refused
 from argosy.core.tensors import TensorSpec
+from argosy.formats.onnx_check import check_onnx, read_model_file
+
+
+def checked_content(data: bytes | Path, threads: int) -> bytes:
+    """Return the bytes of an ONNX model, looked through before any engine parses them.
+
+    Raises InvalidInput for what is not one self-contained ONNX model, and for a number of threads below 0; NotFound for
+    a missing file.
+    """
+    if threads < 0:
+        raise InvalidInput(f"{threads} threads were asked for; give 0 for the runtime's choice, or more")
+    content = read_model_file(data) if isinstance(data, Path) else data
+    check_onnx(content)
+    return content
 
 
 def checked_input(inputs: Mapping[str, tuple[np.dtype[Any], TensorSpec]], name: str, array: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """`compress`: a version or a model file within a budget, or by the passes that are named."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,6 +17,9 @@ from argosy.core.files import write_atomic
 from argosy.core.progress import Progress
 from argosy.registry.versions import MODEL_FILE, Version
 
+if TYPE_CHECKING:
+    from argosy.pipeline.material import Material
+
 
 def compress(
     model: str,
@@ -30,25 +33,14 @@ def compress(
     as_json: bool,
 ) -> None:
     """Compress a version or a file; publish the result as its sibling, and with `save` write it to a folder."""
-    from argosy.pipeline.compressing import compress_version, material_of, published, search_folder
+    from argosy.pipeline.compressing import compress_version, published
 
     output = Output(as_json=as_json)
     config.check()
     recipe = [read_pass(text) for text in passes]
     workspace = Workspace()
     version = _version(output, workspace, model, name)
-    work = workspace.settings.home / "work" / "compress"
-    material = material_of(
-        workspace.registry,
-        version,
-        data,
-        label=label,
-        base=Path.cwd(),
-        work=work / version.digest[7:23],
-        seed=config.seed,
-        may_generate=bool(recipe),
-    )
-    folder = work / search_folder(version, material, config)
+    material, folder = _material(workspace, version, config, data=data, label=label, may_generate=bool(recipe))
     asked = f"passes: {', '.join(passes)}" if recipe else str(config.budget())
     output.line(f"[bold]{version}[/]: {asked}")
     output.line(f"[dim]judged on {material.origin}[/]")
@@ -75,6 +67,8 @@ def compress(
         raise _refusal(result, is_asked_for=bool(recipe))
     evaluation = found.manifest.evaluation
     mark = "[green]kept on the test part[/]" if evaluation.passed else "[red]not kept on the test part[/]"
+    if recipe:
+        mark = "on the test part"  # who names passes has asked for no bound
     output.line(f"{result.says}")
     output.line(f"[bold]{found}[/]  {main_metrics(evaluation)}  {mark}")
     output.line(f"next: argosy deploy {found}; all that was tried: argosy models report {found} --save report")
@@ -97,13 +91,34 @@ def compress(
 def advise(model: str, *, data: str, label: str, max_drop: str, as_json: bool) -> None:
     """Say which method pays for a model, from short measurements on it."""
     from argosy.compress.advice import advise as measure
-    from argosy.pipeline.compressing import material_of, search_folder
 
     output = Output(as_json=as_json)
     config = CompressConfig(max_drop=max_drop)
     config.check()
     workspace = Workspace()
     version = _version(output, workspace, model, "")
+    material, folder = _material(workspace, version, config, data=data, label=label, may_generate=True)
+    output.line(f"[dim]judged on {material.origin}[/]")
+    with RunView(output, workspace.clock, {"compress": "measure what pays"}) as view:
+        view(Progress(stage="compress", message="started"))
+        path = workspace.registry.versions.file_path(version)
+        found = measure(path, material, config, folder, view)
+        view(Progress(stage="compress", message="finished"))
+    columns = ("method", "smaller", "faster", "drop", "agreement")
+    rows = [option.row() for option in found.options]
+    output.table(columns, [tuple(row[column] for column in columns) for row in rows])
+    for line in found.says:
+        output.line(line)
+    output.line(f"next: argosy compress {version} --max-drop {max_drop} --size … --latency-p95 …")
+    output.result(msgspec.to_builtins(found))
+
+
+def _material(
+    workspace: Workspace, version: Version, config: CompressConfig, *, data: str, label: str, may_generate: bool
+) -> "tuple[Material, Path]":
+    """Return what a version is judged by, and the folder in which its tries are found again."""
+    from argosy.pipeline.compressing import material_of, search_folder
+
     work = workspace.settings.home / "work" / "compress"
     material = material_of(
         workspace.registry,
@@ -113,21 +128,9 @@ def advise(model: str, *, data: str, label: str, max_drop: str, as_json: bool) -
         base=Path.cwd(),
         work=work / version.digest[7:23],
         seed=config.seed,
-        may_generate=True,
+        may_generate=may_generate,
     )
-    output.line(f"[dim]judged on {material.origin}[/]")
-    with RunView(output, workspace.clock, {"compress": "measure what pays"}) as view:
-        view(Progress(stage="compress", message="started"))
-        path = workspace.registry.versions.file_path(version)
-        found = measure(path, material, config, work / search_folder(version, material, config), view)
-        view(Progress(stage="compress", message="finished"))
-    columns = ("method", "smaller", "faster", "drop", "agreement")
-    rows = [option.row() for option in found.options]
-    output.table(columns, [tuple(row[column] for column in columns) for row in rows])
-    for line in found.says:
-        output.line(line)
-    output.line(f"next: argosy compress {version} --max-drop {max_drop} --size … --latency-p95 …")
-    output.result(msgspec.to_builtins(found))
+    return material, work / search_folder(version, material, config)
 
 
 def _refusal(result: CompressResult, *, is_asked_for: bool) -> InvalidInput:

@@ -51,5 +51,11 @@ METRICS: dict[str, Metric] = {
     ),
     "argosy_refused_total": Metric("counter", "Requests refused before they were queued, by reason.", ("reason",)),
     "argosy_mirrored_pairs_total": Metric("counter", "Requests also answered by the other version.", ("endpoint",)),
+    "argosy_failovers_total": Metric(
+        "counter",
+        "Times that an endpoint's version failed everywhere and another was to answer.",
+        ("endpoint", "cause"),
+    ),
+    "argosy_failover_active": Metric("gauge", "1 while another version answers for the endpoint's own.", ("endpoint",)),
     "argosy_rollout_share": Metric("gauge", "Share of requests drawn for the canary.", ("endpoint",)),
 }

@@ -28,6 +28,10 @@ class VersionsLike(Protocol):
         """Return the version a reference names; NotFound."""
         ...
 
+    def list(self, name: str) -> Sequence[Version]:
+        """Return the versions of a name, oldest first."""
+        ...
+
 
 class RegistryLike(Protocol):
     """The part of the registry that commands need."""
@@ -110,12 +114,13 @@ def deploy(
 
     def data(state: Desired) -> dict[str, Any]:
         del state
+        sibling = sibling_of(registry.versions, version) if settled[0].backup == "sibling" else None
         return {
             "action": "deploy",
             "version": {"digest": to.digest, "ref": to.ref},
             "endpoint": to_plain(settled[0]),
             "rollout": to_plain(rollout) if rollout is not None else None,
-        }
+        } | ({"sibling": {"digest": sibling.digest, "ref": str(sibling)}} if sibling is not None else {})
 
     def answer(state: Desired, seq: int) -> Accepted:
         found = state.endpoints[name]
@@ -130,6 +135,24 @@ def deploy(
         )
 
     return transact(registry.log, (d.ENDPOINT, name), check, data, answer)
+
+
+def sibling_of(versions: VersionsLike, version: Version) -> Version | None:
+    """Return the smallest other version of the same training that passed its gates and answers the same callers."""
+
+    def family(member: Version) -> str:
+        return member.manifest.lineage.parent or member.digest
+
+    mine = version.manifest.signature
+    found = [
+        other
+        for other in versions.list(version.name)
+        if other.digest != version.digest
+        and family(other) == family(version)
+        and other.manifest.evaluation.passed
+        and (other.manifest.signature.inputs, other.manifest.signature.outputs) == (mine.inputs, mine.outputs)
+    ]
+    return min(found, key=lambda other: other.manifest.size_bytes, default=None)
 
 
 def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted:

@@ -13,6 +13,7 @@ METRICS_JUDGED = ("errors", "latency", "agreement", "mirrored_errors")
 AUTO = "auto"
 """What a calibration on this machine decides."""
 
+BACKUPS = ("previous", "sibling", "none")
 _LEAST_MEMORY = 50_000_000
 _MOST_REPLICAS = 64
 _USUAL_DISAGREEMENT = 0.05
@@ -26,7 +27,11 @@ class EndpointConfig(Config, frozen=True):
     """Processes that serve the current version: `"auto"`, as many as a short calibration finds best for the version on
     this machine; a number; or `"1..4"` for a range, which runs its lower end today."""
     backup: str = "previous"
-    """Which version is kept warm beside the current one: `"previous"` (one replica) or `"none"`."""
+    """Which version is kept warm beside the current one, to answer when that fails: `"previous"` (one replica);
+    `"sibling"`, the smallest other version of the same training, beside the previous one; or `"none"`."""
+    failover: float = 0.5
+    """Share of requests that fail on the current version above which the version kept warm answers instead, until the
+    current one works again. 0: only when no replica of it is left."""
     threads: int | str = "auto"
     """Threads of each replica: `"auto"`, as calibration finds best for so many replicas, or a number."""
     memory: str = ""
@@ -50,8 +55,10 @@ class EndpointConfig(Config, frozen=True):
     def check(self) -> None:
         """Raise InvalidInput when a value is impossible."""
         self.replica_range()
-        if self.backup not in ("previous", "none"):
-            raise InvalidInput(f"endpoint.backup is {self.backup!r}; it can be 'previous' or 'none'")
+        if self.backup not in BACKUPS:
+            raise InvalidInput(f"endpoint.backup is {self.backup!r}; it can be 'previous', 'sibling' or 'none'")
+        if not (self.failover == 0 or 0.01 <= self.failover <= 1):
+            raise InvalidInput(f"endpoint.failover is {self.failover:g}; it can be 0 (off), or from 0.01 to 1")
         if self.threads != AUTO and not (isinstance(self.threads, int) and 1 <= self.threads <= 256):
             raise InvalidInput(f"endpoint.threads is {self.threads!r}; it can be 'auto', or a number from 1 to 256")
         if self.hedge and not 0.0 < self.hedge_s <= 600.0:

@@ -155,6 +155,7 @@ class Reconciler:
         self._replicas.observe(status)
         self._replicas.stop_sick()
         self._note_advice()
+        self._note_health()
         requeue = IDLE_S
         windows = self._take_windows()
         for name in sorted(self.desired.endpoints):
@@ -177,6 +178,25 @@ class Reconciler:
                 self._advice[replica.version] = replica.advice
                 advice = msgspec.structs.asdict(replica.advice)
                 self._parts.report("version_calibrated", version=replica.ref, **advice)
+
+    def _note_health(self) -> None:
+        """Write down that the gateway lets another version answer for one that fails, or the end of that."""
+        status = self._gateway.status
+        for seen in status.endpoints if status is not None else ():
+            endpoint = self.desired.endpoints.get(seen.name)
+            if endpoint is None or endpoint.stable is None or endpoint.stable.digest != seen.stable:
+                continue
+            if bool(endpoint.failing) == bool(seen.failing):
+                continue
+            kind = d.FAILING if seen.failing else d.HEALED
+            version = {"version": endpoint.stable.ref, "digest": endpoint.stable.digest}
+            try:
+                self._append(kind, seen.name, {**version, "reason": seen.failing, "answers": seen.serving_ref})
+            except Deposed:
+                raise
+            except ArgosyError as error:
+                # The gateway acts all the same; the next look tries again.
+                self._parts.report("health_not_noted", endpoint=seen.name, error=error.message, code=error.code)
 
     def _advised(self, digest: str) -> Advice | None:
         if digest not in self._advice:

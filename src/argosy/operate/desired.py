@@ -22,8 +22,10 @@ STARTED = "rollout.started"
 STEPPED = "rollout.stepped"
 OBSERVED = "rollout.observed"
 ENDED = "rollout.ended"
+FAILING = "endpoint.failed"
+HEALED = "endpoint.healed"
 ELECTED = "controller.elected"
-KINDS = (ENDPOINT, GATEWAY, BOUND, STARTED, STEPPED, OBSERVED, ENDED, ELECTED, *grants.KINDS)
+KINDS = (ENDPOINT, GATEWAY, BOUND, STARTED, STEPPED, OBSERVED, ENDED, FAILING, HEALED, ELECTED, *grants.KINDS)
 
 # Phases of a rollout, in the words of the table in `rollout.py`.
 PENDING, WARMING, CANARY, PROMOTING, ROLLING_BACK = "pending", "warming", "canary", "promoting", "rolling_back"
@@ -131,6 +133,8 @@ class Rollout(msgspec.Struct, kw_only=True):
     """Every window that was judged and written down, oldest first."""
     rollback_asked: str = ""
     promote_asked: str = ""
+    sibling: Target | None = None
+    """What stands in for the new version, once it serves."""
 
     @property
     def share(self) -> float:
@@ -149,6 +153,12 @@ class Endpoint(msgspec.Struct, kw_only=True):
     """The current version; it was ready once, or it would not be here."""
     backup: Target | None = None
     """The former version, kept warm."""
+    sibling: Target | None = None
+    """A smaller version of the same training, kept warm where the config asks for it."""
+    former_sibling: Target | None = None
+    """The former version's."""
+    failing: str = ""
+    """Why the gateway lets another version answer for the current one; empty while it doesn't."""
     rollout: Rollout | None = None
     last: Ended | None = None
     is_active: bool = True
@@ -210,11 +220,18 @@ class Desired:
             self._endpoint(entry)
         elif entry.kind in grants.KINDS:
             self.access.apply(entry.kind, entry.subject, entry.data, time=entry.time, actor=entry.actor)
+        elif entry.kind in (FAILING, HEALED):
+            self._health(entry)
         elif entry.kind in (STARTED, STEPPED, OBSERVED, ENDED):
             endpoint = self.endpoints.get(entry.subject)
             rollout = endpoint.rollout if endpoint else None
             if endpoint and rollout and rollout.id == entry.data.get("rollout"):
                 _advance(endpoint, rollout, entry)
+
+    def _health(self, entry: LogEntry) -> None:
+        endpoint = self.endpoints.get(entry.subject)
+        if endpoint and endpoint.stable and entry.data.get("digest") == endpoint.stable.digest:
+            endpoint.failing = str(entry.data.get("reason", "")) if entry.kind == FAILING else ""
 
     def _gateway(self, entry: LogEntry) -> None:
         running = entry.data.get("running", True)
@@ -257,6 +274,7 @@ class Desired:
             rollout.promote_asked = f"asked by {entry.actor}"
         elif action == "rollback" and not rollout and endpoint.backup:
             endpoint.rollout = _new_rollout(endpoint, entry, UNDO, endpoint.backup, RolloutConfig(steps=()))
+            endpoint.rollout.sibling = endpoint.former_sibling
 
     def _deploy(self, entry: LogEntry) -> None:
         config = msgspec.convert(entry.data.get("endpoint", {}), EndpointConfig)
@@ -272,10 +290,16 @@ class Desired:
         to = msgspec.convert(entry.data["version"], Target)
         plain = entry.data.get("rollout")
         rollout = msgspec.convert(plain, RolloutConfig) if plain is not None else RolloutConfig(steps=())
+        found = entry.data.get("sibling")
+        sibling = msgspec.convert(found, Target) if found else None
         if endpoint.stable is None:
             endpoint.rollout = _new_rollout(endpoint, entry, FIRST, to, rollout)
         elif endpoint.stable.digest != to.digest:
             endpoint.rollout = _new_rollout(endpoint, entry, STEPWISE if rollout.steps else SWITCH, to, rollout)
+        else:
+            endpoint.sibling = sibling
+        if endpoint.rollout:
+            endpoint.rollout.sibling = sibling
 
 
 def _relevant(log: LogLike, after: int) -> Iterable[LogEntry]:
@@ -331,7 +355,8 @@ def _end(endpoint: Endpoint, entry: LogEntry, outcome: str, reason: str) -> None
         verdict=rollout.verdict,
     )
     if outcome == PROMOTED:
-        keeps_former = endpoint.config.backup == "previous" and rollout.kind != UNDO
+        keeps_former = endpoint.config.backup != "none" and rollout.kind != UNDO
         # After a return by hand the version that was left is not kept as something to fall back to.
         endpoint.backup = endpoint.stable if keeps_former else None
-        endpoint.stable = rollout.to
+        endpoint.former_sibling = endpoint.sibling if keeps_former else None
+        endpoint.stable, endpoint.sibling, endpoint.failing = rollout.to, rollout.sibling, ""

@@ -79,8 +79,10 @@ def _of_endpoint(endpoint: Endpoint, advised: Advised) -> dict[str, Wanted]:
 
     if endpoint.stable:
         want(endpoint.stable, lambda full: full)
-    if endpoint.backup:
-        want(endpoint.backup, lambda _: 1)
+    for spare in (endpoint.backup, endpoint.sibling):
+        if spare:
+            # Who answers for a version that fails has all of its requests.
+            want(spare, lambda full: full if endpoint.failing else 1)
     if rollout and rollout.phase not in (d.PENDING, d.ROLLING_BACK):
         want(rollout.to, lambda full: planned_replicas(rollout, full), UNHURRIED_S if rollout.base else 0.0)
     return found
@@ -131,7 +133,7 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
         return None
     rollout = None if is_safe else endpoint.rollout
     share = rollout.share if rollout else 0.0
-    backup = endpoint.backup
+    backup = endpoint.sibling if _has(endpoint.sibling, ready) else endpoint.backup
     if rollout and _may_stand_in(rollout, share, ready) and (rollout.phase == d.PROMOTING or not _has(backup, ready)):
         backup = rollout.to  # better the new version than none, should the current one die, and the controller too
     route = EndpointRoute(
@@ -141,6 +143,7 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
         backup=backup.digest if backup else "",
         backup_ref=backup.ref if backup else "",
         hedge_s=endpoint.config.hedge_s,
+        failover=endpoint.config.failover,
     )
     if not rollout or not share:
         return route

@@ -132,6 +132,8 @@ class EndpointRoute(Config, frozen=True):
     backup: str = ""
     """Digest that answers while neither of the others has a ready replica."""
     backup_ref: str = ""
+    failover: float = 0.5
+    """Share of failed requests above which the stable version fails, and the backup answers; 0: never by errors."""
 
 
 class ReplicaStatus(Config, frozen=True):
@@ -167,6 +169,10 @@ class EndpointStatus(Config, frozen=True):
     """The share that is drawn for the canary; while it has no ready replica, `note` says who answers instead."""
     note: str = ""
     """Why `serving` or `share` is not what the route says; empty when it is."""
+    stable: str = ""
+    """Digest of the version that its route calls stable."""
+    failing: str = ""
+    """Why the stable version counts as failing though its replicas are up; empty while it doesn't."""
     requests: int = 0
     """Requests answered since the gateway started, in any way."""
     failed: int = 0

@@ -23,6 +23,7 @@ from argosy.serve.lanes import WAITING
 from argosy.serve.mirror import Copy, Pair, preload
 from argosy.serve.pool import DRAINING, Pool, replicas_of
 from argosy.serve.prediction_id import Namer
+from argosy.serve.probe import Probe
 from argosy.serve.requests import Inputs, check_inputs
 from argosy.serve.router import CANARY, STABLE, UNCOUNTED, Choice, choose
 from argosy.serve.windows import Segment, Windows
@@ -32,13 +33,17 @@ log = get_logger()
 
 # A canary's failure is answered by stable, and that attempt may lose its replica too.
 _MAX_ATTEMPTS = {CANARY: 3, STABLE: 2, UNCOUNTED: 2}
+_LOAD = frozenset(("queue_full", "too_late", TOO_LATE, "deadline_exceeded"))
+"""Failures that say more about how much is asked than about the version."""
+_PROBE_S = 5.0
+"""A copy for a failing version that is not answered within this time has failed."""
 
 
 class Call(Work):
     """One request for an inference, until it is answered. Read `outputs` or `error` when `on_done` is called."""
 
     __slots__ = (
-        "arm", "arrived", "attempts", "caller", "digest", "endpoint", "error", "failover", "first", "hedge",
+        "arm", "arrived", "attempts", "caller", "charged", "digest", "endpoint", "error", "failover", "first", "hedge",
         "is_pinned", "is_timed", "on_done", "outputs", "pair", "plane", "prediction", "ref", "segment", "signature",
         "suspected",
     )  # fmt: skip
@@ -71,6 +76,8 @@ class Call(Work):
         """Name of the version that answered in place of the one that was drawn."""
         self.first: Trouble | None = None
         """Why the first attempt failed, if it did."""
+        self.charged = ""
+        """Digest of the version that failed it."""
         self.suspected = False
         """The drawn version took the input for wrong; if another takes it, that was a failure."""
         self.segment: Segment | None = None
@@ -218,6 +225,8 @@ class DataPlane:
         call.is_pinned = bool(number)
         call.on_done = on_done
         now = call.arrived
+        if endpoint.stand_in:
+            self._stood_in(endpoint, call, now)
         call.due = call.deadline = now + (timeout_s or self._config.timeout_s)
         if client is not None:
             call.key, call.weight = client.name, client.weight
@@ -279,8 +288,13 @@ class DataPlane:
         for call in young:
             if call.state != OVER and not call.is_timed:
                 self._time(call)
-        self.wheel.turn(self.clock.monotonic())
+        now = self.clock.monotonic()
+        self.wheel.turn(now)
         self.pool.check()
+        for endpoint in self.endpoints.values():
+            if endpoint.health.turn(now, last_request=endpoint.last_request):
+                log.warning("failover_ended", endpoint=endpoint.route.name, version=endpoint.route.stable_ref)
+                self._health_changed(endpoint)
         self.windows.tick()
 
     def statuses(self) -> list[EndpointStatus]:
@@ -301,7 +315,11 @@ class DataPlane:
             self.signatures[digest] = queue.signature
         for endpoint in self.endpoints.values():
             is_settling = self._settled_at is not None
-            endpoint.refresh(self.pool.ready, self.signatures, self.windows, is_settling=is_settling)
+            was_failing = endpoint.health.failing
+            now = self.clock.monotonic()
+            endpoint.refresh(self.pool.ready, self.signatures, self.windows, now=now, is_settling=is_settling)
+            if endpoint.health.failing and not was_failing:
+                self._tell_failing(endpoint)
         for digest in list(self.pool.queues):
             self._move_orphans(digest)
         self.pool.keep_queues(routed)
@@ -422,6 +440,7 @@ class DataPlane:
             call.prediction = self._namer.name(call.digest, self.clock.now())
             if call.first is None and call.digest == endpoint.route.stable:
                 endpoint.answers.append(seconds)
+                endpoint.health.good += 1
             if call.pair is not None and not call.failover:
                 call.pair.put(is_canary=call.arm == CANARY, outputs=call.outputs)
         else:
@@ -430,6 +449,8 @@ class DataPlane:
                 endpoint.failed += 1
         if call.segment is not None:
             self._judge(call, call.segment, seconds)
+        if call.first is not None:
+            self._diagnose(call, call.first)
         try:
             call.on_done(call)
         except Exception:
@@ -456,8 +477,50 @@ class DataPlane:
             caller=call.caller,
         )
 
+    def _diagnose(self, call: Call, first: Trouble) -> None:
+        """Learn from a failed first attempt whether the endpoint's version fails, and not the request or the load."""
+        endpoint = call.endpoint
+        if call.charged != endpoint.route.stable or call.is_pinned or first.code in _LOAD:
+            return
+        if call.error is not None and call.digest != call.charged:
+            return  # another version failed on it too: it may be the input
+        if endpoint.health.bad(self.clock.monotonic(), first.message, first.batch):
+            self._health_changed(endpoint)
+            self._tell_failing(endpoint)
+
+    def _tell_failing(self, endpoint: Endpoint) -> None:
+        route, health = endpoint.route, endpoint.health
+        self.counters.count("argosy_failovers_total", route.name, health.cause)
+        log.warning(
+            "failover_started",
+            endpoint=route.name,
+            version=route.stable_ref,
+            answers=endpoint.stand_in or route.stable_ref,
+            reason=health.failing,
+        )
+
+    def _health_changed(self, endpoint: Endpoint) -> None:
+        is_settling = self._settled_at is not None
+        now = self.clock.monotonic()
+        endpoint.refresh(self.pool.ready, self.signatures, self.windows, now=now, is_settling=is_settling)
+
+    def _stood_in(self, endpoint: Endpoint, call: Call, now: float) -> None:
+        """Say of a call that its version stands in for another, and see with a copy how the other one does."""
+        if call.digest == endpoint.plan.serving and not call.is_pinned:
+            call.failover = call.ref
+        endpoint.last_request = now
+        health, stable = endpoint.health, endpoint.route.stable
+        if health.failing and self._accepts(stable, call) and health.wants_probe(now):
+            queue = self._queue(stable)
+            probe = Probe(self.wheel, queue, call.inputs, now + _PROBE_S, health)
+            with contextlib.suppress(Unavailable):
+                queue.submit(probe, now)
+                self.wheel.add(probe)
+                self._schedule(queue)
+
     def _charge(self, call: Call, trouble: Trouble) -> None:
         call.first = trouble
+        call.charged = call.digest
         if call.pair is not None:
             call.pair.put(is_canary=call.arm == CANARY, outputs=None, batch=trouble.batch)
 
@@ -466,7 +529,14 @@ class DataPlane:
         plan = call.endpoint.plan
         if call.digest != plan.serving and not call.is_pinned and self._accepts(plan.serving, call):
             return plan.serving, plan.serving_ref
-        return (call.digest, call.ref) if trouble.is_replayable else None
+        if trouble.is_replayable:
+            return call.digest, call.ref
+        route = call.endpoint.route
+        # What the version itself got wrong, the backup may get right.
+        is_own = not call.is_pinned and not trouble.is_callers and trouble.code not in _LOAD
+        if is_own and route.backup not in ("", call.digest) and self._accepts(route.backup, call):
+            return route.backup, route.backup_ref
+        return None
 
     def _accepts(self, digest: str, call: Call) -> bool:
         found = self.signatures.get(digest)
@@ -609,6 +679,7 @@ class DataPlane:
             queue = self.pool.queues[digest]
             found.append(("argosy_queue_requests", (ref,), float(queue.requests)))
             found.append(("argosy_queue_limit", (ref,), float(queue.limit)))
+        found.extend(("argosy_failover_active", (name,), float(bool(e.stand_in))) for name, e in self.endpoints.items())
         found.extend(("argosy_rollout_share", (name,), e.plan.share) for name, e in self.endpoints.items())
         return found
 

@@ -7,6 +7,7 @@ from argosy.core.tensors import Signature
 from argosy.serve.control import EndpointRoute, EndpointStatus
 from argosy.serve.counters import Cell, Histogram
 from argosy.serve.deadlines import RetryBudget
+from argosy.serve.health import Health
 from argosy.serve.router import Choice, Plan, choose, resolve
 from argosy.serve.windows import Rollout, Windows, recent_answers
 
@@ -34,6 +35,13 @@ class Endpoint:
         self.plan: Plan = resolve(route, (), self.previous)
         self.choice: Choice | None = None
         """Where every request goes while no canary is drawn."""
+        self.health = Health(route.failover)
+        """Of the stable version."""
+        self.stand_in = ""
+        """Name of the version that answers in place of the stable one; empty while that does."""
+        self.last_request = 0.0
+        """When the last one came while another version stood in."""
+        self._was_ready = False
         self.tallies: dict[str, Tally] = {}
         """What is counted for each version that answers, by its name."""
 
@@ -42,17 +50,31 @@ class Endpoint:
         if route.stable != self.route.stable:
             self.previous = (self.plan.serving, self.plan.serving_ref)
             self.answers = recent_answers()
+        if (route.stable, route.failover) != (self.route.stable, self.route.failover):
+            self.health, self._was_ready = Health(route.failover), False
         self.route = route
 
     def refresh(
-        self, ready: Container[str], signatures: dict[str, Signature], windows: Windows, *, is_settling: bool = False
+        self,
+        ready: Container[str],
+        signatures: dict[str, Signature],
+        windows: Windows,
+        *,
+        now: float,
+        is_settling: bool = False,
     ) -> None:
-        """Work out anew how the route can be followed, now that `ready` has changed."""
-        if self.route.stable in ready:
+        """Work out anew how the route can be followed, now that `ready` or the health of its version has changed."""
+        is_ready = self.route.stable in ready
+        if is_ready:
             self.previous = ("", "")
+        elif self._was_ready:
+            self.health.outage(now)
+        self._was_ready = is_ready
         stable = signatures.get(self.route.stable)
         fits = {d for d in (self.route.stable, self.route.canary) if stable and _fits(stable, signatures.get(d))}
-        self.plan = resolve(self.route, ready, self.previous, fits, is_settling=is_settling)
+        failing = self.health.failing
+        self.plan = resolve(self.route, ready, self.previous, fits, is_settling=is_settling, failing=failing)
+        self.stand_in = "" if self.plan.is_held or self.plan.serving == self.route.stable else self.plan.serving_ref
         self.rollout = windows.follow(self.route, self.plan.share, self.answers)
         self.choice = None if self.plan.canary else choose(self.plan, 0.0, 1.0, "")
         self.tallies.clear()
@@ -89,6 +111,8 @@ class Endpoint:
             serving_ref="" if self.plan.is_held else self.plan.serving_ref,
             share=self.plan.share,
             note=self.plan.note,
+            stable=self.route.stable,
+            failing=self.health.failing,
             requests=self.requests,
             failed=self.failed,
             replayed=self.replayed,

@@ -55,13 +55,15 @@ def resolve(
     fits: Container[str] | None = None,
     *,
     is_settling: bool = False,
+    failing: str = "",
 ) -> Plan:
     """Return how to follow `route` while the versions in `ready` have a replica.
 
     `previous` is digest and name of the stable version before, which serves until the new one is ready. `fits` holds
     the versions that take the same inputs as the serving one; a canary outside of it gets nothing. `is_settling`: the
     gateway has just been restarted and replicas are still finding it, so that stable is not ready yet says nothing
-    about it: its requests wait, rather than be answered by whichever version was back first.
+    about it: its requests wait, rather than be answered by whichever version was back first. `failing`: why the stable
+    version is to answer only if nothing else can, though it is ready.
     """
     if is_settling and route.stable not in ready:
         return Plan(
@@ -83,13 +85,18 @@ def resolve(
         (route.backup, route.backup_ref or "the backup"),
         (route.canary, route.canary_ref),
     ]
+    if failing:
+        candidates = [*(c for c in candidates if c[0] != route.stable), candidates[0]]
     serving, ref = next(((d, name) for d, name in candidates if d and d in ready), (route.stable, route.stable_ref))
     held = serving not in ready
     notes = []
+    if failing:
+        notes.append(f"{route.stable_ref} fails: {failing}")
     if held:
         notes.append(f"{route.stable_ref} has no ready replica, and nothing else has; requests wait for one")
     elif serving != route.stable:
-        notes.append(f"{route.stable_ref} has no ready replica; {ref} answers")
+        missing = [] if failing else [f"{route.stable_ref} has no ready replica"]
+        notes.append("; ".join([*missing, f"{ref} answers"]))
     usable = bool(route.canary)
     canary_ready = route.canary in ready
     if usable and canary_ready and fits is not None and route.canary not in fits:

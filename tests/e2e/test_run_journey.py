@@ -19,6 +19,9 @@ train = "cancer.csv"
 accuracy = ">= 0.9"
 """
 
+# Enough to run every stage, where it does not matter how good the model becomes.
+FEW = ("--set", "train.epochs=12", "--set", 'evaluate.accuracy=">= 0.5"')
+
 
 @pytest.fixture
 def cancer(installed):
@@ -52,8 +55,8 @@ def test_a_csv_and_six_lines_become_a_signed_version_and_a_second_run_does_nothi
     assert second["executed"] == []
     assert second["versions"] == first["versions"]
 
-    changed = cancer.json("run", "--set", "train.learning_rate=0.005")
-    assert changed["executed"] == ["train", "convert", "evaluate", "publish"]
+    changed = cancer.json("run", *FEW)
+    assert changed["executed"] == ["train", "convert", "evaluate", "publish"], "the data are as they were"
     assert changed["versions"][0]["version"] == "cancer:2"
 
     cancer.ok("audit", "verify")
@@ -79,7 +82,7 @@ def test_a_csv_and_six_lines_become_a_signed_version_and_a_second_run_does_nothi
 
 @pytest.mark.capability("E1")
 def test_a_version_that_misses_a_gate_is_kept_but_not_released(cancer):
-    done = cancer("run", "--set", 'evaluate.accuracy=">= 0.9999"')
+    done = cancer("run", *FEW, "--set", 'evaluate.accuracy=">= 0.9999"')
     assert done.returncode == 1
     assert "missed by" in done.stderr
     assert not cancer.json("models", "list")[0]["manifest"]["evaluation"]["passed"]
@@ -95,7 +98,7 @@ def test_a_version_that_misses_a_gate_is_kept_but_not_released(cancer):
 def test_a_run_killed_in_a_stage_goes_on_without_repeating_a_finished_one(cancer, stage):
     before = {"data": [], "train": ["data"], "evaluate": ["data", "train", "convert"]}[stage]
     process = subprocess.Popen(
-        [ARGOSY, "run"],
+        [ARGOSY, "run", *FEW],
         cwd=cancer.folder,
         env=cancer.environment,
         stdout=subprocess.PIPE,
@@ -108,7 +111,7 @@ def test_a_run_killed_in_a_stage_goes_on_without_repeating_a_finished_one(cancer
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    result = cancer.json("run")
+    result = cancer.json("run", *FEW)
     assert result["cached"] == before or (stage in result["cached"] and set(before) <= set(result["cached"]))
     assert result["versions"][0]["version"] == "cancer:1"
     assert len(cancer.json("models", "list")) == 1
@@ -162,7 +165,7 @@ def test_a_wrong_model_gets_one_clear_error(cancer, kind):
 
 
 def test_nothing_is_left_running_after_a_run(cancer):
-    cancer.ok("run")
+    cancer.ok("run", *FEW)
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         left = subprocess.run(["pgrep", "-f", str(cancer.home)], capture_output=True, text=True, check=False).stdout

@@ -5,11 +5,11 @@ import http.client
 import json
 import os
 import signal
-import threading
 import time
 
 import pytest
 
+from load import Load
 from malformed import get, infer
 from served import Served, constant, logarithm, slow, until
 
@@ -21,57 +21,6 @@ def served():
         yield found.gateway()
     finally:
         found.close()
-
-
-class Load:
-    """Callers that ask without pause until stopped; every answer is kept."""
-
-    def __init__(self, served, callers=6, name="m", headers=None):
-        self.statuses = []
-        self.versions = set()
-        self.failovers = 0
-        self.problems = []
-        self._served = served
-        self._stop = threading.Event()
-        self._request = (
-            f"/v2/models/{name}/infer",
-            infer(shape=[1, 1], data=[0.5]).partition(b"\r\n\r\n")[2],
-            headers or {},
-        )
-        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(callers)]
-
-    def _ask(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self._served.port, timeout=20)
-        path, body, headers = self._request
-        with contextlib.closing(connection):
-            while not self._stop.is_set():
-                try:
-                    connection.request("POST", path, body, headers)
-                    answer = connection.getresponse()
-                    found = json.loads(answer.read())
-                except (OSError, http.client.HTTPException) as error:
-                    self.problems.append(repr(error))
-                    return
-                self.statuses.append(answer.status)
-                if answer.status != 200:
-                    self.problems.append(found)
-                self.versions.add(answer.headers["argosy-version"])
-                self.failovers += "argosy-failover" in answer.headers
-
-    def answered(self, count):
-        """Wait for so many more answers."""
-        goal = len(self.statuses) + count
-        until(lambda: self.problems or len(self.statuses) >= goal, seconds=30)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(20)
 
 
 def states(served):

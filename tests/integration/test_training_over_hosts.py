@@ -121,7 +121,7 @@ def test_hosts_learn_what_one_process_does(place, hosts, workers):
 
 
 @pytest.mark.capability("T5")
-@pytest.mark.parametrize("outer", ["average", "diloco"])
+@pytest.mark.parametrize("outer", [pytest.param("average", marks=pytest.mark.slow), "diloco"])
 def test_hosts_that_meet_in_rounds_end_with_the_same_weights(place, outer):
     settings = msgspec.structs.replace(
         TRAIN,
@@ -140,7 +140,10 @@ def test_hosts_that_meet_in_rounds_end_with_the_same_weights(place, outer):
 
 
 @pytest.mark.capability("T5")
-@pytest.mark.parametrize("compression", ["fp16", "int8", "powersgd"])
+@pytest.mark.parametrize(
+    "compression",
+    [pytest.param("fp16", marks=pytest.mark.slow), "int8", pytest.param("powersgd", marks=pytest.mark.slow)],
+)
 def test_gradients_may_be_compressed_between_hosts(place, compression):
     settings = msgspec.structs.replace(TRAIN, dtype="float32", compression=compression, learning_rate=0.01, epochs=30)
     found = Together(place, f"coded-{compression}", settings).run()
@@ -165,7 +168,11 @@ def test_auto_looks_at_the_network_and_says_why(place):
 @pytest.mark.capability("T7")
 @pytest.mark.parametrize(
     ("host", "strategy"),
-    [(0, "data-parallel"), pytest.param(1, "data-parallel", marks=pytest.mark.slow), (1, "local-sgd")],
+    [
+        (0, "data-parallel"),
+        pytest.param(1, "data-parallel", marks=pytest.mark.slow),
+        pytest.param(1, "local-sgd", marks=pytest.mark.slow),
+    ],
 )
 def test_a_lost_rank_on_one_host_brings_all_back_to_the_last_checkpoint_and_the_same_bits(place, host, strategy):
     settings = msgspec.structs.replace(

@@ -101,11 +101,20 @@ class Reconciler:
         self._log_trouble = ""
         self.desired = Desired()
 
-    def elect(self) -> None:
-        """Become the one controller that acts: whoever was it before is refused from the next entry on."""
-        self._epoch = self._log.append(d.ELECTED, "controller", {}).seq
+    def elect(self, claim: dict[str, str] | None = None) -> int:
+        """Become the one controller that acts, and return the entry's number.
+
+        Whoever was it before is refused from the next entry on. `claim` says which home this is.
+        """
+        self._epoch = self._log.append(d.ELECTED, "controller", dict(claim or {})).seq
         self.desired.catch_up(self._log)
         self._parts.report("controller_elected", epoch=self._epoch)
+        return self._epoch
+
+    @property
+    def log(self) -> LogLike:
+        """The log it reads and writes."""
+        return self._log
 
     def tick(self) -> float:
         """Bring the world one look closer to what is wanted; return after how many seconds to look again.

@@ -4,6 +4,7 @@ import datetime as dt
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +21,18 @@ from argosy.operate.controller import RETRY_S, Deposed, Parts, Reconciler, Repor
 from argosy.operate.desired import Desired
 from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import Wanted
+from argosy.operate.lease import LOOK_S, Lease, home_id
 from argosy.operate.processes import (
     NAME,
     ControllerConfig,
     controller_lock,
+    controller_spec,
     gateway_socket,
     prediction_key,
     process_folder,
 )
-from argosy.serve.control import FrontConfig, GatewayClient, GatewayConfig, ReplicaConfig
+from argosy.registry.store import open_store
+from argosy.serve.control import FrontConfig, GatewayClient, GatewayConfig, Keeper, ReplicaConfig
 from argosy.serve.host import usable_cores
 from argosy.serve.profile_store import ProfileStore
 from argosy.serve.wire import Advice
@@ -49,17 +53,40 @@ def main(config: dict[str, Any]) -> int:
     is_stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: is_stopping.append(number))
     reconciler = build_reconciler(settings, clock, report)
-    return run(reconciler, lock, clock, report, lambda: bool(is_stopping))
+    lease = Lease(open_store(settings.store), clock, home_id(settings.home), socket.gethostname())
+    try:
+        return run(reconciler, lock, lease, clock=clock, report=report, is_stopping=lambda: bool(is_stopping))
+    finally:
+        lease.release()
 
 
-def run(reconciler: Reconciler, lock: FileLock, clock: Clock, report: Report, is_stopping: Callable[[], bool]) -> int:
-    """Tick until stopped, deposed, or done. The only place that catches everything: one bad look must not end it."""
-    is_elected = False
+def run(
+    reconciler: Reconciler,
+    lock: FileLock,
+    lease: Lease,
+    *,
+    clock: Clock,
+    report: Report,
+    is_stopping: Callable[[], bool],
+) -> int:
+    """Tick until stopped, deposed, or done; before that, wait while another home leads.
+
+    The only place that catches everything: one bad look must not end it.
+    """
+    is_elected, waits_for = False, ""
     while not is_stopping():
         try:
             if not is_elected:
-                reconciler.elect()
+                holder = lease.holder(reconciler.log)
+                if holder:
+                    if holder != waits_for:
+                        report("controller_stands_by", leader=holder)
+                    waits_for = holder
+                    clock.sleep(LOOK_S)
+                    continue
+                lease.lead(reconciler.elect(lease.claim))
                 is_elected = True
+            lease.beat()
             wait = reconciler.tick()
         except Deposed as error:
             report("controller_deposed", error=error.message)
@@ -97,7 +124,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
 
     registry = open_registry(settings, clock)
     folder = process_folder(settings)
-    socket = str(gateway_socket(settings))
+    meeting = str(gateway_socket(settings))
 
     def make_replica(name: str, want: Wanted) -> dict[str, Any]:
         return msgspec.to_builtins(  # type: ignore[no-any-return]
@@ -105,7 +132,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
                 id=name,
                 digest=want.target.digest,
                 ref=want.target.ref,
-                socket=socket,
+                socket=meeting,
                 store=settings.store,
                 home=str(settings.home),
                 threads=want.threads,
@@ -125,7 +152,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
     def make_gateway(desired: Desired) -> dict[str, Any]:
         return msgspec.to_builtins(  # type: ignore[no-any-return]
             GatewayConfig(
-                socket=socket,
+                socket=meeting,
                 state=str(settings.runtime / "routes.json"),
                 key=prediction_key(settings),
                 host=desired.host,
@@ -137,6 +164,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
                 hosts=desired.gateway.hosts,
                 fronts=desired.gateway.fronts,
                 is_guarded=desired.access.is_on,
+                keeper=Keeper(folder=str(folder), spec=msgspec.to_builtins(controller_spec(settings))),
                 log_level=settings.log_level,
             )
         )
@@ -145,7 +173,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
         return msgspec.to_builtins(  # type: ignore[no-any-return]
             FrontConfig(
                 name=name,
-                socket=socket,
+                socket=meeting,
                 host=desired.host,
                 port=port,
                 tls_cert=desired.gateway.tls_cert,
@@ -159,7 +187,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
         Parts(
             log=registry.log,
             launcher=LocalLauncher(folder, clock),
-            gateway=GatewayClient(socket, timeout_s=CONTROL_TIMEOUT_S),
+            gateway=GatewayClient(meeting, timeout_s=CONTROL_TIMEOUT_S, role=NAME),
             clock=clock,
             randomness=random.Random(os.urandom(16)),  # noqa: S311 - back-off and names
             gate_missed=lambda digest: commands.gates_missed(registry.versions.get(digest)),

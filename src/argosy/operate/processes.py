@@ -62,6 +62,17 @@ def prediction_key(settings: Settings) -> str:
     return path.read_text().strip()
 
 
+def controller_spec(settings: Settings) -> ProcessSpec:
+    """Return what starts this home's controller."""
+    config = ControllerConfig(
+        home=str(settings.home),
+        store=settings.store,
+        runtime=str(settings.runtime),
+        log_level=settings.log_level,
+    )
+    return ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=msgspec.to_builtins(config), threads=1)
+
+
 def start_controller(settings: Settings, launcher: Launcher) -> bool:
     """Start this home's controller unless it runs; return whether it was started.
 
@@ -70,14 +81,8 @@ def start_controller(settings: Settings, launcher: Launcher) -> bool:
     private_folder(settings.runtime)
     if controller_lock(settings).is_taken():
         return False
-    config = ControllerConfig(
-        home=str(settings.home),
-        store=settings.store,
-        runtime=str(settings.runtime),
-        log_level=settings.log_level,
-    )
     try:
-        launcher.start(ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=msgspec.to_builtins(config), threads=1))
+        launcher.start(controller_spec(settings))
     except Conflict:
         return False  # somebody else starts it at this moment
     return True

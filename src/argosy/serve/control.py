@@ -19,6 +19,15 @@ from argosy.serve import wire
 from argosy.serve.access import AccessRules
 
 
+class Keeper(Config, frozen=True):
+    """How the gateway starts the controller again, should that be gone while requests are served."""
+
+    folder: str = ""
+    """The launcher's folder; empty: nobody is started."""
+    spec: dict[str, Any] = msgspec.field(default_factory=dict)
+    """A `cluster.launcher.ProcessSpec` as plain values."""
+
+
 class GatewayConfig(Config, frozen=True):
     """The `config` of a gateway process (`argosy.serve.gateway:main`)."""
 
@@ -58,6 +67,7 @@ class GatewayConfig(Config, frozen=True):
     """A request's deadline when it names none in `argosy-timeout`."""
     receive_s: float = 8.0
     """A request's head, and then its body at 256 KiB/s or more, must have arrived by then."""
+    keeper: Keeper = Keeper()
     frozen_s: float = 1.5
     """A replica silent for so long, three heartbeats, is frozen: its batch goes to another."""
     log_level: str = "info"
@@ -285,14 +295,16 @@ class GatewayClient:
     Every call raises Unavailable (code `gateway_unreachable`) when nobody answers within `timeout_s`.
     """
 
-    def __init__(self, path: Path | str, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, path: Path | str, *, timeout_s: float = 5.0, role: str = "") -> None:
+        """`role`: "controller" for the one whose silence means that it is gone."""
+        self._role = role
         self._path = str(path)
         self._timeout_s = timeout_s
         self._connection: socket.socket | None = None
 
     def status(self) -> GatewayStatus:
         """Return what the gateway sees now."""
-        return msgspec.convert(self._ask("status"), GatewayStatus)
+        return msgspec.convert(self._ask("status", self._role or None), GatewayStatus)
 
     def set_routes(self, routes: Iterable[EndpointRoute]) -> None:
         """Replace all routes at once; endpoints that are not named are gone. Repeating it changes nothing."""

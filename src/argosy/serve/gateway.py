@@ -24,6 +24,7 @@ from argosy.serve.control import LISTENING, EndpointRoute, GatewayConfig, Gatewa
 from argosy.serve.dataplane import DataPlane
 from argosy.serve.fronts import FrontPeer
 from argosy.serve.gateway_front import GatewayFront
+from argosy.serve.keeper import ControllerKeeper
 from argosy.serve.links import Link
 from argosy.serve.listening import Listening, allow_descriptors, keep_forever, listen
 from argosy.serve.prediction_id import MIN_KEY_BYTES
@@ -157,6 +158,7 @@ class Gateway:
         self.links: set[Link] = set()
         self.peers: set[FrontPeer] = set()
         """Fronts that are connected."""
+        self.keeper = ControllerKeeper(config.keeper, clock)
         self._config = config
         self._clock = clock
         self._port = port
@@ -178,6 +180,8 @@ class Gateway:
     def answer(self, ask: wire.Ask) -> Any:
         """Do what the controller asks."""
         if ask.what == "status":
+            if ask.given == "controller":
+                self.keeper.heard()
             return msgspec.to_builtins(self.status())
         if ask.what == "set_routes":
             self.plane.set_routes(from_plain(ask.given, list[EndpointRoute], where="routes"))
@@ -235,6 +239,8 @@ class Gateway:
         self.front.now = now = self._clock.monotonic()
         for connection in list(self.front.connections):
             connection.check(now)
+        if self.plane.endpoints:
+            self.keeper.look()
         if self.grpc is not None:
             self.grpc.check(now)
         if self.certificate is not None and self.certificate.refresh() and self.grpc is not None:

@@ -7,7 +7,9 @@ from argosy.core.errors import Internal
 from argosy.operate import commands
 from argosy.operate.config import EndpointConfig, RolloutConfig
 from argosy.operate.controller_process import run
+from argosy.operate.lease import Lease
 from argosy.operate.view import Observer, describe
+from argosy.registry.backends.memory import MemoryStore
 from controller_world import ENDPOINT, World
 
 
@@ -147,9 +149,12 @@ class Loop:
         self.happenings = list(happenings)
         self.is_done = False
         self.is_wanted = False
+        self.log = World(1, troubles=False).registry.log
 
-    def elect(self):
+    def elect(self, claim):
+        assert claim == {"home": "here", "host": "this"}
         self._next()
+        return 1
 
     def tick(self):
         self._next()
@@ -181,7 +186,14 @@ class Lock:
 def loop(world, *happenings, wanted=False):
     events, lock, reconciler = [], Lock(), Loop(*happenings)
     reconciler.is_wanted = wanted
-    code = run(reconciler, lock, world.clock, lambda event, **_: events.append(event), lambda: len(events) > 5)
+    code = run(
+        reconciler,
+        lock,
+        Lease(MemoryStore(), world.clock, "here", "this"),
+        clock=world.clock,
+        report=lambda event, **_: events.append(event),
+        is_stopping=lambda: len(events) > 5,
+    )
     return code, events, lock.log
 
 

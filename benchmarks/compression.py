@@ -3,8 +3,9 @@
     python benchmarks/compression.py [--only cnn,minilm,...] [--peers nncf,olive,...] [--quick]
 
 Each tool runs in an environment of its own and gets the ONNX file, training part and validation part; one judge then
-measures size, quality on a hidden test part, and speed beside float32 onnxruntime, in turns. Prints the tables; a
-complete run writes results/compression.{json,md} and a picture per model.
+measures size, quality on a hidden test part, and speed beside float32 onnxruntime, in turns. Prints the tables. Each
+model that all tools took part in is written into results/compression.{json,md}, with a picture, when it is done; the
+other models there stay as they were measured before.
 """
 
 import argparse
@@ -47,7 +48,6 @@ class Bench:
         self.ready: dict[str, Ready] = {}
         self.failed: dict[str, str] = {}
         self.models: dict[str, Any] = {}
-        self.distillation: list[dict[str, Any]] = []
 
     def prepare(self) -> None:
         """Make the environments; a tool that can't be installed is noted."""
@@ -61,6 +61,7 @@ class Bench:
 
     def run(self, name: str) -> None:
         """Let all tools compress a model, then judge everything in rounds."""
+        begun, load = time.monotonic(), os.getloadavg()[0]
         case = CASES[name]
         place = make(case, self.cache, quick=self.asked.quick)
         original = Entry(ORIGINAL, "float32, onnxruntime", str(place.onnx), "onnxruntime", str(self.engine))
@@ -78,9 +79,18 @@ class Bench:
             "facts": place.facts,
             "max_drop": case.max_drop,
             "entries": [asdict(each) for each in (original, *entries)],
+            "distillation": self._distil(place) if name == "r52" and self.asked.ours else [],
+            "run": {
+                "command": "python " + shlex.join(["benchmarks/compression.py", *sys.argv[1:]]),
+                "date": now(),
+                "commit": commit(ROOT),
+                "machine": machine(),
+                "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
+                "seconds": round(time.monotonic() - begun),
+                "rounds": self.asked.rounds,
+            },
+            "tools": self.tools(),
         }
-        if name == "r52" and self.asked.ours:
-            self._distil(place)
 
     def _ours(self, place: Place) -> list[Entry]:
         print(f"argosy compresses {place.case.name} ...", flush=True)
@@ -122,7 +132,7 @@ class Bench:
                 )
                 print(f"{place.case.name:10}{each.who:24}{each.name}: {each.failed or shown}", flush=True)
 
-    def _distil(self, place: Place) -> None:
+    def _distil(self, place: Place) -> list[dict[str, Any]]:
         from compression.distilled import distillation_against_hard_labels
 
         print("distillation against hard labels ...", flush=True)
@@ -131,9 +141,10 @@ class Bench:
         seeds = range(1 if self.asked.quick else 3)
         options = {"epochs": 1} if self.asked.quick else {}
         try:
-            self.distillation = distillation_against_hard_labels(place, given.Job(path), seeds, **options)
+            return distillation_against_hard_labels(place, given.Job(path), seeds, **options)
         except Exception as error:  # noqa: BLE001 - the tables are worth printing without it
             print(f"distillation FAILED: {type(error).__name__}: {error}", flush=True)
+            return []
 
     def tools(self) -> dict[str, Any]:
         """Return the versions of everything, and how each tool was used."""
@@ -168,10 +179,26 @@ def options() -> argparse.Namespace:
         parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
     asked.ours = OURS in asked.peers
     asked.peers = [name for name in asked.peers if name != OURS]
-    asked.is_whole = set(asked.only) == set(CASES) and asked.ours and set(asked.peers) == set(PEERS)
+    asked.is_kept = asked.ours and set(asked.peers) == set(PEERS) and not asked.quick
     if asked.quick:
         asked.rounds = 1
     return asked
+
+
+def keep(bench: Bench, target: Path) -> str:
+    """Write what was measured so far beside what `target` has of other models; return the report."""
+    path = target / "compression.json"
+    known = json.loads(path.read_text())["models"] if target == RESULTS and path.exists() else {}
+    models = {name: found for name in CASES if (found := bench.models.get(name) or known.get(name))}
+    run: dict[str, Any] = {"titles": TITLES, "models": models}
+    run["targets"] = judge(run)
+    text = report.markdown(run)
+    target.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run, indent=1, default=str) + "\n")
+    (target / "compression.md").write_text(text)
+    for name, model in bench.models.items():
+        report.draw(name, model, TITLES, target / f"compression_{name}.svg")
+    return text
 
 
 def interrupted(number: int, _: FrameType | None) -> None:
@@ -184,36 +211,16 @@ def main() -> int:
     asked = options()
     signal.signal(signal.SIGTERM, interrupted)
     assert PEERS_FOLDER.is_dir()
-    begun, load = time.monotonic(), os.getloadavg()[0]
     bench = Bench(asked)
     bench.prepare()
+    target = RESULTS if asked.is_kept else bench.work / "report"
+    text = ""
     for name in asked.only:
         bench.run(name)
-    run: dict[str, Any] = {
-        "command": "python " + shlex.join(["benchmarks/compression.py", *sys.argv[1:]]),
-        "date": now(),
-        "commit": commit(ROOT),
-        "machine": machine(),
-        "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
-        "seconds": round(time.monotonic() - begun),
-        "rounds": asked.rounds,
-        "titles": TITLES,
-        "tools": bench.tools(),
-        "models": bench.models,
-        "distillation": bench.distillation,
-    }
-    run["targets"] = judge(run)
-    text = report.markdown(run)
+        text = keep(bench, target)
     print("\n" + text)
-    print(f"took {run['seconds'] / 60:.0f} minutes")
-    target = RESULTS if asked.is_whole and not asked.quick else bench.work / "report"
-    if target != RESULTS:
-        print(f"not a complete run: benchmarks/results/ is left as it is; this one is in {target}")
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "compression.json").write_text(json.dumps(run, indent=1, default=str) + "\n")
-    (target / "compression.md").write_text(text)
-    for name, model in bench.models.items():
-        report.draw(name, model, TITLES, target / f"compression_{name}.svg")
+    if not asked.is_kept:
+        print(f"not all tools took part: benchmarks/results/ is left as it is; this run is in {target}")
     return 0
 
 

@@ -15,9 +15,6 @@ Entry = Mapping[str, Any]
 HEAD = """\
 # Compression, side by side
 
-`{command}`, {date}, commit {commit}, on {machine}.
-Load average {before} at the start and {after} at the end.
-
 Every tool got the same ONNX file (or PyTorch module), the same samples to calibrate and train on and the same
 validation part. What it made was judged by one judge on a test part that no tool has seen. *Faster* is the time of the
 original in float32 under onnxruntime divided by the model's own, each ratio from turns A B B A of neighbouring
@@ -31,15 +28,10 @@ beaten by no other row in accuracy, size and speed at once.
 def markdown(run: Run) -> str:
     """Return the whole report."""
     parts = [
-        HEAD.format(
-            **{name: run[name] for name in ("command", "date", "commit")},
-            machine=", ".join(f"{name} {value}" for name, value in run["machine"].items()),
-            before=run["load_average"][0],
-            after=run["load_average"][1],
-        ),
+        HEAD,
         _targets(run),
         *(_model(name, model, run["titles"]) for name, model in run["models"].items()),
-        _distillation(run),
+        *(_distillation(model) for model in run["models"].values()),
         _tools(run),
     ]
     return "\n".join(part for part in parts if part) + "\n"
@@ -69,6 +61,8 @@ def _model(name: str, model: Run, titles: Mapping[str, str]) -> str:
         "",
         about,
         "",
+        _measured(model["run"]),
+        "",
         f"![Every model's loss against its speed](compression_{name}.svg)",
         "",
         columns,
@@ -92,6 +86,15 @@ def _model(name: str, model: Run, titles: Mapping[str, str]) -> str:
             for e in notes
         ]
     return "\n".join([*lines, ""])
+
+
+def _measured(run: Run) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in run["machine"].items())
+    return (
+        f"Measured by `{run['command']}`, {run['date']}, commit {run['commit']}, in {run['seconds'] / 60:.0f} minutes, "
+        f"{run['rounds']} units of turns, on {machine}; load average {run['load_average'][0]} at the start and "
+        f"{run['load_average'][1]} at the end."
+    )
 
 
 def _quality(measure: str, value: float) -> str:
@@ -145,8 +148,8 @@ def front_of(model: Run) -> list[Entry]:
     ]
 
 
-def _distillation(run: Run) -> str:
-    found = run.get("distillation")
+def _distillation(model: Run) -> str:
+    found = model.get("distillation")
     if not found:
         return ""
     lines = ["## Distillation against hard labels (r52, every second layer of the encoder)", ""]
@@ -157,7 +160,8 @@ def _distillation(run: Run) -> str:
 
 def _tools(run: Run) -> str:
     lines = ["## The tools", "", "| | versions | |", "|---|---|---|"]
-    for name, told in run["tools"].items():
+    tools = {name: told for model in run["models"].values() for name, told in model["tools"].items()}
+    for name, told in tools.items():
         versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
         lines.append(f"| {run['titles'][name]} | {versions} | {told['note']} |")
     return "\n".join([*lines, ""])

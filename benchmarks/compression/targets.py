@@ -52,8 +52,8 @@ def judge(run: Mapping[str, Any]) -> list[Line]:
         lines.append(_both(models["r52"], "r52: at least 2.5x faster and 4x smaller, at most 1 point lost", 2.5, 4))
     for name, model in models.items():
         lines += [_evaluations(name, model), _peers(name, model), _never_slower(name, model)]
-    if run.get("distillation"):
-        lines.append(_distillation(run["distillation"]))
+        if model.get("distillation"):
+            lines.append(_distillation(model["distillation"]))
     if "search20m" in models:
         lines += [_in_time(models["search20m"]), _progress(models["search20m"])]
     return [line for line in lines if line is not None]

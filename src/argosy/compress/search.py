@@ -16,7 +16,7 @@ import msgspec
 from argosy.compress.candidate import Candidate
 from argosy.compress.config import CompressConfig
 from argosy.compress.measure import BATCHES, batches_for, compare
-from argosy.compress.passes import Bench, Hopeless, Made, Model, Pass, Sketch, SoFar
+from argosy.compress.passes import Bench, Hopeless, Made, Model, Pass, Sketch, SoFar, named_settings
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
@@ -97,6 +97,9 @@ def apply_passes(  # noqa: PLR0917 - one call with all of them, by the command
     `chosen` is the last, whatever the budget says; it is None where a pass fails, and `says` tells why. Otherwise as
     `compress`.
     """
+    for name, settings in recipe:
+        # Before the original is measured, which takes a while.
+        named_settings(settings, PASSES.load(name)().usual)
     search = Search(original_onnx, module, dataset, config, train, work, report, clock or SystemClock())
     return search.follow(recipe)
 
@@ -190,10 +193,6 @@ class Search:
             if _AMOUNTS & set(settings):
                 default = {key: value for key, value in default.items() if key not in _AMOUNTS}
             asked = {**default, **settings}
-            try:
-                step.label(asked)
-            except (TypeError, ValueError) as error:
-                raise InvalidInput(f"{name} can't be set so: {settings}", hint="numbers are written as 0.5") from error
             child, candidate = self._try(model, step, name, asked)
             self.candidates.append(candidate)
             self._tell(candidate)

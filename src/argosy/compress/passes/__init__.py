@@ -108,6 +108,8 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 class Pass(Protocol):
     """One way to make a model smaller or faster."""
 
+    usual: Settings
+    """Every setting it has, with the value where none is given."""
     cost: int
     """Passes are tried in this order: 0 for seconds, 1 for a training, 2 for a long one."""
     rank: int
@@ -152,7 +154,7 @@ def float_module(model: Model) -> "nn.Module":
     return module.float().eval()
 
 
-def named_settings(settings: Settings, **defaults: Any) -> Settings:
+def named_settings(settings: Settings, defaults: Settings) -> Settings:
     """Return settings with defaults filled in.
 
     Raises InvalidInput for a name the pass doesn't have, and for a value of another kind than the default's.

@@ -4,7 +4,7 @@ What `slim` cuts, learns here four times as long: for what a short fine-tuning c
 it begins with random weights instead of the original's.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import numpy as np
@@ -29,6 +29,7 @@ _MOST_TRIES = 2
 class Distill:
     """The pass `distill`. Settings: `ratio` and `blocks` as for slim, `init` (kept or fresh), `soft_share`."""
 
+    usual: ClassVar[Settings] = {"ratio": 0.0, "blocks": 0.0, "init": "kept", "soft_share": 0.5}
     cost, rank = 2, 0
 
     def label(self, settings: Settings) -> str:
@@ -71,7 +72,7 @@ class Distill:
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
         """Make the student, ask whether it has a chance, and train it for long."""
         teacher = float_module(model)
-        asked = named_settings(settings, ratio=0.0, blocks=0.0, init="kept", soft_share=bench.lesson.soft_share)
+        asked = named_settings(settings, self.usual | {"soft_share": bench.lesson.soft_share})
         if asked["init"] not in ("kept", "fresh"):
             raise InvalidInput(f"distill begins with weights that are kept or fresh, not {asked['init']!r}")
         if not 0 <= asked["soft_share"] <= 1:

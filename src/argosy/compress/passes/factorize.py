@@ -6,7 +6,7 @@ singular values (Eckart and Young 1936: no other matrix of that rank is nearer).
 """
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.export import exported
@@ -28,6 +28,7 @@ _ROUNDING = 8
 class Factorize:
     """The pass `factorize`. Settings: `energy`, the share of each layer's that is kept; `tune`: train after it."""
 
+    usual: ClassVar[Settings] = {"energy": _ENERGIES[0], "tune": True}
     cost, rank = 1, 0
 
     def label(self, settings: Settings) -> str:
@@ -78,7 +79,7 @@ class Factorize:
 
 
 def _asked(settings: Settings) -> dict[str, Any]:
-    asked = named_settings(settings, energy=_ENERGIES[0], tune=True)
+    asked = named_settings(settings, Factorize.usual)
     if not 0 < asked["energy"] < 1:
         raise InvalidInput(f"factorize keeps a share of the energy between 0 and 1, not {asked['energy']}")
     return {"energy": float(asked["energy"])}

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -19,6 +20,7 @@ _KNOWN = ("onnxruntime", *_ENGINES)
 class Optimize:
     """The pass `optimize`. Settings: `engine` (onnxruntime, openvino, openvino-bf16), `fold`: constants beforehand."""
 
+    usual: ClassVar[Settings] = {"engine": "onnxruntime", "fold": False}
     cost, rank = 0, 3
 
     def label(self, settings: Settings) -> str:
@@ -48,7 +50,7 @@ class Optimize:
 
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
         """Name the engine; with `fold` also compute beforehand what depends on no input."""
-        asked = named_settings(settings, engine="onnxruntime", fold=False)
+        asked = named_settings(settings, self.usual)
         if asked["engine"] not in _KNOWN:
             raise InvalidInput(f"there is no engine {asked['engine']!r}; there are: {', '.join(_KNOWN)}", known=_KNOWN)
         if asked["engine"] != "onnxruntime" and not has_openvino():

@@ -6,7 +6,7 @@ scattered zeros, so this pass makes files small, nothing else; `compress.sparse`
 """
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ _SMALLEST = 256
 class Prune:
     """The pass `prune`. Settings: `sparsity`, the share of zeros; or `threshold`, below which weights go; `tune`."""
 
+    usual: ClassVar[Settings] = {"sparsity": 0.0, "threshold": 0.0, "tune": True}
     cost, rank = 1, 1
 
     def label(self, settings: Settings) -> str:
@@ -66,7 +67,7 @@ class Prune:
 
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
         """Zero the smallest weights, gradually while training, and store the rest."""
-        asked = named_settings(settings, sparsity=0.0, threshold=0.0, tune=True)
+        asked = named_settings(settings, self.usual)
         if not asked["threshold"] and not 0 < asked["sparsity"] < 1:
             raise InvalidInput(f"prune takes a share of zeros between 0 and 1, not {asked['sparsity']}")
         student = copy.deepcopy(float_module(model))

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Quantize:
     bias-corrected by NNCF; weights-8, weights-4: weights only), `per_channel`, `reduce_range` (7 bits).
     """
 
+    usual: ClassVar[Settings] = {"operands": "u8s8", "per_channel": True, "reduce_range": False}
     cost, rank = 0, 2
 
     def label(self, settings: Settings) -> str:
@@ -86,7 +87,7 @@ class Quantize:
 
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
         """Fold what can be folded, calibrate on training samples, and quantize."""
-        asked = named_settings(settings, operands="u8s8", per_channel=True, reduce_range=False)
+        asked = named_settings(settings, self.usual)
         if asked["operands"] not in _OPERANDS:
             raise InvalidInput(
                 f"there are no operands {asked['operands']!r}; there are: {', '.join(_OPERANDS)}", known=_OPERANDS

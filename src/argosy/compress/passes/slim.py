@@ -6,7 +6,7 @@ which the answers change least, measured one after the other.
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ _SEEN = 64
 class Slim:
     """The pass `slim`. Settings: `ratio`, the share of the channels or inner widths that goes; `blocks`, of blocks."""
 
+    usual: ClassVar[Settings] = {"ratio": 0.0, "blocks": 0.0}
     cost, rank = 1, 0
 
     def label(self, settings: Settings) -> str:
@@ -93,7 +94,7 @@ class Slim:
 
 def slimmer(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn.Module", list[str], dict[str, Any]]:
     """Return a thinner copy of `teacher`, the layers that had to stay whole with the reason, and what went."""
-    asked = named_settings(settings, ratio=0.0, blocks=0.0)
+    asked = named_settings(settings, Slim.usual)
     if not 0 <= asked["ratio"] < 1 or not 0 <= asked["blocks"] < 1 or asked["ratio"] + asked["blocks"] == 0:
         raise InvalidInput("slim takes a share of the channels (ratio) or blocks, above 0 and below 1")
     example = rows_of(bench, 2)

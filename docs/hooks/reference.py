@@ -155,14 +155,14 @@ def _class_body(owner: type) -> list[ast.stmt]:
 
 
 def metrics() -> str:
-    """The table of everything `/metrics` shows."""
+    """The table of everything that is counted, with the process that shows it."""
     from argosy.core.metrics import METRICS
 
     rows = [
-        (f"`{name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels) or "-", _cell(m.help))
+        (f"`{name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels) or "-", m.part, _cell(m.help))
         for name, m in METRICS.items()
     ]
-    return _table(("metric", "kind", "labels", "meaning"), rows)
+    return _table(("metric", "kind", "labels", "shown by", "meaning"), rows)
 
 
 def errors() -> str:

@@ -4,6 +4,9 @@ from typing import Literal
 
 import msgspec
 
+Part = Literal["gateway", "controller", "monitor"]
+"""Which process exposes a metric."""
+
 
 class Metric(msgspec.Struct, frozen=True):
     """One metric: what kind it is, what it says, and its labels, each of a bounded set."""
@@ -12,9 +15,19 @@ class Metric(msgspec.Struct, frozen=True):
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    part: Part = "gateway"
 
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+def _controller(text: str, *labels: str) -> Metric:
+    return Metric("gauge", text, labels, part="controller")
+
+
+def _monitor(text: str, *labels: str) -> Metric:
+    return Metric("gauge", text, labels, part="monitor")
+
 
 METRICS: dict[str, Metric] = {
     "argosy_requests_total": Metric("counter", "Requests answered, by outcome.", ("endpoint", "version", "code")),
@@ -58,4 +71,69 @@ METRICS: dict[str, Metric] = {
     ),
     "argosy_failover_active": Metric("gauge", "1 while another version answers for the endpoint's own.", ("endpoint",)),
     "argosy_rollout_share": Metric("gauge", "Share of requests drawn for the canary.", ("endpoint",)),
+    "argosy_controller_started_seconds": _controller("When this controller started, in seconds since 1970."),
+    "argosy_controller_look_age_seconds": _controller("Time since the controller last looked at the world."),
+    "argosy_controller_events_total": Metric(
+        "counter",
+        "What the controller did or met, by the event of its log: elections, moves, a store that fails.",
+        ("event",),
+        part="controller",
+    ),
+    "argosy_gateway_wanted": _controller("1 while a gateway is to run, else 0."),
+    "argosy_replicas_wanted": _controller("Replicas that are to run.", "version"),
+    "argosy_replicas_ready": _controller("Replicas that can take requests now.", "version"),
+    "argosy_replica_failures_total": Metric(
+        "counter", "Replicas that ended unasked or could not start.", ("version",), part="controller"
+    ),
+    "argosy_endpoint_wanted_replicas": _controller(
+        "Replicas that an endpoint's current version is to have.", "endpoint"
+    ),
+    "argosy_endpoint_ready_replicas": _controller("Ready replicas of an endpoint's current version.", "endpoint"),
+    "argosy_latency_objective_seconds": _controller("What `[endpoint] latency_p99` allows.", "endpoint"),
+    "argosy_failover_active": _controller("1 while another version than the current one answers for it.", "endpoint"),
+    "argosy_failovers_total": Metric(
+        "counter", "Times that another version took over from the current one.", ("endpoint",), part="controller"
+    ),
+    "argosy_rollouts_total": Metric(
+        "counter", "Rollouts that ended, by outcome.", ("endpoint", "outcome"), part="controller"
+    ),
+    "argosy_rollout_phase": _controller("1 for the phase a rollout is in, 0 for the others.", "endpoint", "phase"),
+    "argosy_rollout_step": _controller("The step a rollout is at, counted from 0.", "endpoint"),
+    "argosy_rollout_verdict": _controller("1 for what the judge says now, 0 for the others.", "endpoint", "verdict"),
+    "argosy_rollout_windows": _controller("Windows of requests the judge has seen of a rollout.", "endpoint"),
+    "argosy_rollout_evidence": _controller("Evidence that the new version is worse, all metrics together.", "endpoint"),
+    "argosy_rollout_evidence_limit": _controller("The evidence at which a rollout is rolled back.", "endpoint"),
+    "argosy_rollout_metric_evidence": _controller(
+        "A metric's part of the evidence that the new version is worse.", "endpoint", "metric"
+    ),
+    "argosy_rollout_metric_assurance": _controller(
+        "Evidence that the new version is not much worse in a metric.", "endpoint", "metric"
+    ),
+    "argosy_monitor_up": _monitor("1 while a tool that the monitor keeps running does run.", "tool"),
+    "argosy_monitor_restarts_total": Metric(
+        "counter", "Starts of a tool after it had ended unasked.", ("tool",), part="monitor"
+    ),
+    "argosy_alerts_received_total": Metric(
+        "counter", "Alerts that Alertmanager sent, by what became of them.", ("outcome",), part="monitor"
+    ),
+    "argosy_alert_requests_refused_total": Metric(
+        "counter", "Requests to the receiver that were refused, by reason.", ("reason",), part="monitor"
+    ),
+    "argosy_host_cpu_cores": _monitor("Cores that Argosy may use on this machine."),
+    "argosy_host_cpu_seconds_total": Metric("counter", "CPU time that all cores have worked.", (), part="monitor"),
+    "argosy_host_memory_bytes": _monitor("Memory of this machine, or of the container."),
+    "argosy_host_memory_free_bytes": _monitor("Memory that may still be used."),
+    "argosy_host_disk_free_bytes": _monitor("Room left on the disk of ARGOSY_HOME."),
+    "argosy_processes": _monitor("Living processes of this home, by what they are for.", "role"),
+    "argosy_process_memory_bytes": _monitor("Memory of all processes of a role together.", "role"),
+    "argosy_stages_running": _monitor("Stages of runs under way.", "stage"),
+    "argosy_stage_done_ratio": _monitor("How much of a running stage is done, the least of those under way.", "stage"),
+    "argosy_stage_left_seconds": _monitor("Time a running stage still needs, the greatest.", "stage"),
+    "argosy_training_loss": _monitor("Loss of a running training, as it tells it.", "slot"),
+    "argosy_training_samples_per_second": _monitor("Samples a running training takes per second.", "slot"),
+    "argosy_training_step": _monitor("Steps a running training has done.", "slot"),
+    "argosy_stages_finished_total": Metric(
+        "counter", "Stages of runs that were finished, by the log.", ("stage",), part="monitor"
+    ),
+    "argosy_runs_started_total": Metric("counter", "Runs that were started, by the log.", (), part="monitor"),
 }

@@ -42,6 +42,15 @@ class EndpointConfig(Config, frozen=True):
     """Give a request that has run for so long, such as `"80ms"`, to a second idle replica as well, and take the answer
     that comes first. Not given: never."""
 
+    latency_p99: str = ""
+    """Objective: 99 of 100 answers come within this time, such as `"250ms"`. `argosy monitor` alerts when they do not.
+    Not given: no alert."""
+
+    @property
+    def latency_p99_s(self) -> float:
+        """The objective in seconds; 0 when none is given."""
+        return parse_time(self.latency_p99) if self.latency_p99 else 0.0
+
     @property
     def hedge_s(self) -> float:
         """Seconds until a request is hedged; 0: never."""
@@ -63,6 +72,8 @@ class EndpointConfig(Config, frozen=True):
             raise InvalidInput(f"endpoint.threads is {self.threads!r}; it can be 'auto', or a number from 1 to 256")
         if self.hedge and not 0.0 < self.hedge_s <= 600.0:
             raise InvalidInput(f"endpoint.hedge is {self.hedge!r}; it must be above 0s and at most 10min")
+        if self.latency_p99 and not 0.0 < self.latency_p99_s <= 600.0:
+            raise InvalidInput(f"endpoint.latency_p99 is {self.latency_p99!r}; it must be above 0s and at most 10min")
         if self.memory and self.memory_bytes < _LEAST_MEMORY:
             raise InvalidInput(
                 f"endpoint.memory is {self.memory!r}; any replica takes more than {_LEAST_MEMORY // 10**6} MB"

@@ -17,6 +17,7 @@ from argosy.core.errors import ArgosyError, Conflict
 from argosy.operate import desired as d
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout
 from argosy.operate.evidence import MOST_WINDOWS, Evidence, MakeJudge
+from argosy.operate.exposition import Observed
 from argosy.operate.front_processes import FrontProcesses, MakeFrontConfig
 from argosy.operate.gateway_process import Gateway, GatewayProcess, MakeGatewayConfig
 from argosy.operate.layout import Advised, needed_replicas, no_advice, route_of, sizes, wanted_replicas
@@ -129,6 +130,17 @@ class Reconciler:
         requeue = self._reconcile()
         self._next_look = self._clock.monotonic() + requeue
         return min(requeue, POLL_S)
+
+    def observed(self) -> Observed:
+        """Return what this controller knows now, for whoever counts it."""
+        wanted = wanted_replicas(self.desired.endpoints.values(), self._advice.get)
+        return Observed(
+            desired=self.desired,
+            status=self._gateway.status,
+            wanted={digest: want.replicas for digest, want in wanted.items()},
+            ready={digest: self._replicas.ready(digest) for digest in wanted},
+            verdicts={id_: evidence.verdict for id_, evidence in self._evidence.items()},
+        )
 
     @property
     def is_done(self) -> bool:

@@ -335,6 +335,7 @@ class Replicas:
         return f"it ended with exit code {info.exit_code}{said}"
 
     def _note_failure(self, key: str, reason: str, *, was_ready: bool, is_hopeless: bool = False) -> None:
+        self._report("replica_failed", version=key, reason=reason[:300])
         failures = self._failures.setdefault(key, _Failures())
         failures.count += 1
         failures.vain = 0 if was_ready else failures.vain + 1

@@ -4,10 +4,10 @@ Incrementing prometheus-client's own objects costs 1 to 2 us each; a request inc
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from argosy.core.metrics import METRICS
+from argosy.core.metrics import METRICS, Part
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -102,44 +102,57 @@ class Counters:
         found = self._histograms.get((name, labels))
         return (sum(found.counts), found.total) if found else (0, 0.0)
 
+    def samples(self) -> list[tuple[str, Labels, float]]:
+        """Return every counter and gauge as (name, labels, value)."""
+        counted = [(name, labels, cell.value) for (name, labels), cell in self._cells.items()]
+        return counted + [sample for read in self._gauges for sample in read()]
+
     def expose(self) -> tuple[bytes, str]:
-        """Return the text of `/metrics` and its content type."""
-        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-        from prometheus_client.registry import Collector
+        """Return the text of the gateway's `/metrics` and its content type."""
+        return expose("gateway", self.samples(), self._histograms)
 
-        families = list(self._families())
 
-        class Snapshot(Collector):
-            def collect(self) -> "Iterator[Metric]":
-                yield from families
+def expose(
+    part: Part,
+    samples: Iterable[tuple[str, Labels, float]],
+    histograms: Mapping[tuple[str, Labels], Histogram] | None = None,
+) -> tuple[bytes, str]:
+    """Return the metrics of one part of Argosy as Prometheus reads them, and their content type."""
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector
 
-        registry = CollectorRegistry()
-        registry.register(Snapshot())
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+    families = list(_families(part, list(samples), histograms or {}))
 
-    def _families(self) -> "Iterator[Metric]":
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    class Snapshot(Collector):
+        def collect(self) -> "Iterator[Metric]":
+            yield from families
 
-        gauges = [sample for read in self._gauges for sample in read()]
-        for name, metric in METRICS.items():
-            if metric.kind == "counter":
-                counter = CounterMetricFamily(name, metric.help, labels=metric.labels)
-                for (found, labels), cell in self._cells.items():
-                    if found == name:
-                        counter.add_metric(labels, cell.value)
-                yield counter
-            elif metric.kind == "histogram":
-                histogram = HistogramMetricFamily(name, metric.help, labels=metric.labels)
-                for (found, labels), held in self._histograms.items():
-                    if found == name:
-                        histogram.add_metric(labels, _cumulative(held), held.total)
-                yield histogram
-            else:
-                gauge = GaugeMetricFamily(name, metric.help, labels=metric.labels)
-                for found, labels, value in gauges:
-                    if found == name:
-                        gauge.add_metric(labels, value)
-                yield gauge
+    registry = CollectorRegistry()
+    registry.register(Snapshot())
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def _families(
+    part: Part, samples: list[tuple[str, Labels, float]], histograms: Mapping[tuple[str, Labels], Histogram]
+) -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+    for name, metric in METRICS.items():
+        if metric.part != part:
+            continue
+        if metric.kind == "histogram":
+            histogram = HistogramMetricFamily(name, metric.help, labels=metric.labels)
+            for (found, labels), held in histograms.items():
+                if found == name:
+                    histogram.add_metric(labels, _cumulative(held), held.total)
+            yield histogram
+            continue
+        kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+        family = kind(name, metric.help, labels=metric.labels)
+        for found, labels, value in samples:
+            if found == name:
+                family.add_metric(labels, value)
+        yield family
 
 
 def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:

@@ -165,6 +165,7 @@ FLAGS = {
     "--endpoint",
     "--weight",
     "--expires",
+    "--every",
     "--from",
     "--to",
     "--samples",
@@ -190,7 +191,7 @@ def test_the_list_of_flags_is_the_one_that_was_decided():
 
 def test_every_kind_of_log_entry_is_explained():
     page_text = (DOCS / "how-to" / "read-the-audit-log.md").read_text()
-    subjects = "log|key|run|stage|version|alias|endpoint|gateway|rollout|controller|access"
+    subjects = "log|key|run|stage|version|alias|endpoint|gateway|rollout|controller|access|alert"
     kinds = {kind for _, text in sources() for kind in re.findall(rf'"((?:{subjects})\.[a-z]+(?:ed|bound))"', text)}
     assert "version.published" in kinds
     assert {kind for kind in kinds if f"`{kind}`" not in page_text} == set()

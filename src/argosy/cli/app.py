@@ -31,6 +31,11 @@ advise = typer.Typer(help="What to do, with the numbers it follows from.", no_ar
 tools = typer.Typer(
     help="Tools of other frameworks, each in an environment of its own.", no_args_is_help=True, rich_markup_mode=None
 )
+monitor = typer.Typer(
+    help="Prometheus and Alertmanager beside Argosy: run them, see them, their files.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 access = typer.Typer(help="Keys for callers: grant, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
@@ -39,6 +44,7 @@ app.add_typer(config, name="config")
 app.add_typer(endpoints, name="endpoints")
 app.add_typer(gateway, name="gateway")
 app.add_typer(access, name="access")
+app.add_typer(monitor, name="monitor")
 app.add_typer(advise, name="advise")
 app.add_typer(tools, name="tools")
 
@@ -617,6 +623,44 @@ def tools_install(
     from argosy.cli.verbs import convert as verb
 
     verb.install_tool(name, as_json=as_json)
+
+
+@monitor.command("up")
+def monitor_up(
+    port: Annotated[
+        int, typer.Option(help="Port of Prometheus; Alertmanager and the receiver get the next two. 0: any free ones.")
+    ] = -1,
+    every: Annotated[str, typer.Option(help="Time between two looks of Prometheus, such as 5s.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write all files, and start Prometheus and Alertmanager where they are installed; they stay until `down`."""
+    from argosy.cli.verbs import monitor as verb
+
+    verb.up(port=port, every=every, as_json=as_json)
+
+
+@monitor.command("down")
+def monitor_down(as_json: AsJson = False) -> None:
+    """Stop Prometheus, Alertmanager and the receiver. Files and data stay."""
+    from argosy.cli.verbs import monitor as verb
+
+    verb.down(as_json=as_json)
+
+
+@monitor.command("status")
+def monitor_status(as_json: AsJson = False) -> None:
+    """Show what runs, what is missing, what is scraped, and which alerts fire."""
+    from argosy.cli.verbs import monitor as verb
+
+    verb.status(as_json=as_json)
+
+
+@monitor.command("config")
+def monitor_config(as_json: AsJson = False) -> None:
+    """Write the files for Prometheus, Alertmanager and Grafana without starting anything, and say where they are."""
+    from argosy.cli.verbs import monitor as verb
+
+    verb.config(as_json=as_json)
 
 
 @access.command("grant")

@@ -31,6 +31,12 @@ def _monitor(text: str, *labels: str) -> Metric:
 
 METRICS: dict[str, Metric] = {
     "argosy_requests_total": Metric("counter", "Requests answered, by outcome.", ("endpoint", "version", "code")),
+    "argosy_failed_total": Metric(
+        "counter", "Answers among them that say the service failed, not the caller.", ("endpoint",)
+    ),
+    "argosy_first_failures_total": Metric(
+        "counter", "Requests that a version failed at first, another's answer or not.", ("endpoint", "version")
+    ),
     "argosy_request_seconds": Metric(
         "histogram", "Time from the whole request read to its answer written.", ("endpoint", "version"), _LATENCY
     ),

@@ -164,12 +164,7 @@ def _failed_over(found: Observed) -> dict[str, bool]:
     over = {}
     for served in found.status.endpoints if found.status is not None else ():
         endpoint = found.desired.endpoints.get(served.name)
-        if (
-            endpoint is None
-            or endpoint.stable is None
-            or endpoint.rollout is not None
-            and endpoint.rollout.base is None
-        ):
+        if endpoint is None or endpoint.stable is None:
             continue
         is_other = served.serving not in ("", endpoint.stable.digest)
         over[served.name] = is_other and bool(served.note)

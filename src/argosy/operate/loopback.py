@@ -50,6 +50,10 @@ def monitoring_token(settings: Settings) -> Path:
     return path
 
 
+def _say_nothing(code: str) -> None:
+    del code
+
+
 class Taken(msgspec.Struct, frozen=True):
     """Where a server listens, as its file says."""
 
@@ -75,7 +79,7 @@ class LoopbackServer:
         token: str,
         place: Path,
         port: int = 0,
-        refused: Refused = lambda code: None,
+        refused: Refused = _say_nothing,
     ) -> None:
         """`place`: the file that says where it listens. `port` 0: the one it had last, else any free one.
 
@@ -130,9 +134,7 @@ class LoopbackServer:
             try:
                 connection, address = self._listening.accept()
             except OSError:
-                if self._is_closed:
-                    return
-                continue
+                continue  # closed, or a caller that hung up at once
             if not self._room.acquire(blocking=False):
                 self.refused("too_many")
                 connection.close()

@@ -521,6 +521,7 @@ class DataPlane:
     def _charge(self, call: Call, trouble: Trouble) -> None:
         call.first = trouble
         call.charged = call.digest
+        self.counters.count("argosy_first_failures_total", call.endpoint.route.name, call.ref)
         if call.pair is not None:
             call.pair.put(is_canary=call.arm == CANARY, outputs=None, batch=trouble.batch)
 
@@ -679,8 +680,10 @@ class DataPlane:
             queue = self.pool.queues[digest]
             found.append(("argosy_queue_requests", (ref,), float(queue.requests)))
             found.append(("argosy_queue_limit", (ref,), float(queue.limit)))
-        found.extend(("argosy_failover_active", (name,), float(bool(e.stand_in))) for name, e in self.endpoints.items())
-        found.extend(("argosy_rollout_share", (name,), e.plan.share) for name, e in self.endpoints.items())
+        for name, endpoint in self.endpoints.items():
+            found.append(("argosy_rollout_share", (name,), endpoint.plan.share))
+            found.append(("argosy_failover_active", (name,), float(bool(endpoint.stand_in))))
+            found.append(("argosy_failed_total", (name,), float(endpoint.failed)))
         return found
 
 

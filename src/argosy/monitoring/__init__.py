@@ -1,0 +1,1 @@
+"""Prometheus, Alertmanager and Grafana: their files, their processes, and what an alert may bring about."""

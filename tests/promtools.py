@@ -6,6 +6,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+TEMPLATES = Path("/usr/share/prometheus/alertmanager")
+"""Where Debian's Alertmanager looks for its templates, wherever it is itself."""
 PACKAGES = {"prometheus": ("prometheus", "promtool"), "prometheus-alertmanager": ("prometheus-alertmanager", "amtool")}
 
 
@@ -31,4 +33,9 @@ def programs():
             except OSError:
                 if not (place / "usr/bin/promtool").is_file():  # else another run was first
                     raise
+    if not (TEMPLATES / "default.tmpl").exists():
+        with_rights = [] if os.getuid() == 0 else ["sudo", "-n"]
+        subprocess.run([*with_rights, "mkdir", "-p", str(TEMPLATES.parent)], timeout=60, check=True)
+        found = str(place / str(TEMPLATES).lstrip("/"))
+        subprocess.run([*with_rights, "cp", "-r", found, str(TEMPLATES.parent)], timeout=60, check=True)
     return place / "usr" / "bin"

@@ -238,7 +238,9 @@ def look(settings: Settings, launcher: Launcher) -> MonitorView:
     running = monitor_lock(settings).is_taken()
     error = launcher.error(NAME)
     place = files.place_of(settings)
-    urls, targets, alerts = {}, (), ()
+    urls: dict[str, str] = {}
+    targets: tuple[TargetView, ...] = ()
+    alerts: tuple[AlertView, ...] = ()
     if chosen is not None and running:
         for tool in TOOLS:
             if ask(getattr(chosen.ports, tool), "/-/ready") is not None:

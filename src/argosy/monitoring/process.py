@@ -24,7 +24,7 @@ from argosy.core.files import FileLock, write_atomic
 from argosy.core.logs import get_logger
 from argosy.monitoring import files
 from argosy.monitoring.alerts import ACTOR, OUTCOMES, Receiver, answer_of, read_notification
-from argosy.monitoring.files import ALERTMANAGER, CONTROLLER, GATEWAY, MONITOR, PROMETHEUS, Place, Ports
+from argosy.monitoring.files import ALERTMANAGER, CONTROLLER, GATEWAY, MONITOR, PROMETHEUS, Ports
 from argosy.monitoring.host import RunCounts, host_samples, process_samples, running_stages, stage_samples
 from argosy.operate import access
 from argosy.operate.commands import RegistryLike
@@ -299,7 +299,7 @@ class Desk:
             job.answer = job.work()
         except ArgosyError as error:
             job.error = error
-        except Exception as error:  # noqa: BLE001 - the outermost point of a request
+        except Exception as error:
             log.exception("request_failed")
             job.error = Unavailable(f"it could not be done: {type(error).__name__}", retry_after_s=5.0)
         finally:

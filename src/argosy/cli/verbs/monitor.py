@@ -87,7 +87,7 @@ def _show(output: Output, view: MonitorView) -> None:
 def _missing(output: Output, view: MonitorView) -> None:
     for name, command in view.missing.items():
         output.line(
-            f"[yellow]–[/] {name:<13}is not installed; install it and run `argosy monitor up` again: {escape(command)}"
+            f"[yellow]-[/] {name:<13}is not installed; install it and run `argosy monitor up` again: {escape(command)}"
         )
 
 

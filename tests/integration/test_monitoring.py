@@ -91,11 +91,11 @@ def test_tools_that_die_come_back_and_follow_keys_and_tls_of_the_gateway(home):
     assert home.ask("GET", "/metrics", headers=headers)[0] == 200
     assert home.infer([[1.0]], headers=headers)[0] in (403, 404), "the key reads metrics and can ask no model"
     # The monitor itself may be killed: what it started goes on, and its successor takes over.
-    tools = [home.launcher.get(name).pid for name in ("prometheus", "alertmanager")]
+    tools = {name: home.launcher.get(name).pid for name in ("prometheus", "alertmanager")}
     home.kill_process("monitor")
     assert home.monitor().is_changed
-    assert monitoring.look(home.settings, home.launcher).is_running
-    assert tools != []
+    until(lambda: home.query("argosy_monitor_up == 1"))
+    assert {name: home.launcher.get(name).pid for name in tools} == tools
     assert home.down() != []
     assert [info.name for info in home.launcher.list() if info.alive] == []
 

@@ -116,8 +116,11 @@ def start(settings: Settings, launcher: Launcher, clock: Clock, chosen: Chosen) 
     is_same = started_with.exists() and started_with.read_bytes() == text
     is_changed = not (is_same and monitor_lock(settings).is_taken())
     if is_changed:
-        stop(launcher)
-        _refuse_taken(chosen.ports, programs)
+        if is_same:
+            launcher.stop(NAME)  # its tools go on, and the next one takes them over
+        else:
+            stop(launcher)
+            _refuse_taken(chosen.ports, programs)
         write_atomic(started_with, text, mode=0o600)
         try:
             launcher.start(ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=plain, threads=1))

@@ -267,6 +267,8 @@ class DataPlane:
                 self.endpoints[route.name].set_route(route)
             else:
                 self.endpoints[route.name] = Endpoint(route)
+            for ref in filter(None, (route.stable_ref, route.canary_ref)):
+                self.counters.cell("argosy_first_failures_total", route.name, ref)  # it stands there from 0 on
         if any(route.mirror for route in routes):
             preload()
         self.ready_changed()

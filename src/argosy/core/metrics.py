@@ -96,10 +96,6 @@ METRICS: dict[str, Metric] = {
     ),
     "argosy_endpoint_ready_replicas": _controller("Ready replicas of an endpoint's current version.", "endpoint"),
     "argosy_latency_objective_seconds": _controller("What `[endpoint] latency_p99` allows.", "endpoint"),
-    "argosy_failover_active": _controller("1 while another version than the current one answers for it.", "endpoint"),
-    "argosy_failovers_total": Metric(
-        "counter", "Times that another version took over from the current one.", ("endpoint",), part="controller"
-    ),
     "argosy_rollouts_total": Metric(
         "counter", "Rollouts that ended, by outcome.", ("endpoint", "outcome"), part="controller"
     ),

@@ -136,7 +136,6 @@ class Reconciler:
         wanted = wanted_replicas(self.desired.endpoints.values(), self._advice.get)
         return Observed(
             desired=self.desired,
-            status=self._gateway.status,
             wanted={digest: want.replicas for digest, want in wanted.items()},
             ready={digest: self._replicas.ready(digest) for digest in wanted},
             verdicts={id_: evidence.verdict for id_, evidence in self._evidence.items()},

@@ -18,7 +18,6 @@ from argosy.operate import desired as d
 from argosy.operate.desired import Desired, Endpoint
 from argosy.operate.loopback import Answer, LoopbackServer, monitoring_token
 from argosy.operate.replicas import version_key
-from argosy.serve.control import GatewayStatus
 from argosy.serve.counters import Counters, Labels, expose
 
 PHASES = (d.PENDING, d.WARMING, d.CANARY, d.PROMOTING, d.ROLLING_BACK)
@@ -35,7 +34,6 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """The controller's state at one look. Read only, and only in the controller's thread."""
 
     desired: Desired
-    status: GatewayStatus | None
     wanted: Mapping[str, int]
     """For each version's digest, how many replicas are to run."""
     ready: Mapping[str, int]
@@ -53,8 +51,8 @@ class ControllerMetrics:
         self._started = clock.now()
         self._refs: dict[str, str] = {}
         """For each version's key, what people call it."""
-        self._over: dict[str, bool] = {}
-        """For each endpoint, whether another version answers for its current one."""
+        self._known: set[str] = set()
+        """Endpoints whose counters stand there."""
         self._looked = clock.monotonic()
         self._samples: tuple[Sample, ...] = ()
         self._number = 0
@@ -98,21 +96,15 @@ class ControllerMetrics:
 
     def _follow(self, found: Observed) -> None:
         for name, endpoint in found.desired.endpoints.items():
-            if name not in self._over:
-                self._over[name] = False
+            if name not in self._known:
+                self._known.add(name)
                 # Counters that begin at 1 would hide their first step from increase().
                 for outcome in OUTCOMES:
                     self._counters.count("argosy_rollouts_total", name, outcome, by=0.0)
-                self._counters.count("argosy_failovers_total", name, by=0.0)
             for target in (endpoint.stable, endpoint.backup, endpoint.rollout.to if endpoint.rollout else None):
                 if target is not None and version_key(target.digest) not in self._refs:
                     self._refs[version_key(target.digest)] = target.ref
                     self._counters.count("argosy_replica_failures_total", target.ref, by=0.0)
-        over = _failed_over(found)
-        for name, is_over in over.items():
-            if is_over and not self._over.get(name):
-                self._counters.count("argosy_failovers_total", name)
-        self._over = {name: over.get(name, was) for name, was in self._over.items()}
 
     def _gauges(self, found: Observed) -> Iterator[Sample]:
         desired = found.desired
@@ -126,7 +118,6 @@ class ControllerMetrics:
             yield from self._of_endpoint(name, endpoint, found)
 
     def _of_endpoint(self, name: str, endpoint: Endpoint, found: Observed) -> Iterator[Sample]:
-        yield "argosy_failover_active", (name,), float(self._over.get(name, False))
         if endpoint.is_active and endpoint.stable is not None:
             digest = endpoint.stable.digest
             yield "argosy_endpoint_wanted_replicas", (name,), float(found.wanted.get(digest, 0))
@@ -154,21 +145,6 @@ class ControllerMetrics:
 
 def _number(found: Any, default: float = 0.0) -> float:
     return float(found) if isinstance(found, int | float) else default
-
-
-def _failed_over(found: Observed) -> dict[str, bool]:
-    """Return for each endpoint that the gateway serves whether the answers are another version's than wanted.
-
-    Just after a promotion the gateway may still have the former route for a moment: that is no failover.
-    """
-    over = {}
-    for served in found.status.endpoints if found.status is not None else ():
-        endpoint = found.desired.endpoints.get(served.name)
-        if endpoint is None or endpoint.stable is None:
-            continue
-        is_other = served.serving not in ("", endpoint.stable.digest)
-        over[served.name] = is_other and bool(served.note)
-    return over
 
 
 def open_exposition(settings: Settings, metrics: ControllerMetrics) -> LoopbackServer:

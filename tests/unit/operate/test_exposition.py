@@ -12,7 +12,6 @@ from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, RolloutConfig
 from argosy.operate.desired import Desired, Ended
 from argosy.operate.exposition import ControllerMetrics, Observed
-from argosy.serve.control import EndpointStatus, GatewayStatus
 from controller_world import World
 
 
@@ -22,7 +21,6 @@ class Scene:
     def __init__(self):
         self.world = World(1, troubles=False)
         self.metrics = ControllerMetrics(FakeClock())
-        self.served = ()
         self.ready = {}
         self.verdicts = {}
 
@@ -35,7 +33,6 @@ class Scene:
     def observed(self):
         return Observed(
             desired=self.desired(),
-            status=GatewayStatus(pid=1, host="127.0.0.1", port=1, started=0.0, endpoints=self.served),
             wanted={version.digest: 2 for version in [self.world.versions.get("m:1")]},
             ready=self.ready,
             verdicts=self.verdicts,
@@ -54,10 +51,6 @@ class Scene:
             asking.join(0.001)
         lines = [line.rpartition(" ") for line in found[0].splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in lines}
-
-    def serve(self, ref, note=""):
-        found = self.world.versions.get(ref)
-        self.served = (EndpointStatus(name="m", serving=found.digest, serving_ref=ref, share=0.0, note=note),)
 
     def promote(self):
         rollout = self.desired().endpoints["m"].rollout
@@ -122,27 +115,11 @@ def test_events_are_counted_when_they_are_reported_not_when_somebody_asks(scene)
     assert found['argosy_replica_failures_total{version="m:1"}'] == 1
 
 
-def test_a_failover_is_counted_each_time_it_begins_though_nobody_asks(scene):
-    scene.serve("m:1")
-    scene.look()
-    for _ in range(2):
-        scene.serve("m:2", note="m:1 has no ready replica")
-        scene.look()
-        scene.look()
-        scene.serve("m:1")
-        scene.look()
-    scene.serve("m:2")  # the route of a moment ago, just after a promotion: the gateway sees nothing amiss
-    scene.look()
-    found = scene.read()
-    assert found['argosy_failovers_total{endpoint="m"}'] == 2
-    assert found['argosy_failover_active{endpoint="m"}'] == 0
-
-
 def test_an_endpoint_that_is_gone_is_gone_here_too_and_its_counters_stay(scene):
     scene.read()
     commands.remove(scene.world.registry, "m")
     found = scene.read()
-    assert 'argosy_failover_active{endpoint="m"}' not in found
+    assert 'argosy_endpoint_wanted_replicas{endpoint="m"}' not in found
     assert 'argosy_rollouts_total{endpoint="m",outcome="promoted"}' in found
 
 

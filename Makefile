@@ -24,7 +24,7 @@ help:  ## Show this list
 
 .venv/dev: .venv/made pyproject.toml constraints.txt
 	@echo "installing Argosy, its extras and the test tools (once) ..."
-	$(PIP) --editable '.[train,explain,ui,text,image,hf,openvino]' --group dev
+	$(PIP) --editable '.[train,explain,ui,text,image,hf,openvino,otel]' --group dev
 	@touch $@ .venv/demo
 
 demo: .venv/demo  ## The whole life of a model: data to a rolled-back canary, on real digits

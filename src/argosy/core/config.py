@@ -102,6 +102,20 @@ def allows_plain_http(environment: Mapping[str, str] | None = None) -> bool:
     return any(env.get(name, "").lower() in ("1", "true", "yes") for name in names)
 
 
+def traces_endpoint(environment: Mapping[str, str] | None = None) -> str:
+    """Return where traces go, empty when they are off: OpenTelemetry's own variables decide."""
+    env = os.environ if environment is None else environment
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return ""
+    return env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
+
+
+def traces_sampler(environment: Mapping[str, str] | None = None) -> str:
+    """Return which traces the user wants kept (`OTEL_TRACES_SAMPLER`), empty when nothing is said."""
+    env = os.environ if environment is None else environment
+    return env.get("OTEL_TRACES_SAMPLER", "")
+
+
 def private_folder(path: Path) -> Path:
     """Make `path` a folder only this user can enter, and return it; refuse one that belongs to somebody else."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)

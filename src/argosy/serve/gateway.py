@@ -31,6 +31,7 @@ from argosy.serve.prediction_id import MIN_KEY_BYTES
 from argosy.serve.tls import CertificateFiles, TlsListener
 
 if TYPE_CHECKING:
+    from argosy.core.tracing import Tracing
     from argosy.serve.rpc.server import GrpcFront
 
 log = get_logger()
@@ -133,16 +134,45 @@ def listen_unix(path: str) -> socket.socket:
     return listener
 
 
+def _tracing() -> "Tracing | None":
+    """Return the gateway's tracing, None while it is off; without the library it serves all the same."""
+    from argosy.core.tracing import open_tracing
+
+    try:
+        return open_tracing("argosy-gateway", share=0.1)
+    except PluginError as error:
+        log.warning("tracing_off", error=error.message, hint=error.hint)
+        return None
+
+
+def _make_plane(config: GatewayConfig, clock: Clock, chance: random.Random, tracing: "Tracing | None") -> DataPlane:
+    later = asyncio.get_running_loop().call_soon
+    if tracing is None:
+        return DataPlane(config, clock, chance, later)
+    from argosy.serve.traced import TracedDataPlane
+
+    return TracedDataPlane(config, clock, chance, later, tracing.tracer)
+
+
+def _front_class(tracing: "Tracing | None") -> type[GatewayFront]:
+    if tracing is None:
+        return GatewayFront
+    from argosy.serve.traced import TracedFront
+
+    return TracedFront
+
+
 class Gateway:
     """One gateway's parts on a running event loop."""
 
     def __init__(self, config: GatewayConfig, clock: Clock, port: int) -> None:
         loop = asyncio.get_running_loop()
         chance = random.Random()  # noqa: S311 - draws versions, seeded by the system; secrets come from elsewhere
-        self.plane = DataPlane(config, clock, chance, loop.call_soon)
+        self.tracing = _tracing()
+        self.plane = _make_plane(config, clock, chance, self.tracing)
         self._access_file = AccessFile(Path(config.state).with_name("access.json"))
         self.access = Access(clock, self._access_file.load(is_guarded=config.is_guarded))
-        self.front = GatewayFront(
+        self.front = _front_class(self.tracing)(
             self.plane,
             self.access,
             clock,
@@ -288,6 +318,8 @@ class Gateway:
             await grpc_end
         for link in list(self.links):
             link.hang_up()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     def _set_access(self, rules: AccessRules) -> None:
         check_exposure(self._config.host, has_tls=self.certificate is not None, is_guarded=rules.is_on)

@@ -13,6 +13,7 @@ from argosy.cli.workspace import Workspace
 from argosy.core.errors import ArgosyError, Conflict
 from argosy.core.units import format_time
 from argosy.pipeline.engine import RunResult
+from argosy.pipeline.traced import traced_run
 from argosy.registry.versions import Version
 from argosy.train.hosts import Hosts
 
@@ -54,8 +55,8 @@ def carried_out(
         else f"[bold]{project.project.name}[/]: everything is done already"
     )
     does = {step.stage: step.does for step in planned.steps}
-    with RunView(output, workspace.clock, does) as view:
-        return workspace.engine.run(project, base, view, until, hosts=hosts)
+    with RunView(output, workspace.clock, does) as view, traced_run(project.project.name, view) as report:
+        return workspace.engine.run(project, base, report, until, hosts=hosts)
 
 
 def _versions(workspace: Workspace, result: RunResult) -> list[Version]:

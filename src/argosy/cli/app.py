@@ -338,6 +338,39 @@ def promote(
 
 
 @app.command()
+def abort(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """End the rollout that runs; the endpoint stays with what it serves."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.abort(endpoint, as_json=as_json)
+
+
+@app.command()
+def pause(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Hold the rollout that runs at its share; it is still judged and may be rolled back, its time limits wait."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.pause(endpoint, as_json=as_json)
+
+
+@app.command()
+def resume(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a paused rollout go on."""
+    from argosy.cli.verbs import deploy as verb
+
+    verb.resume(endpoint, as_json=as_json)
+
+
+@app.command()
 def predict(
     endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
     inputs: Annotated[

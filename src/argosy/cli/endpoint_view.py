@@ -87,7 +87,7 @@ def _rollout(rollout: RolloutView) -> list["RenderableType"]:
     from rich.text import Text
 
     steps = " → ".join(
-        f"[{step:g}%]" if n == rollout.step and rollout.phase == "canary" else f"{step:g}%"
+        f"[{step:g}%]" if n == rollout.step and rollout.phase in ("canary", "switched") else f"{step:g}%"
         for n, step in enumerate(rollout.steps)
     )
     phase = rollout.phase.replace("_", " ")
@@ -111,6 +111,10 @@ def _rollout(rollout: RolloutView) -> list["RenderableType"]:
     if rollout.left_s >= 0:
         verdict += f"; {format_time(rollout.left_s)} until the time limit"
     lines: list[RenderableType] = [head, table, Text(verdict)]
+    if rollout.paused_by:
+        lines.append(Text(f"  paused by {rollout.paused_by}: argosy resume, promote, or abort", style="bold yellow"))
+    if rollout.held:
+        lines.append(Text(f"  not promoted before it can be read: {rollout.held}", style="yellow"))
     if rollout.asks:
         lines.append(Text("  it waits for you: argosy rollback, or argosy promote", style="bold yellow"))
     return lines
@@ -141,8 +145,10 @@ class LineView:
 
 def evidence_line(rollout: RolloutView) -> str:
     """Return the evidence of a rollout in one line."""
+    to = f"{rollout.share:.0%} to {rollout.to}" if rollout.share else f"{rollout.pairs} copied to {rollout.to}"
     parts = [
-        f"{rollout.share:.0%} to {rollout.to}; against it {rollout.total:.3g} of {rollout.threshold:.0f}",
+        f"{to}{', paused' if rollout.paused_by else ''}; against it {rollout.total:.3g} of {rollout.threshold:.0f}",
+        *([f"held: {rollout.held}"] if rollout.held else []),
         *(
             f"{m.name} {m.bad_new:.3g}/{m.bad_all:.3g} bad, for it {min(m.assurance, 999):.3g} of 20"
             for m in rollout.metrics

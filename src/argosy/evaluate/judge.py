@@ -21,6 +21,7 @@ from argosy.core.units import format_time
 from argosy.evaluate.evidence import EPOCH_S, EXCLUDABLE, NotWorse, Worse, odds
 
 ERRORS, LATENCY, AGREEMENT, MIRRORED_ERRORS = "errors", "latency", "agreement", "mirrored_errors"
+CONSTANT = "constant"
 
 PROMOTE_AT = 20.0
 """Evidence needed against "twice as bad": such a version is promoted with probability at most 1/20."""
@@ -36,7 +37,7 @@ class JudgeConfig(Config, frozen=True):
     """What is judged and how strictly. Fixed for a rollout: the promise is about all of it together."""
 
     metrics: tuple[str, ...] = (ERRORS, LATENCY, AGREEMENT)
-    """errors, latency, agreement, mirrored_errors, or metrics of the user's own."""
+    """errors, latency, agreement, mirrored_errors, constant, or metrics of the user's own."""
     false_alarm: float = 0.01
     """Greatest probability that a version that is no worse is ever rolled back."""
     tolerate: dict[str, float] = msgspec.field(default_factory=dict)
@@ -81,7 +82,8 @@ class WindowCounts(Config, frozen=True):
     """For each metric that had its say: (bad_canary, bad_all), sums of badness in [0, 1] over what was drawn.
 
     errors: first attempts that failed. latency: slow answers, half for stable's p50 and half for its p95.
-    agreement: (pairs that differ, pairs). mirrored_errors: pairs in which only one failed. Own: (x - low)/(high - low).
+    agreement: (pairs that differ, pairs). mirrored_errors: pairs in which only one failed. constant: pairs in which
+    only one version answered as it had answered another input before. Own: (x - low)/(high - low).
     """
     requests_stable: int = 0
     requests_canary: int = 0
@@ -174,7 +176,7 @@ class Judge:
         config.check()
         self.config = config
         self.state = state or JudgeState(
-            metrics={name: _Metric(Worse(), NotWorse.new(_SINGLES.get(name, 0))) for name in config.metrics},
+            metrics={name: _Metric(Worse(), NotWorse.new(_singles(name, config))) for name in config.metrics},
             warm_up=_WarmUp(done=LATENCY not in config.metrics),
         )
         self._weights = config.weights()
@@ -206,6 +208,9 @@ class Judge:
                 self._count(name, window, *counts)
         if ERRORS in state.metrics and window.requests_canary:
             state.metrics[ERRORS].not_worse.rare(window.failed_canary, window.requests_canary)
+        elif MIRRORED_ERRORS in state.metrics and ERRORS not in state.metrics:
+            failed, either = window.bad.get(MIRRORED_ERRORS, (0.0, 0.0))
+            state.metrics[MIRRORED_ERRORS].not_worse.rare(failed, either + window.bad.get(AGREEMENT, (0.0, 0.0))[1])
         if not state.warm_up.done:
             _warm_up(state.warm_up, window, self.config.warm_up_block_s)
         self._settle()
@@ -248,7 +253,8 @@ class Judge:
 
     def _alike(self, name: str, share: float) -> float:
         """Return the probability that something bad is the canary's when the versions are alike."""
-        return {AGREEMENT: self.config.tolerate_disagreement, MIRRORED_ERRORS: 0.5}.get(name, share)
+        alike = {AGREEMENT: self.config.tolerate_disagreement, MIRRORED_ERRORS: 0.5, CONSTANT: 0.5}
+        return alike.get(name, share)
 
     def _tolerated(self, name: str) -> float:
         return self.config.tolerate.get(ERRORS if name == MIRRORED_ERRORS else name, 1.0)
@@ -267,6 +273,9 @@ class Judge:
     def _decides(self, name: str) -> bool:
         # Whether the canary fails is answered by the drawn requests; mirrored ones only find a fault sooner. A service
         # without failures would otherwise wait for evidence that never comes.
+        # That its answers vary is never shown by a count either: they do, or there is evidence that they don't.
+        if name == CONSTANT:
+            return self.config.metrics == (CONSTANT,)
         return name != MIRRORED_ERRORS or ERRORS not in self.config.metrics
 
     def _decide(self, metrics: Mapping[str, MetricVerdict]) -> tuple[Literal["promote", "wait", "rollback"], str]:
@@ -288,6 +297,13 @@ class Judge:
             bad_expected=found.bad_expected,
             excluded=next((ratio for ratio in EXCLUDABLE if found.not_worse.value(ratio) >= PROMOTE_AT), None),
         )
+
+
+def _singles(name: str, config: JudgeConfig) -> int:
+    """Return how many bets a metric makes request by request."""
+    if name == MIRRORED_ERRORS and ERRORS not in config.metrics:
+        return 1  # of a version that gets copies only, nothing else says that it hardly ever fails
+    return _SINGLES.get(name, 0)
 
 
 def _warm_up(state: _WarmUp, window: WindowCounts, block_s: float) -> None:
@@ -337,6 +353,7 @@ _WORDS = {
     LATENCY: "slow answers were the new version's",
     AGREEMENT: "mirrored answers differed",
     MIRRORED_ERRORS: "failures of mirrored requests were the new version's alone",
+    CONSTANT: "answers that did not change with the input were the new version's alone",
 }
 
 

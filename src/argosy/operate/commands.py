@@ -4,6 +4,7 @@ Check and entry are one transaction: what was checked still holds at the entry's
 Every command may be repeated: asked again for what is already so, it says so and writes nothing.
 """
 
+import ast
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +15,14 @@ from argosy.core.clock import Clock, SystemClock
 from argosy.core.errors import Conflict, Denied, InvalidInput, NotFound
 from argosy.core.tensors import Signature
 from argosy.operate import desired as d
-from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
+from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig, to_plain
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout, Target
 from argosy.operate.gateway_settings import GatewaySettings
 from argosy.registry.versions import Version, check_name
 from argosy.security.certificates import check_files
+
+
+_MOST_CODE_BYTES = 1 << 20
 
 
 class VersionsLike(Protocol):
@@ -91,6 +95,7 @@ def deploy(
     refuse_failed_gates(version)
     if rollout is not None:
         rollout.check()
+        _refuse_unfiled(rollout)
     to = Target(version.digest, str(version))
     settled: list[EndpointConfig] = []
 
@@ -169,8 +174,9 @@ def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted
                 raise AsWanted(_unchanged(endpoint, "is being rolled back already", rollout.id))
             return
         last = endpoint.last
-        if last is not None and (last.outcome == d.ROLLED_BACK or last.kind == d.UNDO):
-            raise AsWanted(_unchanged(endpoint, f"was rolled back already{_serves(endpoint)}", last.rollout))
+        if last is not None and (last.outcome != d.PROMOTED or last.kind == d.UNDO):
+            what = "was left as it was" if last.outcome == d.LEFT else "was rolled back already"
+            raise AsWanted(_unchanged(endpoint, f"{what}{_serves(endpoint)}", last.rollout))
         if endpoint.backup is None:
             raise Conflict(
                 f"endpoint '{name}' has no former version to return to{_serves(endpoint)}",
@@ -201,35 +207,135 @@ def rollback(registry: RegistryLike, name: str, *, reason: str = "") -> Accepted
 
 
 def promote(registry: RegistryLike, name: str) -> Accepted:
-    """Ask that the rollout under way is promoted now, whatever the evidence. Raises NotFound and Conflict."""
+    """Ask that the rollout under way is promoted now, whatever the evidence; a paused one goes on with that.
+
+    In a rollout whose replicas still start it skips the canary: the switch comes as soon as they are ready. Raises
+    NotFound and Conflict.
+    """
 
     def check(state: Desired) -> None:
         endpoint = _known(state, name)
         rollout = endpoint.rollout
-        if rollout is None or rollout.rollback_asked or rollout.phase == d.ROLLING_BACK:
+        if rollout is None or rollout.rollback_asked or rollout.phase in (d.ROLLING_BACK, d.LEAVING):
+            is_ending = f" any more: it is {_in_words(rollout)}" if rollout else ""
             raise Conflict(
-                f"endpoint '{name}' has no rollout to promote{_serves(endpoint)}",
+                f"endpoint '{name}' has no rollout to promote{is_ending}{_serves(endpoint)}",
                 hint=f"start one with: argosy deploy <name:number> --name {name}",
+                code="no_rollout",
             )
-        if rollout.promote_asked or rollout.phase == d.PROMOTING:
+        is_on_its_way = rollout.kind in (d.FIRST, d.UNDO) or rollout.phase == d.PROMOTING
+        if not rollout.paused and (rollout.promote_asked or is_on_its_way):
             raise AsWanted(_unchanged(endpoint, f"is being promoted to '{rollout.to}' already", rollout.id))
+
+    def summary(endpoint: Endpoint, rollout: Rollout) -> str:
+        when = " as soon as it is ready" if rollout.phase in (d.PENDING, d.WARMING) else ""
+        return f"endpoint '{endpoint.name}' goes over to '{rollout.to}'{when}"
+
+    return _of_rollout(registry, name, "promote", check, summary)
+
+
+def abort(registry: RegistryLike, name: str) -> Accepted:
+    """Ask that the rollout under way ends and the endpoint stays with what it serves; a return by hand ends too.
+
+    Unlike `rollback` it never touches a rollout that has ended. Raises NotFound and Conflict.
+    """
+
+    def check(state: Desired) -> None:
+        endpoint = _known(state, name)
+        rollout = endpoint.rollout
+        if rollout is None:
+            raise Conflict(
+                f"endpoint '{name}' has no rollout to abort{_serves(endpoint)}",
+                hint=f"to put the former version back: argosy rollback {name}",
+                code="no_rollout",
+            )
+        if rollout.rollback_asked or rollout.phase == d.ROLLING_BACK:
+            raise AsWanted(_unchanged(endpoint, "is being rolled back already", rollout.id))
+
+    def summary(endpoint: Endpoint, rollout: Rollout) -> str:
+        stays = f"stays with '{rollout.base}'" if rollout.base else f"will not serve '{rollout.to}'"
+        return f"endpoint '{endpoint.name}' {stays}"
+
+    return _of_rollout(registry, name, "abort", check, summary)
+
+
+def pause(registry: RegistryLike, name: str) -> Accepted:
+    """Ask that the rollout under way stays where it is: same share, no step, no promotion, and its time limits stand.
+
+    Evidence goes on being counted, and the judge may still roll back. Raises NotFound and Conflict.
+    """
+
+    def check(state: Desired) -> None:
+        endpoint = _known(state, name)
+        rollout = endpoint.rollout
+        if rollout is None or rollout.kind in (d.FIRST, d.UNDO) or rollout.rollback_asked or _is_going(rollout):
+            why = f" that can be paused: it is {_in_words(rollout)}" if rollout else " to pause"
+            raise Conflict(f"endpoint '{name}' has no rollout{why}{_serves(endpoint)}", code="no_rollout")
+        if rollout.paused:
+            raise AsWanted(_unchanged(endpoint, f"was paused by {rollout.paused_by} already", rollout.id))
+
+    def summary(endpoint: Endpoint, rollout: Rollout) -> str:
+        share = f", with {100 * rollout.share:g} % of the requests for '{rollout.to}'" if rollout.share else ""
+        return f"the rollout of endpoint '{endpoint.name}' is paused ({_in_words(rollout)}{share})"
+
+    return _of_rollout(registry, name, "pause", check, summary, undo=f"argosy resume {name}")
+
+
+def resume(registry: RegistryLike, name: str) -> Accepted:
+    """Ask that a paused rollout goes on; the time it was paused does not count. Raises NotFound and Conflict."""
+
+    def check(state: Desired) -> None:
+        endpoint = _known(state, name)
+        rollout = endpoint.rollout
+        if rollout is None:
+            raise Conflict(f"endpoint '{name}' has no rollout to resume{_serves(endpoint)}", code="no_rollout")
+        if not rollout.paused:
+            raise AsWanted(_unchanged(endpoint, f"is not paused; its rollout is {_in_words(rollout)}", rollout.id))
+
+    def summary(endpoint: Endpoint, rollout: Rollout) -> str:
+        return f"the rollout of endpoint '{endpoint.name}' to '{rollout.to}' goes on ({_in_words(rollout)})"
+
+    return _of_rollout(registry, name, "resume", check, summary, undo=f"argosy pause {name}")
+
+
+def _of_rollout(
+    registry: RegistryLike,
+    name: str,
+    action: str,
+    check: Callable[[Desired], None],
+    summary: Callable[[Endpoint, Rollout], str],
+    *,
+    undo: str = "",
+) -> Accepted:
+    """Write a wish about the rollout that is under way."""
 
     def data(state: Desired) -> dict[str, Any]:
         rollout = state.endpoints[name].rollout
-        return {"action": "promote", "rollout": rollout.id if rollout else ""}
+        return {"action": action, "rollout": rollout.id if rollout else ""}
 
     def answer(state: Desired, seq: int) -> Accepted:
-        rollout = state.endpoints[name].rollout
+        endpoint = state.endpoints[name]
+        rollout = endpoint.rollout
+        assert rollout is not None, "the check saw one, and the entry is the next"
+        takes_back = undo or (f"argosy rollback {name}" if action == "promote" else "")
         return Accepted(
             endpoint=name,
             is_changed=True,
-            summary=f"endpoint '{name}' goes over to '{rollout.to if rollout else ''}'",
-            rollout=rollout.id if rollout else "",
-            undo=f"argosy rollback {name}",
+            summary=summary(endpoint, rollout),
+            rollout=rollout.id,
+            undo=takes_back,
             entry=seq,
         )
 
     return transact(registry.log, (d.ENDPOINT, name), check, data, answer)
+
+
+def _is_going(rollout: Rollout) -> bool:
+    return rollout.phase in (d.ROLLING_BACK, d.LEAVING)
+
+
+def _in_words(rollout: Rollout) -> str:
+    return rollout.phase.replace("_", " ")
 
 
 def remove(registry: RegistryLike, name: str) -> Accepted:
@@ -258,7 +364,7 @@ def stop_all(registry: RegistryLike) -> Accepted:
     return transact(registry.log, (d.GATEWAY, "gateway"), check, lambda _: {"running": False}, answer)
 
 
-def resume(registry: RegistryLike) -> Accepted:
+def bring_back(registry: RegistryLike) -> Accepted:
     """Ask that every endpoint that `stop_all` stopped serves again what it served. Asked again it does nothing."""
 
     def check(state: Desired) -> None:
@@ -408,6 +514,45 @@ def _refuse_during_rollout(endpoint: Endpoint, asked: str) -> None:
         )
 
 
+def _refuse_unfiled(rollout: RolloutConfig) -> None:
+    for name, own in rollout.metrics.items():
+        if own.python and not own.code:
+            raise InvalidInput(
+                f"rollout.metrics.{name}.code is empty: the file of '{own.python}' is not in the registry",
+                hint="argosy deploy files it; from Python: operate.commands.file_metrics",
+            )
+
+
+def file_metrics(rollout: RolloutConfig, folder: Path, put: Callable[[bytes], str]) -> RolloutConfig:
+    """Return the rollout with the code of its own metrics in the registry, read from the files beside argosy.toml.
+
+    Raises NotFound and InvalidInput.
+    """
+    filed = {}
+    for name, own in rollout.metrics.items():
+        filed[name] = msgspec.structs.replace(own, code=_filed(name, own, folder, put)) if own.python else own
+    return msgspec.structs.replace(rollout, metrics=filed) if filed else rollout
+
+
+def _filed(name: str, own: OwnMetric, folder: Path, put: Callable[[bytes], str]) -> str:
+    module, _, function = own.python.partition(":")
+    path = folder / f"{module}.py"
+    try:
+        data = path.read_bytes()
+        tree = ast.parse(data)
+    except OSError as error:
+        raise NotFound(f"rollout.metrics.{name}.python is '{own.python}', but there is no '{path}'") from error
+    except (SyntaxError, ValueError) as error:
+        raise InvalidInput(f"rollout.metrics.{name}: '{path}' is no Python: {error}") from error
+    if len(data) > _MOST_CODE_BYTES:
+        raise InvalidInput(f"rollout.metrics.{name}: '{path}' has {len(data)} bytes; at most {_MOST_CODE_BYTES}")
+    names = {getattr(node, "name", "") for node in tree.body}
+    names |= {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    if function not in names:
+        raise InvalidInput(f"rollout.metrics.{name}: '{path}' has no function '{function}'")
+    return put(data)
+
+
 def _refuse_other_signature(endpoint: Endpoint, version: Version, former: Signature) -> None:
     new = version.manifest.signature
     for what, asked, found in (("inputs", new.inputs, former.inputs), ("outputs", new.outputs, former.outputs)):
@@ -432,7 +577,16 @@ def _deploy_summary(endpoint: Endpoint, to: Target) -> str:
         return f"endpoint '{endpoint.name}' will serve '{to.ref}' as soon as it is ready"
     if rollout.kind == d.SWITCH:
         return f"endpoint '{endpoint.name}' switches {_from_to(rollout)} as soon as it is ready"
-    steps = ", ".join(f"{step:g}" for step in rollout.config.steps)
+    config = rollout.config
+    if rollout.kind == d.SHADOW_ONLY:
+        then = "is promoted if they are good" if config.after_shadow == "promote" else "gets no request itself"
+        return f"endpoint '{endpoint.name}' copies {config.mirror:g} % of its requests to '{to.ref}', which {then}"
+    if rollout.kind == d.BLUE_GREEN:
+        return (
+            f"endpoint '{endpoint.name}' switches {_from_to(rollout)} when all replicas are ready, but for "
+            f"{config.held_back:g} % of the requests for {config.keep}"
+        )
+    steps = ", ".join(f"{step:g}" for step in config.steps)
     return f"endpoint '{endpoint.name}' goes {_from_to(rollout)} by steps of {steps} % of the requests"
 
 

@@ -1,13 +1,20 @@
 """What the sections `[endpoint]` and `[rollout]` of argosy.toml may say, checked strictly."""
 
+import math
+import re
+
 import msgspec
 
 from argosy.core.config import Config, from_plain
 from argosy.core.errors import InvalidInput
 from argosy.core.units import parse_size, parse_time
 
-METRICS_JUDGED = ("errors", "latency", "agreement", "mirrored_errors")
-"""What the judge can look at; the last two need mirrored requests."""
+METRICS_JUDGED = ("errors", "latency", "agreement", "mirrored_errors", "constant")
+"""What the judge can look at; the last three need mirrored requests."""
+_MIRRORED = ("agreement", "mirrored_errors", "constant")
+
+KINDS = ("canary", "shadow", "blue-green", "all-at-once")
+"""How a new version can take over."""
 
 
 AUTO = "auto"
@@ -109,12 +116,90 @@ class Tolerate(Config, frozen=True):
     leaves, such as 0.02 for `>= 0.98`, or 0.05."""
 
 
+class OwnMetric(Config, frozen=True):
+    """A metric of your own that the judge looks at too: `[rollout.metrics.NAME]`."""
+
+    promql: str = ""
+    """Query that gives one number for one version, a mean over its requests; `$version`, `$endpoint` and `$window` are
+    replaced. It is asked once for each of the two versions in every window."""
+    prometheus: str = "http://127.0.0.1:9090"
+    """Where the query is asked."""
+    python: str = ""
+    """`module:function` instead of a query: `module.py` stands beside argosy.toml, and the function gets one window as
+    a dict and returns `{"current": number, "new": number}`. It runs in a process of its own."""
+    code: str = ""
+    """Digest of that file, filled in by `argosy deploy`, so that a later edit changes no rollout under way."""
+    low: float = 0.0
+    """The best value the metric can have. Values beyond the two bounds count as the bound."""
+    high: float = 1.0
+    """The worst value. Below `low` where higher is better."""
+    tolerate: float = 1.0
+    """Ratio of badness, new to current, that still counts as no worse."""
+    every: str = ""
+    """Time between two readings, and what `$window` stands for; at least one window, which is the default. Prometheus
+    needs several scrapes in it. Stretches that overlap would count the same requests twice."""
+
+    def badness(self, value: float) -> float:
+        """Return how bad a value is, in [0, 1].
+
+        >>> OwnMetric(low=100, high=0).badness(75)
+        0.25
+        """
+        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+
+    def check(self, name: str) -> None:
+        """Raise InvalidInput when a value is impossible."""
+        where = f"rollout.metrics.{name}"
+        if not _NAME.fullmatch(name) or name in METRICS_JUDGED:
+            raise InvalidInput(
+                f"{where}: a metric's name has up to 40 small letters, digits and _, and is none of "
+                f"{', '.join(METRICS_JUDGED)}"
+            )
+        if bool(self.promql) == bool(self.python):
+            raise InvalidInput(f"{where} needs either promql or python", hint='such as python = "scores:satisfaction"')
+        if self.promql and not self.prometheus.startswith(("http://", "https://")):
+            raise InvalidInput(f"{where}.prometheus is {self.prometheus!r}; it must begin with http:// or https://")
+        if self.promql and "$version" not in self.promql:
+            raise InvalidInput(
+                f"{where}.promql does not say $version, so it would give the same number for both versions",
+                hint='select by it, as in rate(score_sum{version="$version"}[$window])',
+            )
+        module, colon, function = self.python.partition(":")
+        if self.python and not (colon and module.isidentifier() and function.isidentifier()):
+            raise InvalidInput(f"{where}.python is {self.python!r}; write it as module:function")
+        if self.low == self.high or not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise InvalidInput(f"{where} has low {self.low:g} and high {self.high:g}; they must be two finite numbers")
+        _within(f"{where}.tolerate", self.tolerate, 1, 100)
+        if self.every and not 0 < parse_time(self.every) <= 3600:
+            raise InvalidInput(f"{where}.every is {self.every!r}; it must be above 0s and at most 1h")
+
+
+_MOST_OWN = 8
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
 class RolloutConfig(Config, frozen=True):
     """How a new version takes over from the current one: `[rollout]`."""
 
+    kind: str = "canary"
+    """`"canary"`: by steps of requests. `"shadow"`: it only gets copies, and is judged by its answers to them.
+    `"blue-green"`: all requests but `held_back` at once, when as many replicas as the current version has are ready.
+    `"all-at-once"`: all requests, unjudged."""
     steps: tuple[float, ...] = (5, 25, 50)
     """Percent of the requests that the new version answers, step by step. Empty: switch at once when it is ready.
-    After the last step it is promoted to all requests when the evidence suffices."""
+    After the last step it is promoted to all requests when the evidence suffices; 100 at the end says the same."""
+    shadow: str = ""
+    """Least time in which the new version only gets copies of requests (`mirror` percent of them) before the first
+    step; with kind `"shadow"` before its verdict. Not given: no such phase before a canary."""
+    shadow_pairs: int = 0
+    """Least number of requests that both versions have answered before that phase ends."""
+    after_shadow: str = "leave"
+    """What a good verdict of kind `"shadow"` leads to: `"leave"` the endpoint as it is, or `"promote"`."""
+    held_back: float = 5.0
+    """With kind `"blue-green"`: percent of the requests that the former version goes on answering, to compare with."""
+    keep: str = "10min"
+    """With kind `"blue-green"`: time in which the former version stays with all its replicas, and the judge may
+    switch back."""
     dwell: str = "60s"
     """Least time at each step."""
     false_alarm: float = 0.01
@@ -133,11 +218,42 @@ class RolloutConfig(Config, frozen=True):
     """Percent of the requests that are also answered by the other version, to compare answers. 0: none."""
     sticky: bool = False
     """Whether a caller stays with one version during the rollout."""
+    metrics: dict[str, OwnMetric] = {}
+    """Metrics of your own, by name."""
+
+    def __post_init__(self) -> None:
+        """Take a last step of 100 for what it is: the promotion."""
+        if self.steps and self.steps[-1] == 100:
+            msgspec.structs.force_setattr(self, "steps", self.steps[:-1])
+
+    @property
+    def style(self) -> str:
+        """What kind of rollout follows: `canary`, `shadow`, `blue-green`, or `switch`."""
+        if self.kind == "all-at-once" or (self.kind == "canary" and not self.steps):
+            return "switch"
+        return self.kind
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether the new version gets copies only before it gets requests."""
+        return self.style == "shadow" or (self.style == "canary" and bool(self.shadow or self.shadow_pairs))
 
     @property
     def shares(self) -> tuple[float, ...]:
         """The steps as shares of one."""
-        return tuple(step / 100 for step in self.steps)
+        if self.style == "blue-green":
+            return (round(1 - self.held_back / 100, 9),)
+        return tuple(step / 100 for step in self.steps) if self.style == "canary" else ()
+
+    @property
+    def shadow_s(self) -> float:
+        """Seconds of copies only."""
+        return parse_time(self.shadow) if self.shadow else 0.0
+
+    @property
+    def keep_s(self) -> float:
+        """Seconds for which the former version is kept whole after a switch."""
+        return parse_time(self.keep)
 
     @property
     def dwell_s(self) -> float:
@@ -167,39 +283,78 @@ class RolloutConfig(Config, frozen=True):
         return msgspec.structs.replace(self, tolerate=tolerate)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def judged(self) -> tuple[str, ...]:
         """What is judged.
 
-        Without mirroring nothing can be compared. With it, errors that only one of the versions makes are errors too.
+        Without mirroring nothing can be compared. With it, errors that only one of the versions makes are errors too,
+        and so is an answer that never changes. A version that gets copies only can be judged by those alone.
         """
-        named = tuple(m for m in self.judge if self.mirror > 0 or m not in ("agreement", "mirrored_errors"))
-        if "errors" in named and "mirrored_errors" not in named and self.mirror > 0:
-            return (*named, "mirrored_errors")
-        return named
+        named = tuple(m for m in self.judge if self.mirror > 0 or m not in _MIRRORED)
+        if "errors" in named and self.mirror > 0:
+            named = (*named, *(m for m in ("mirrored_errors", "constant") if m not in named))
+        if self.style == "shadow":
+            return tuple(m for m in named if m in _MIRRORED)
+        return (*named, *self.metrics)
 
     def check(self) -> None:
         """Raise InvalidInput when a value is impossible or two contradict each other."""
+        if self.kind not in KINDS:
+            raise InvalidInput(f"rollout.kind is {self.kind!r}; it can be {', '.join(map(repr, KINDS))}")
         self._check_steps()
         self._check_judge()
         _within("rollout.mirror", self.mirror, 0, 100)
+        self._check_shadow()
+        self._check_own()
         times = {name: parse_time(getattr(self, name)) for name in ("dwell", "window", "time_limit")}
         if not 0.1 <= times["window"] <= 600:
             raise InvalidInput(f"rollout.window is {self.window!r}; it must be between 0.1s and 10min")
         if not 0 < times["dwell"] <= 7 * 86400:
             raise InvalidInput(f"rollout.dwell is {self.dwell!r}; it must be above 0s and at most 7d")
-        least = times["dwell"] * len(self.steps)
-        if self.steps and not least < times["time_limit"] <= 30 * 86400:
+        least, what = {
+            "canary": (times["dwell"] * len(self.steps), f"{len(self.steps)} steps of {self.dwell!r}"),
+            "shadow": (self.shadow_s, f"a shadow of {self.shadow!r}"),
+            "blue-green": (self.keep_s, f"keep = {self.keep!r}"),
+        }.get(self.style, (0.0, ""))
+        if what and not least < times["time_limit"] <= 30 * 86400:
             raise InvalidInput(
-                f"rollout.time_limit is {self.time_limit!r}, but {len(self.steps)} steps of {self.dwell!r} "
-                f"need more than {least:g}s",
-                hint="raise time_limit (at most 30d), or shorten dwell",
+                f"rollout.time_limit is {self.time_limit!r}, but {what} need{'s' * (self.style != 'canary')} more than "
+                f"{least:g}s",
+                hint=f"raise time_limit (at most 30d), or shorten {_SHORTEN[self.style]}",
+            )
+
+    def _check_shadow(self) -> None:
+        if not 0 <= self.shadow_s <= 7 * 86400:
+            raise InvalidInput(f"rollout.shadow is {self.shadow!r}; it can be at most 7d")
+        if not 0 <= self.shadow_pairs <= 10**9:
+            raise InvalidInput(f"rollout.shadow_pairs is {self.shadow_pairs}; it must be between 0 and a billion")
+        if self.after_shadow not in ("leave", "promote"):
+            raise InvalidInput(f"rollout.after_shadow is {self.after_shadow!r}; it can be 'leave' or 'promote'")
+        if self.has_shadow and not self.mirror:
+            raise InvalidInput(
+                "rollout.mirror is 0, but a version in shadow gets nothing else than mirrored requests",
+                hint="mirror some percent of the requests; where there are few, all of them: mirror = 100",
+            )
+        if self.style == "blue-green":
+            _within("rollout.held_back", self.held_back, 0.1, 50)
+            if not 0 < self.keep_s <= 7 * 86400:
+                raise InvalidInput(f"rollout.keep is {self.keep!r}; it must be above 0s and at most 7d")
+
+    def _check_own(self) -> None:
+        if len(self.metrics) > _MOST_OWN:
+            raise InvalidInput(f"rollout.metrics has {len(self.metrics)} metrics; at most {_MOST_OWN} are possible")
+        for name, metric in self.metrics.items():
+            metric.check(name)
+        if self.metrics and self.style == "shadow":
+            raise InvalidInput(
+                "rollout.metrics needs answers that reach callers, and a rollout of kind 'shadow' has none",
+                hint="use them in a canary; it can have a shadow phase first",
             )
 
     def _check_steps(self) -> None:
         if any(not 0 < step < 100 for step in self.steps):
             raise InvalidInput(
                 f"rollout.steps is {list(self.steps)}; each step is a percentage above 0 and below 100",
-                hint="leave 100 out: after the last step the version is promoted to all requests by evidence",
+                hint="only the last may be 100, which says what happens anyway: promotion to all requests by evidence",
             )
         if any(later <= former for former, later in zip(self.steps, self.steps[1:], strict=False)):
             raise InvalidInput(f"rollout.steps is {list(self.steps)}; each step must be greater than the one before")
@@ -214,7 +369,7 @@ class RolloutConfig(Config, frozen=True):
             )
         if len(set(self.judge)) < len(self.judge):
             raise InvalidInput(f"rollout.judge is {list(self.judge)}; it names something twice")
-        if self.steps and not self.metrics:
+        if self.style != "switch" and not self.judged:
             raise InvalidInput(
                 f"rollout.judge is {list(self.judge)} and rollout.mirror is {self.mirror:g}: nothing would be judged",
                 hint="judge at least 'errors', or mirror some requests",
@@ -225,6 +380,9 @@ class RolloutConfig(Config, frozen=True):
         _within("rollout.tolerate.errors", self.tolerate.errors, 1, 10)
         _within("rollout.tolerate.latency", self.tolerate.latency, 1, 10)
         _within("rollout.tolerate.agreement", self.tolerated_disagreement, 0.0001, 0.9)
+
+
+_SHORTEN = {"canary": "dwell", "shadow": "shadow", "blue-green": "keep"}
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

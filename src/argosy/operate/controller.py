@@ -7,6 +7,7 @@ does not wait for the disk.
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -16,11 +17,12 @@ from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Conflict
 from argosy.operate import desired as d
 from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout
-from argosy.operate.evidence import MOST_WINDOWS, Evidence, MakeJudge
+from argosy.operate.evidence import MOST_WINDOWS, WRITE_EVERY_S, Evidence, MakeJudge
 from argosy.operate.exposition import Observed
 from argosy.operate.front_processes import FrontProcesses, MakeFrontConfig
 from argosy.operate.gateway_process import Gateway, GatewayProcess, MakeGatewayConfig
 from argosy.operate.layout import Advised, needed_replicas, no_advice, route_of, sizes, wanted_replicas
+from argosy.operate.own_metrics import NoReadings, Readings
 from argosy.operate.replicas import MakeConfig, Replicas
 from argosy.operate.rollout import Decision, Facts, State, step
 from argosy.serve.control import Window
@@ -70,6 +72,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     make_gateway: MakeGatewayConfig
     make_front: MakeFrontConfig
     report: Report
+    readings: Readings = msgspec.field(default_factory=NoReadings)
+    """Where metrics of the user's own come from."""
 
 
 class Reconciler:
@@ -93,7 +97,10 @@ class Reconciler:
         self._advice: dict[str, Advice] = {}
         """What replicas said their versions' calibrations recommend: it holds while none of them is connected too."""
         self._evidence: dict[str, Evidence] = {}
-        self._stopwatch: dict[tuple[str, str, int], float] = {}
+        self._stopwatch: dict[tuple[str, str, int], tuple[float, float]] = {}
+        """Of each phase: seconds until the last look at it, and when that was."""
+        self._news_at: dict[str, float] = {}
+        """When something was last written about the reading of a rollout's own metrics."""
         self._passed: set[str] = set()
         self._withdrawn: dict[str, str] = {}
         """Rollouts that were decided to end, and why: they get no share again, should writing it down fail."""
@@ -177,6 +184,7 @@ class Reconciler:
         self._note_advice()
         self._note_health()
         requeue = IDLE_S
+        self._parts.readings.follow(e.rollout for e in self.desired.endpoints.values() if e.rollout)
         windows = self._take_windows()
         for name in sorted(self.desired.endpoints):
             requeue = min(requeue, self._follow(name, windows))
@@ -249,6 +257,7 @@ class Reconciler:
         running = {e.rollout.id for e in self.desired.endpoints.values() if e.rollout}
         self._evidence = {id_: evidence for id_, evidence in self._evidence.items() if id_ in running}
         self._stopwatch = {key: since for key, since in self._stopwatch.items() if key[0] in running}
+        self._news_at = {id_: since for id_, since in self._news_at.items() if id_ in running}
         self._withdrawn = {id_: reason for id_, reason in self._withdrawn.items() if id_ in running}
 
     # ---- rollouts
@@ -262,7 +271,8 @@ class Reconciler:
                 if endpoint is None or endpoint.rollout is None:
                     return requeue
                 rollout = endpoint.rollout
-                self._of(rollout).take(window for window in windows if window.rollout == rollout.id)
+                own = partial(self._parts.readings.complete, rollout)
+                self._of(rollout).take((window for window in windows if window.rollout == rollout.id), own)
                 decision = self._decide(endpoint, rollout)
                 requeue = min(requeue, decision.requeue_s)
                 if not decision.moved:
@@ -296,6 +306,9 @@ class Reconciler:
             new_failed=self._replicas.failed(rollout.to.digest),
             verdict=str(verdict.get("verdict", "")),
             verdict_reason=str(verdict.get("reason", "")),
+            held=self._parts.readings.trouble(rollout.id) if rollout.config.metrics else "",
+            pairs=self._of(rollout).pairs,
+            is_paused=bool(rollout.paused),
             rollback_asked=rollout.rollback_asked or self._withdrawn.get(rollout.id, ""),
             promote_asked=rollout.promote_asked,
             is_unrouted=self._gateway.is_unrouted(
@@ -303,8 +316,8 @@ class Reconciler:
                 rollout.to.digest,
                 but_backup=endpoint.backup is not None and endpoint.backup.digest == rollout.to.digest,
             ),
-            phase_s=self._elapsed((rollout.id, rollout.phase, rollout.step), rollout.since),
-            canary_s=self._elapsed((rollout.id, "first", 0), rollout.first_step) if rollout.first_step else 0.0,
+            phase_s=self._elapsed(rollout, rollout.phase, rollout.since),
+            canary_s=self._elapsed(rollout, "", rollout.first_step) if rollout.first_step else 0.0,
         )
 
     def _gate_missed(self, digest: str) -> str:
@@ -315,12 +328,20 @@ class Reconciler:
             self._passed.add(digest)
         return missed
 
-    def _elapsed(self, key: tuple[str, str, int], since: float) -> float:
-        """Return the seconds since a moment of the log, by a clock that does not jump while this process lives."""
+    def _elapsed(self, rollout: Rollout, phase: str, since: float) -> float:
+        """Return the seconds since a moment of the log, by a clock that does not jump while this process lives.
+
+        What a rollout is paused does not count.
+        """
         now = self._clock.monotonic()
-        if key not in self._stopwatch:
-            self._stopwatch[key] = now - max(0.0, self._clock.now() - since)
-        return now - self._stopwatch[key]
+        key = (rollout.id, phase, rollout.step if phase else 0)
+        known = self._stopwatch.get(key)
+        if known is None:
+            seconds = max(0.0, (rollout.paused or self._clock.now()) - since)
+        else:
+            seconds = known[0] + (0.0 if rollout.paused else now - known[1])
+        self._stopwatch[key] = seconds, now
+        return seconds
 
     def _move(self, endpoint: Endpoint, rollout: Rollout, decision: Decision) -> None:
         if decision.phase == d.ROLLING_BACK:
@@ -329,7 +350,7 @@ class Reconciler:
         while len(self._of(rollout).unwritten) > MOST_WINDOWS:
             self._write_evidence(rollout, must=True)
         kind, data = _entry_of(rollout, decision)
-        self._append(kind, endpoint.name, {**data, **self._of(rollout).plain()})
+        self._append(kind, endpoint.name, {**data, **self._of(rollout).plain(), **self._own(rollout)})
         self._parts.report(
             "rollout_step",
             endpoint=endpoint.name,
@@ -343,8 +364,28 @@ class Reconciler:
 
     def _write_evidence(self, rollout: Rollout, *, must: bool = False) -> None:
         evidence = self._of(rollout)
-        if must or evidence.is_due(self._clock.monotonic()):
-            self._append(d.OBSERVED, rollout.endpoint, {"rollout": rollout.id, **evidence.plain()})
+        if must or evidence.is_due(self._clock.monotonic()) or self._is_news(rollout):
+            data = {"rollout": rollout.id, **evidence.plain(), **self._own(rollout)}
+            self._append(d.OBSERVED, rollout.endpoint, data)
+
+    def _own(self, rollout: Rollout) -> dict[str, Any]:
+        """Return what an entry says about the reading of the rollout's own metrics."""
+        return {"own": self._parts.readings.state(rollout.id)} if rollout.config.metrics else {}
+
+    def _is_news(self, rollout: Rollout) -> bool:
+        """Return whether it should be written down that a metric can't be read, or can again."""
+        if not rollout.config.metrics:
+            return False
+        now, since = self._clock.monotonic(), self._news_at.get(rollout.id)
+        if since is not None and now - since < WRITE_EVERY_S:
+            return False
+        found = self._parts.readings.state(rollout.id)
+        is_other = any(known["trouble"] != rollout.own.get(name, {}).get("trouble") for name, known in found.items())
+        if is_other:
+            self._news_at[rollout.id] = now
+            trouble = self._parts.readings.trouble(rollout.id)
+            self._parts.report("rollout_metric", rollout=rollout.id, endpoint=rollout.endpoint, trouble=trouble)
+        return is_other
 
     def _append(self, kind: str, subject: str, data: dict[str, Any]) -> None:
         """Write an entry if nobody wrote about operating since this state was read, and this controller still leads."""
@@ -418,10 +459,10 @@ class Reconciler:
 
 def _entry_of(rollout: Rollout, decision: Decision) -> tuple[str, dict[str, Any]]:
     data: dict[str, Any] = {"rollout": rollout.id, "from_phase": rollout.phase}
-    if decision.phase in (d.PROMOTED, d.ROLLED_BACK):
+    if decision.phase in (d.PROMOTED, d.ROLLED_BACK, d.LEFT):
         data["base"] = rollout.base.ref if rollout.base else ""
         return d.ENDED, {**data, "outcome": decision.phase, "to": rollout.to.ref, "reason": rollout.reason}
     data |= {"phase": decision.phase, "step": decision.step, "reason": decision.reason}
-    if decision.phase == d.CANARY:
+    if decision.phase in (d.CANARY, d.SWITCHED):
         data["share"] = rollout.config.shares[decision.step]
     return (d.STARTED if rollout.phase == d.PENDING else d.STEPPED), data

@@ -23,6 +23,7 @@ from argosy.operate.exposition import ControllerMetrics, open_exposition
 from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import Wanted
 from argosy.operate.lease import LOOK_S, Lease, home_id
+from argosy.operate.own_metrics import ProcessReadings
 from argosy.operate.processes import (
     NAME,
     ControllerConfig,
@@ -201,10 +202,11 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             )
         )
 
+    launcher = LocalLauncher(folder, clock)
     return Reconciler(
         Parts(
             log=registry.log,
-            launcher=LocalLauncher(folder, clock),
+            launcher=launcher,
             gateway=GatewayClient(meeting, timeout_s=CONTROL_TIMEOUT_S, role=NAME),
             clock=clock,
             randomness=random.Random(os.urandom(16)),  # noqa: S311 - back-off and names
@@ -217,6 +219,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             make_gateway=make_gateway,
             make_front=make_front,
             report=report,
+            readings=ProcessReadings(launcher, clock, settings.runtime / "metrics", registry.blobs.get),
         )
     )
 

@@ -29,10 +29,13 @@ KINDS = (ENDPOINT, GATEWAY, BOUND, STARTED, STEPPED, OBSERVED, ENDED, FAILING, H
 
 # Phases of a rollout, in the words of the table in `rollout.py`.
 PENDING, WARMING, CANARY, PROMOTING, ROLLING_BACK = "pending", "warming", "canary", "promoting", "rolling_back"
-PROMOTED, ROLLED_BACK = "promoted", "rolled_back"
+SHADOW, SWITCHED, LEAVING = "shadow", "switched", "leaving"
+PROMOTED, ROLLED_BACK, LEFT = "promoted", "rolled_back", "left"
 
-# Kinds of a rollout: the first version of an endpoint, one by canary steps, a direct switch, a return by hand.
+# Kinds of a rollout: the first version of an endpoint, one by canary steps, a direct switch, a return by hand, one that
+# is judged by copies alone, and a switch that is watched with the former version whole beside it.
 FIRST, STEPWISE, SWITCH, UNDO = "first", "canary", "switch", "undo"
+SHADOW_ONLY, BLUE_GREEN = "shadow", "blue-green"
 
 
 class LogEntry(Protocol):
@@ -135,13 +138,31 @@ class Rollout(msgspec.Struct, kw_only=True):
     promote_asked: str = ""
     sibling: Target | None = None
     """What stands in for the new version, once it serves."""
+    paused: float = 0.0
+    """Since when it is paused; 0: it is not. `since` and `first_step` are moved on by what it was paused."""
+    paused_by: str = ""
+    own: dict[str, dict[str, Any]] = {}
+    """What was last written down about the reading of each of its own metrics."""
 
     @property
     def share(self) -> float:
-        """The share of requests the new version is to answer in this phase."""
-        if self.kind == STEPWISE and self.phase in (CANARY, PROMOTING):
-            return self.config.shares[min(self.step, len(self.config.steps) - 1)]
+        """The share of requests the new version is to answer in this phase; once it has one, it never falls."""
+        if self.first_step and self.phase in (CANARY, SWITCHED, PROMOTING):
+            return self.config.shares[min(self.step, len(self.config.shares) - 1)]
         return 0.0
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the new version is to get copies of requests."""
+        return self.phase == SHADOW or self.share > 0
+
+    def go_on(self, now: float) -> None:
+        """End a pause: time that was paused does not count."""
+        if self.paused:
+            away = max(0.0, now - self.paused)
+            self.since += away
+            self.first_step += away if self.first_step else 0.0
+        self.paused, self.paused_by = 0.0, ""
 
 
 class Endpoint(msgspec.Struct, kw_only=True):
@@ -270,10 +291,17 @@ class Desired:
             del self.endpoints[entry.subject]
         elif action == "rollback" and rollout and entry.data.get("rollout") == rollout.id:
             rollout.rollback_asked = str(entry.data.get("reason") or f"asked by {entry.actor}")
+        elif action == "abort" and rollout and entry.data.get("rollout") == rollout.id:
+            rollout.rollback_asked = f"aborted by {entry.actor}"
         elif action == "promote" and rollout and entry.data.get("rollout") == rollout.id:
             rollout.promote_asked = f"asked by {entry.actor}"
+            rollout.go_on(entry.time)
+        elif action == "pause" and rollout and entry.data.get("rollout") == rollout.id and not rollout.paused:
+            rollout.paused, rollout.paused_by = entry.time, entry.actor
+        elif action == "resume" and rollout and entry.data.get("rollout") == rollout.id:
+            rollout.go_on(entry.time)
         elif action == "rollback" and not rollout and endpoint.backup:
-            endpoint.rollout = _new_rollout(endpoint, entry, UNDO, endpoint.backup, RolloutConfig(steps=()))
+            endpoint.rollout = _new_rollout(endpoint, entry, UNDO, endpoint.backup, RolloutConfig(kind="all-at-once"))
             endpoint.rollout.sibling = endpoint.former_sibling
 
     def _deploy(self, entry: LogEntry) -> None:
@@ -295,7 +323,7 @@ class Desired:
         if endpoint.stable is None:
             endpoint.rollout = _new_rollout(endpoint, entry, FIRST, to, rollout)
         elif endpoint.stable.digest != to.digest:
-            endpoint.rollout = _new_rollout(endpoint, entry, STEPWISE if rollout.steps else SWITCH, to, rollout)
+            endpoint.rollout = _new_rollout(endpoint, entry, rollout.style, to, rollout)
         else:
             endpoint.sibling = sibling
         if endpoint.rollout:
@@ -327,6 +355,7 @@ def _advance(endpoint: Endpoint, rollout: Rollout, entry: LogEntry) -> None:
     data = entry.data
     rollout.windows.extend(data.get("windows", ()))
     rollout.verdict = data.get("verdict") or rollout.verdict
+    rollout.own = data.get("own") or rollout.own
     if entry.kind == ENDED:
         _end(endpoint, entry, str(data["outcome"]), str(data.get("reason", "")))
     elif entry.kind != OBSERVED:
@@ -334,7 +363,8 @@ def _advance(endpoint: Endpoint, rollout: Rollout, entry: LogEntry) -> None:
         rollout.step = int(data.get("step", 0))
         rollout.since = entry.time
         rollout.reason = str(data.get("reason", ""))
-        if rollout.phase == CANARY and not rollout.first_step:
+        rollout.paused, rollout.paused_by = 0.0, ""
+        if rollout.phase in (CANARY, SWITCHED) and not rollout.first_step:
             rollout.first_step = entry.time
 
 

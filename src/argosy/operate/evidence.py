@@ -42,6 +42,8 @@ class Evidence:
         self._written_at = now
         self.unwritten: list[Window] = []
         self.verdict: dict[str, Any] = {}
+        self.pairs = 0
+        """Requests that both versions have answered."""
         for plain in rollout.windows:
             self._take(msgspec.convert(plain, Window, str_keys=True))
         self.written_index = self._last_index
@@ -57,9 +59,12 @@ class Evidence:
             self.unwritten = [window for window in self.unwritten if window.index > last]
             self._written_at = now
 
-    def take(self, windows: Iterable[Window]) -> None:
-        """Take the windows that are new; others were taken before and not yet acknowledged."""
-        fresh = [window for window in windows if window.index > self._last_index]
+    def take(self, windows: Iterable[Window], complete: Callable[[Window], Window] = lambda window: window) -> None:
+        """Take the windows that are new; others were taken before and not yet acknowledged.
+
+        `complete` adds to each what the gateway does not know.
+        """
+        fresh = [complete(window) for window in windows if window.index > self._last_index]
         for window in fresh:
             self._take(window)
         if fresh:
@@ -69,6 +74,7 @@ class Evidence:
     def _take(self, window: Window) -> None:
         self._judge.take(window)
         self._last_index = window.index
+        self.pairs += sum(int(window.bad.get(metric, (0, 0))[1]) for metric in ("agreement", "mirrored_errors"))
 
     def is_due(self, now: float) -> bool:
         """Return whether the unwritten windows should be written, decision or not."""

@@ -57,9 +57,9 @@ class WindowJudge:
 def judge_config(config: RolloutConfig) -> JudgeConfig:
     """Return the judge's settings for a rollout's."""
     return JudgeConfig(
-        metrics=config.metrics,
+        metrics=config.judged,
         false_alarm=config.false_alarm,
-        tolerate={"errors": config.tolerate.errors},
+        tolerate={"errors": config.tolerate.errors, **{name: own.tolerate for name, own in config.metrics.items()}},
         tolerate_disagreement=config.tolerated_disagreement,
         warm_up_block_s=min(_WARM_UP_S[1], max(_WARM_UP_S[0], _WARM_UP_WINDOWS * config.window_s)),
     )

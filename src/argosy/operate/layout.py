@@ -83,7 +83,7 @@ def _of_endpoint(endpoint: Endpoint, advised: Advised) -> dict[str, Wanted]:
         if spare:
             # Who answers for a version that fails has all of its requests.
             want(spare, lambda full: full if endpoint.failing else 1)
-    if rollout and rollout.phase not in (d.PENDING, d.ROLLING_BACK):
+    if rollout and rollout.phase not in (d.PENDING, d.ROLLING_BACK, d.LEAVING):
         want(rollout.to, lambda full: planned_replicas(rollout, full), UNHURRIED_S if rollout.base else 0.0)
     return found
 
@@ -109,11 +109,17 @@ def sizes(config: EndpointConfig, advice: Advice | None) -> tuple[int, int]:
 
 def planned_replicas(rollout: Rollout, full: int) -> int:
     """Return how many replicas of the new version to run now: already those that the next move needs."""
-    if rollout.kind != d.STEPWISE or rollout.phase == d.PROMOTING:
+    if rollout.kind not in (d.STEPWISE, d.SHADOW_ONLY) or rollout.phase == d.PROMOTING:
         return full
-    shares = rollout.config.shares
-    following = 0 if rollout.phase == d.WARMING else rollout.step + 1
-    return full if following >= len(shares) else max(1, math.ceil(full * shares[following]))
+    config = rollout.config
+    is_early = rollout.phase in (d.WARMING, d.SHADOW)
+    copies = config.mirror / 100 if is_early and config.has_shadow else 0.0
+    if rollout.kind == d.SHADOW_ONLY:
+        return max(1, math.ceil(full * copies))
+    following = 0 if is_early else rollout.step + 1
+    if following >= len(config.shares):
+        return full
+    return max(1, math.ceil(full * max(config.shares[following], copies)))
 
 
 def needed_replicas(rollout: Rollout, full: int) -> int:
@@ -145,7 +151,7 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
         hedge_s=endpoint.config.hedge_s,
         failover=endpoint.config.failover,
     )
-    if not rollout or not share:
+    if not rollout or not rollout.is_mirrored:
         return route
     return msgspec.structs.replace(
         route,

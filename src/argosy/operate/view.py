@@ -100,6 +100,12 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
     """Until the time limit; 0 when over, -1 while it does not run."""
     asks: bool
     """Whether it waits for somebody to promote it or roll it back."""
+    paused_by: str = ""
+    """Who paused it; empty while it is not paused."""
+    held: str = ""
+    """Which metric of its own can't be read, and why; it is not promoted before it can."""
+    pairs: int = 0
+    """Requests that both versions have answered."""
 
 
 class EventView(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,8 +352,10 @@ def _rollout(rollout: Rollout, scene: _Scene, share: float) -> RolloutView:
     evidence.take(window for window in scene.windows if window.rollout == rollout.id)
     verdict: dict[str, Any] = evidence.verdict or rollout.verdict
     config = rollout.config
-    in_canary = rollout.phase == d.CANARY
-    left = max(0.0, config.time_limit_s - (scene.now - rollout.first_step)) if rollout.first_step else -1.0
+    least_s = {d.SHADOW: config.shadow_s, d.CANARY: config.dwell_s, d.SWITCHED: config.keep_s}.get(rollout.phase)
+    now = rollout.paused or scene.now
+    began = rollout.since if rollout.phase == d.SHADOW else rollout.first_step
+    left = max(0.0, config.time_limit_s - (now - began)) if began else -1.0
     return RolloutView(
         id=rollout.id,
         kind=rollout.kind,
@@ -355,7 +363,7 @@ def _rollout(rollout: Rollout, scene: _Scene, share: float) -> RolloutView:
         to=rollout.to.ref,
         phase=rollout.phase,
         reason=rollout.reason,
-        steps=config.steps,
+        steps=tuple(round(100 * share, 6) for share in config.shares),
         step=rollout.step,
         share=share,
         verdict=str(verdict.get("verdict", "")),
@@ -364,9 +372,12 @@ def _rollout(rollout: Rollout, scene: _Scene, share: float) -> RolloutView:
         threshold=1 / config.false_alarm,
         metrics=_metrics(verdict),
         windows=int(verdict.get("windows", 0)),
-        step_left_s=max(0.0, config.dwell_s - (scene.now - rollout.since)) if in_canary else 0.0,
+        step_left_s=max(0.0, least_s - (now - rollout.since)) if least_s is not None else 0.0,
         left_s=left,
-        asks=in_canary and config.undecided == "ask" and left == 0.0,
+        asks=least_s is not None and config.undecided == "ask" and left == 0.0,
+        paused_by=rollout.paused_by,
+        held="; ".join(trouble for found in rollout.own.values() if (trouble := found.get("trouble", ""))),
+        pairs=evidence.pairs,
     )
 
 

@@ -253,7 +253,8 @@ class Window(Config, frozen=True):
 
     `errors`: always. `latency`: when stable had 200 answers at the window's start; slow ones of both versions,
     `tolerate_latency` applied to the canary, halves for p50 and p95. `agreement`: (differing pairs, pairs).
-    `mirrored_errors`: (pairs where only the canary failed, pairs where exactly one failed).
+    `mirrored_errors`: (pairs where only the canary failed, pairs where exactly one failed). `constant`: (pairs where
+    only the canary answered as it had answered another input before, pairs where exactly one of them did).
     """
     latency_stable: dict[int, int] = msgspec.field(default_factory=dict)
     """How many of stable's answers fell into each bucket of latency, see `latency_bucket`; for the latency warm-up,

@@ -597,7 +597,7 @@ class DataPlane:
         # Copies must never crowd out requests somebody waits for.
         if call.endpoint.rollout is None or queue.requests * 4 > self._config.queue_requests:
             return
-        call.pair = Pair(call.endpoint.rollout, call.endpoint.route.tolerance)
+        call.pair = Pair(call.endpoint.rollout, call.endpoint.route.tolerance, call.inputs)
         copy = Copy(self.wheel, queue, call.inputs, call.deadline, call.pair, is_canary=call.arm != CANARY)
         try:
             queue.submit(copy, call.arrived)

@@ -1,5 +1,6 @@
 """Mirrored pairs: one request answered by both versions, to see whether they agree."""
 
+import hashlib
 import importlib
 import sys
 import threading
@@ -24,11 +25,12 @@ _MISSING = object()
 class Pair:
     """Waits for both halves, then tells the rollout. Either half may be dropped; then nothing is counted."""
 
-    __slots__ = ("_halves", "_rollout", "_tolerance")
+    __slots__ = ("_halves", "_inputs", "_rollout", "_tolerance")
 
-    def __init__(self, rollout: Rollout, tolerance: float) -> None:
+    def __init__(self, rollout: Rollout, tolerance: float, inputs: Inputs) -> None:
         self._rollout = rollout
         self._tolerance = tolerance
+        self._inputs = inputs
         self._halves: list[Any] = [_MISSING, _MISSING]
 
     def put(self, *, is_canary: bool, outputs: Sequence[Tensor] | None, batch: int = 0) -> bool:
@@ -47,7 +49,16 @@ class Pair:
         self._rollout.pair(
             stable_failed=stable is None, canary_failed=canary is None, agree=agree, batch=batches[0] if batches else 0
         )
+        if stable is not None and canary is not None:
+            self._compare_with_the_last(stable, canary)
         return True
+
+    def _compare_with_the_last(self, stable: Sequence[Tensor], canary: Sequence[Tensor]) -> None:
+        """Tell the rollout whose answer did not change though the input did: a broken model often says one thing."""
+        was, now = self._rollout.last_pair, (_mark(self._inputs.tensors), _mark(stable), _mark(canary))
+        self._rollout.last_pair = now
+        if was is not None and was[0] != now[0]:
+            self._rollout.varied(stable=was[1] != now[1], canary=was[2] != now[2])
 
 
 class Copy(Work):
@@ -102,6 +113,15 @@ def agrees(stable: Sequence[Tensor], canary: Sequence[Tensor], tolerance: float)
     except (InvalidInput, ValueError):
         # Outputs of other names or shapes can't be compared, which is a difference.
         return False
+
+
+def _mark(tensors: Sequence[Tensor]) -> bytes:
+    """Return a few bytes that are the same for the same tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tensor.name} {tensor.shape} {len(tensor.data)}".encode())
+        digest.update(tensor.data)
+    return digest.digest()
 
 
 def _arrays(tensors: Sequence[Tensor]) -> "dict[str, np.ndarray[Any, Any]]":

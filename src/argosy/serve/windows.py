@@ -62,6 +62,8 @@ class Rollout:
         self._callers: dict[str, set[str]] = {}
         self._batches: deque[int] = deque(maxlen=1024)
         self._late: list[Segment] = []
+        self.last_pair: tuple[bytes, bytes, bytes] | None = None
+        """What was last asked of both versions and what they answered, as digests."""
         self.segment = Segment(self, share, self._fresh())
 
     def set_share(self, share: float) -> None:
@@ -117,6 +119,11 @@ class Rollout:
             pairs = bad.setdefault("agreement", [0.0, 0.0])
             pairs[0] += 0.0 if agree else 1.0
             pairs[1] += 1.0
+
+    def varied(self, *, stable: bool, canary: bool) -> None:
+        """Count a mirrored request to which exactly one version answered as it had answered another input before."""
+        if stable != canary:
+            _add(self.segment.counts.bad.setdefault("constant", [0.0, 0.0]), 1.0, int(not canary))
 
     def tick(self) -> None:
         """Close what is due."""

@@ -1,6 +1,7 @@
-"""`deploy`, `rollback`, `promote`, `up`, `down`, `endpoints remove`: a wish goes to the log, then it is followed."""
+"""`deploy`, `rollback`, `promote`, `abort`, `pause`, `resume`, `up`, `down`, `endpoints remove`: a wish goes to the log, then it is followed."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,9 @@ def deploy(
     if replicas:
         kept = EndpointConfig(replicas=replicas) if kept is None else _with_replicas(kept, replicas)
     rollout = None if now or rules is None or rules.rollout is None else rules.rollout.with_parity(_parity(rules))
+    if rollout is not None and rollout.metrics:
+        folder = Path.cwd() if told else (file if file.is_dir() else file.parent).absolute()
+        rollout = commands.file_metrics(rollout, folder, workspace.registry.blobs.put)
     commands.refuse_failed_gates(version)
     _choose_ports(output, workspace, port, grpc_port)
     accepted = commands.deploy(workspace.registry, version.digest, name=endpoint, endpoint=kept, rollout=rollout)
@@ -114,10 +118,10 @@ def _version(workspace: Workspace, project: Project | None, what: str) -> Versio
 
 
 def _judged(rollout: RolloutConfig | None) -> str:
-    if rollout is None or not rollout.steps:
+    if rollout is None or rollout.style == "switch":
         return ""
     return (
-        f"; judged by {', '.join(rollout.judge)}, false alarms at most {rollout.false_alarm:.1%}, "
+        f"; judged by {', '.join(rollout.judged)}, false alarms at most {rollout.false_alarm:.1%}, "
         f"decided within {rollout.time_limit}"
     )
 
@@ -226,7 +230,7 @@ def _is_over(
     last = found.last
     if rollout and (last is None or last.rollout != rollout):
         return False
-    if rollout and last is not None and last.outcome == d.ROLLED_BACK:
+    if rollout and last is not None and last.outcome != d.PROMOTED:
         return True
     return _is_served(found, waited)
 
@@ -250,6 +254,8 @@ def _end(output: Output, view: SystemView, endpoint: str, undo: str) -> None:
             hint=(f"'{endpoint}' serves {served}; " if served else "") + f"the evidence: argosy why {last.rollout}",
             rollout=last.rollout,
         )
+    if found.rollout is None and last is not None and last.outcome == d.LEFT:
+        output.line(f"{last.to.ref} was judged in shadow: {last.reason}")
     if found.rollout is not None:
         output.line(f"the rollout of {found.rollout.to} goes on; follow it with: argosy watch {endpoint}")
     else:
@@ -294,6 +300,42 @@ def promote(endpoint: str, *, as_json: bool) -> None:
     _end(output, view, endpoint, accepted.undo)
 
 
+def abort(endpoint: str, *, as_json: bool) -> None:
+    """End the rollout under way and say when that was true."""
+    _wish(commands.abort, endpoint, as_json=as_json, follows=True)
+
+
+def pause(endpoint: str, *, as_json: bool) -> None:
+    """Let the rollout under way stay where it is."""
+    _wish(commands.pause, endpoint, as_json=as_json, follows=False)
+
+
+def resume(endpoint: str, *, as_json: bool) -> None:
+    """Let a paused rollout go on."""
+    _wish(commands.resume, endpoint, as_json=as_json, follows=False)
+
+
+def _wish(
+    command: Callable[[commands.RegistryLike, str], commands.Accepted], endpoint: str, *, as_json: bool, follows: bool
+) -> None:
+    output = Output(as_json=as_json)
+    workspace = Workspace()
+    began = workspace.clock.monotonic()
+    accepted = command(workspace.registry, endpoint)
+    output.line(f"[bold]plan[/] {accepted.summary}")
+    start_controller(workspace.settings, workspace.launcher)
+    if follows and accepted.is_changed:
+        _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=False)
+    found = find(workspace.observer.look(), endpoint)
+    seconds = workspace.clock.monotonic() - began
+    if follows:
+        current = next((v.ref for v in found.versions if v.role == "current"), "nothing")
+        output.line(f"[green]✓[/] {endpoint} serves [bold]{current}[/], after {format_time(seconds)}")
+    if accepted.undo:
+        output.line(f"  undo  {accepted.undo}")
+    output.result({"endpoint": found, "changed": accepted.is_changed, "seconds": round(seconds, 3)})
+
+
 def remove(endpoint: str, *, as_json: bool) -> None:
     """Stop serving a name."""
     output = Output(as_json=as_json)
@@ -308,7 +350,7 @@ def up(*, as_json: bool) -> None:
     """Bring back what was deployed, and start the controller if it doesn't run."""
     output = Output(as_json=as_json)
     workspace = Workspace()
-    accepted = commands.resume(workspace.registry)
+    accepted = commands.bring_back(workspace.registry)
     started = start_controller(workspace.settings, workspace.launcher)
     output.line(f"{accepted.summary}; the controller {'was started' if started else 'runs already'}")
     view = workspace.observer.look()

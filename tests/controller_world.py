@@ -8,6 +8,8 @@ invariants are checked; at the end the troubles cease and the world must come to
 import random
 from types import SimpleNamespace
 
+from msgspec import structs
+
 from argosy.cluster.memory import MemoryLauncher
 from argosy.core.clock import FakeClock
 from argosy.core.digest import sha256
@@ -15,7 +17,7 @@ from argosy.core.errors import ArgosyError, Conflict, Internal, NotFound, Unavai
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.operate import access, commands, grants
 from argosy.operate import desired as d
-from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
+from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig, to_plain
 from argosy.operate.controller import Deposed, Parts, Reconciler
 from argosy.operate.desired import Desired
 from argosy.operate.layout import wanted_replicas
@@ -103,12 +105,31 @@ class CountingJudge:
 
     def take(self, window):
         self.seen.append(window.index)
-        self.bad += bool(window.bad.get("errors", (0, 0))[0])
+        self.bad += any(bad for bad, _ in window.bad.values())
 
     def verdict(self):
         good = len(self.seen) - self.bad
         said = "rollback" if self.bad >= 3 else "promote" if good >= 4 else "wait"
         return {"verdict": said, "reason": f"{self.bad} bad of {len(self.seen)}", "seen": list(self.seen)}
+
+
+class FakeReadings:
+    """Reads metrics of rollouts' own as the world says: they can vanish."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def follow(self, rollouts):
+        self.followed = {rollout.id for rollout in rollouts}
+
+    def complete(self, rollout, window):
+        return window
+
+    def trouble(self, rollout):
+        return "metric 'own' cannot be read: gone" if self.world.has_vanished else ""
+
+    def state(self, rollout):
+        return {"own": {"read": 1, "ignored": 0, "trouble": self.trouble(rollout)}}
 
 
 class Killed(BaseException):
@@ -175,6 +196,7 @@ class Controller:
                     "is_guarded": desired.access.is_on,
                 },
                 report=lambda event, **fields: None,
+                readings=FakeReadings(world),
             )
         )
         self.reconciler.elect()
@@ -250,6 +272,7 @@ class World:
         self.registry = SimpleNamespace(log=FakeLog(self.entries, self.clock), versions=self.versions)
         self.plan = self._plan_troubles() if troubles else {}
         self.shares_seen = {}
+        self.has_vanished = False
         self.held = set()
         self.closed_by = 0
         self._state = Desired()
@@ -305,6 +328,7 @@ class World:
 
     def _trouble_operator(self):
         wishes = ["rollback", "rollback", "promote", "deploy", "remove", "stop", "forge", "grant", "grant", "revoke"]
+        wishes += ["pause", "pause", "resume", "abort"]
         self.operate(self.random.choice([*wishes, "lift"]))
 
     def operate(self, what):
@@ -314,6 +338,8 @@ class World:
                 commands.rollback(self.registry, ENDPOINT)
             elif what == "promote":
                 commands.promote(self.registry, ENDPOINT)
+            elif what in ("pause", "resume", "abort"):
+                getattr(commands, what)(self.registry, ENDPOINT)
             elif what == "remove":
                 commands.remove(self.registry, ENDPOINT)
             elif what == "stop":
@@ -428,8 +454,10 @@ class World:
             if route.rollout and self.gateway.ready(route.canary):
                 how = self.behaviour.get(route.canary, "good")
                 if how != "quiet":
-                    bad = (1.0, 1.0) if how == "bad" else (0.0, 0.0)
-                    self.gateway.close_window(route.name, now - 1.0, 1.0, bad={"errors": bad})
+                    # A version that gets copies only shows what it is by the answers to those.
+                    metric, all_ = ("errors", 0.0) if route.share else ("agreement", 3.0)
+                    bad = (1.0, all_ or 1.0) if how == "bad" else (0.0, all_)
+                    self.gateway.close_window(route.name, now - 1.0, 1.0, bad={metric: bad})
 
     # ---- invariants
 
@@ -464,7 +492,13 @@ class World:
                 require(not digest or self.versions.get(digest).manifest.evaluation.passed, "a failed version routed")
             if route.rollout:
                 allowed = [round(s, 9) for s in self.rollout.shares]
+                allowed += [0.0] if self.rollout.has_shadow else []
                 require(round(route.share, 9) in allowed, f"share {route.share} is not of {allowed}")
+                require(not route.share or self.rollout.style != "shadow", "a version in shadow gets requests")
+                require(route.share or route.mirror, "a version in shadow without copies")
+                rollout = self.state().endpoints[route.name].rollout if route.name in self.state().endpoints else None
+                if rollout and rollout.id == route.rollout and rollout.paused and route.share:
+                    require(round(route.share, 9) <= round(rollout.share, 9), "the share grew during a pause")
                 former = self.shares_seen.setdefault(route.rollout, 0.0)
                 require(route.share >= former, "the share went down without a rollback")
                 self.shares_seen[route.rollout] = route.share
@@ -504,8 +538,17 @@ class World:
             if entry.kind == d.ENDED and entry.data.get("rollout"):
                 rollout = before.get(entry.subject)
                 require(rollout and rollout.id == entry.data["rollout"], f"entry {entry.seq} ends what is not running")
+                outcome = entry.data["outcome"]
                 if rollout.rollback_asked:
-                    require(entry.data["outcome"] == d.ROLLED_BACK, f"{rollout.id} promoted though rollback was asked")
+                    require(outcome == d.ROLLED_BACK, f"{rollout.id} {outcome} though rollback was asked")
+                require(outcome != d.LEFT or rollout.kind == d.SHADOW_ONLY, f"{rollout.id} of {rollout.kind} was left")
+                if outcome == d.PROMOTED and rollout.kind == d.SHADOW_ONLY and not rollout.promote_asked:
+                    require(rollout.config.after_shadow == "promote", f"{rollout.id} in shadow was promoted")
+                if outcome == d.PROMOTED and rollout.config.shadow_pairs and not rollout.promote_asked:
+                    self._check_pairs(rollout)
+            if entry.kind == d.STEPPED and before.get(entry.subject) and before[entry.subject].paused:
+                moved = entry.data["phase"]
+                require(moved in (d.ROLLING_BACK, d.ROLLED_BACK), f"entry {entry.seq} moves a paused rollout to {moved}")
             for window in entry.data.get("windows", ()):
                 rollout = entry.data["rollout"]
                 require(window["index"] > indexes.get(rollout, -1), f"window {window['index']} is in the log twice")
@@ -524,12 +567,19 @@ class World:
             for name in [n for n in open_ if n not in state.endpoints or state.endpoints[n].rollout is None]:
                 del open_[name]
 
+    def _check_pairs(self, rollout):
+        """No canary before both versions have answered as many requests as were asked for, if both could."""
+        if rollout.kind == d.STEPWISE and rollout.first_step:
+            shadowed = [w for w in rollout.windows if not w["share"]]
+            pairs = sum(w["bad"].get("agreement", (0, 0))[1] for w in shadowed)
+            require(pairs >= rollout.config.shadow_pairs, f"{rollout.id} got requests after {pairs} pairs")
+
     # ---- the story
 
     def run(self):
         """First version, then a second one by a rollout, with troubles; then rest. Raise Violation."""
         rnd = self.random
-        how = rnd.choice(["good", "good", "bad", "bad", "crash", "stuck", "quiet"])
+        how = rnd.choice(["good", "good", "bad", "bad", "crash", "stuck", "quiet", "vanish"])
         self.behaviour = {self.versions.get("m:2").digest: how}
         undecided = rnd.choice(["rollback", "rollback", "promote"])
         self.rollout = RolloutConfig(
@@ -538,10 +588,15 @@ class World:
             window="1s",
             time_limit="20s",
             undecided=undecided,
+            **self._kind(),
         )
+        if how == "vanish":
+            kind = "canary" if self.rollout.kind == "shadow" else self.rollout.kind
+            own = {"own": OwnMetric(python="a:b", code="sha256:c")}
+            self.rollout = structs.replace(self.rollout, kind=kind, metrics=own)
         config = EndpointConfig(replicas=rnd.choice([1, 1, 2, 3]), backup=rnd.choice(["previous", "none"]))
         config = self._calibrated(config)
-        self.note(f"version 2 is {how}, undecided={undecided}, {config}")
+        self.note(f"version 2 is {how}, undecided={undecided}, {self.rollout.kind}, {config}")
         commands.deploy(self.registry, "m:1", name=ENDPOINT, endpoint=config)
         dt = rnd.choice([0.3, 0.5, 1.0])
         for _ in range(rnd.randrange(4, 9)):
@@ -553,7 +608,12 @@ class World:
         except Conflict:
             self.note("second deployment refused")
             expected = ""
-        for _ in range(rnd.randrange(6, 26)):
+        self.has_vanished = how == "vanish"
+        steps = rnd.randrange(6, 26)
+        pauses = self._pauses(steps)
+        for number in range(steps):
+            if number in pauses:
+                self._pause_or_resume(pauses[number])
             self.step(dt)
         self.settle()
         if expected and not any("operator" in line for line in self.trace):
@@ -576,17 +636,65 @@ class World:
             config if rnd.random() < 0.5 else EndpointConfig(replicas=config.replicas, backup=config.backup, threads=1)
         )
 
+    def _kind(self):
+        """Let some of the schedules have other rollouts than by steps alone."""
+        rnd = random.Random(f"kind {self.seed}")
+        return rnd.choice([
+            {}, {}, {},
+            {"shadow": "2s"},
+            {"shadow": "1s", "shadow_pairs": 5},
+            {"kind": "shadow", "shadow": "2s"},
+            {"kind": "shadow", "after_shadow": "promote"},
+            {"kind": "blue-green", "keep": "6s"},
+        ])  # fmt: skip
+
+    def _pauses(self, steps):
+        """Pause some of the schedules in mid-rollout; that changes how long it takes, and not how it ends."""
+        rnd = random.Random(f"pauses {self.seed}")
+        first, second = rnd.randrange(steps), rnd.randrange(2 * steps)
+        return {first: commands.pause, second: commands.resume} if rnd.random() < 0.3 else {}
+
+    def _pause_or_resume(self, command):
+        try:
+            command(self.registry, ENDPOINT)
+            self.note(command.__name__)
+        except (Conflict, NotFound) as refused:
+            self.note(f"{command.__name__} refused: {refused}")
+
     def right_end(self, how, *, stepwise):
         """How the second rollout must end if no operator meddles, whatever is killed."""
         if how in ("crash", "stuck"):
             return d.ROLLED_BACK
-        if not stepwise or how == "good":
+        if not stepwise:
             return d.PROMOTED
+        style, limit = self.rollout.style, d.ROLLED_BACK
+        if style == "shadow":
+            good = d.PROMOTED if self.rollout.after_shadow == "promote" else d.LEFT
+            return {"good": good, "bad": d.ROLLED_BACK}.get(how, d.LEFT)
+        if how == "good":
+            return d.PROMOTED
+        if how == "vanish":
+            return limit
+        if how == "quiet" and style == "blue-green":
+            return d.PROMOTED
+        if how == "quiet" and self.rollout.shadow_pairs:
+            return limit
         undecided = {"rollback": d.ROLLED_BACK, "promote": d.PROMOTED}[self.rollout.undecided]
         return undecided if how == "quiet" else d.ROLLED_BACK
 
     def settle(self):
         self.is_calm = True
+        for endpoint in list(self.state().endpoints.values()):
+            rollout = endpoint.rollout
+            if not rollout or not rollout.paused:
+                continue
+            is_seen = rollout.phase in (d.SHADOW, d.CANARY, d.SWITCHED)
+            if is_seen and self.behaviour.get(rollout.to.digest) == "bad":
+                for _ in range(40):
+                    self.step(1.0)
+                require(self.state().endpoints[endpoint.name].rollout is None, f"{rollout.id} is bad, but paused")
+            elif self.state().endpoints[endpoint.name].rollout:
+                commands.resume(self.registry, endpoint.name)
         for dt, count in ((0.5, 4), (2.0, 14), (15.0, 24), (1.0, 6)):
             for _ in range(count):
                 self.step(dt)

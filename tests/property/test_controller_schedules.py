@@ -6,6 +6,7 @@ A schedule is one seed: `World(seed).run()` repeats it exactly. Planted bugs sho
 import itertools
 
 import pytest
+from msgspec import structs
 
 from argosy.core.errors import Conflict
 from argosy.operate import controller, layout, replicas, rollout
@@ -77,6 +78,64 @@ def stops_before_routing(monkeypatch):
     monkeypatch.setattr(Reconciler, "_lay_out", lay_out)
 
 
+def runs_in_shadow_without_copies(monkeypatch):
+    monkeypatch.setattr(d.Rollout, "is_mirrored", property(lambda rollout: rollout.share > 0))
+
+
+def sends_requests_to_a_version_in_shadow(monkeypatch):
+    def share(rollout):
+        return 0.05 if rollout.phase == d.SHADOW else original(rollout)
+
+    original = d.Rollout.share.fget
+    monkeypatch.setattr(d.Rollout, "share", property(share))
+
+
+def leaves_the_shadow_without_its_pairs(monkeypatch):
+    monkeypatch.setattr(rollout, "_is_shadowed", lambda state, facts: facts.phase_s >= state.config.shadow_s)
+
+
+def promotes_what_was_to_be_judged_only(monkeypatch):
+    rows = [row._replace(to=d.PROMOTING) if row.to == d.LEAVING else row for row in rollout.TABLE]
+    monkeypatch.setattr(rollout, "TABLE", tuple(rows))
+
+
+def forgets_to_leave(monkeypatch):
+    monkeypatch.setattr(rollout, "TABLE", tuple(row for row in rollout.TABLE if row.phase != d.LEAVING))
+
+
+def never_ends_watching(monkeypatch):
+    monkeypatch.setattr(rollout, "TABLE", without_rows("kept long enough"))
+
+
+def moves_on_while_paused(monkeypatch):
+    every = (d.WARMING, d.SHADOW, d.CANARY, d.SWITCHED, d.PROMOTING, d.PROMOTED, d.LEAVING, d.LEFT)
+    monkeypatch.setattr(rollout, "WHILE_PAUSED", (*rollout.WHILE_PAUSED, *every))
+
+
+def cannot_go_back_while_paused(monkeypatch):
+    monkeypatch.setattr(rollout, "WHILE_PAUSED", ())
+
+
+def never_goes_on_after_a_pause(monkeypatch):
+    monkeypatch.setattr(d.Rollout, "go_on", lambda rollout, now: None)
+
+
+def promotes_without_a_metric(monkeypatch):
+    monkeypatch.setattr(rollout, "TABLE", tuple(
+        row._replace(holds=lambda state, facts, holds=row.holds: holds(state, structs.replace(facts, held="")))
+        for row in rollout.TABLE
+    ))  # fmt: skip
+
+
+def overlooks_an_abort(monkeypatch):
+    def endpoint(self, entry):
+        if entry.data.get("action") != "abort":
+            original(self, entry)
+
+    original = d.Desired._endpoint
+    monkeypatch.setattr(d.Desired, "_endpoint", endpoint)
+
+
 def writes_without_fencing(monkeypatch):
     def append(self, kind, subject, data):
         self._log.append(kind, subject, data)
@@ -136,7 +195,7 @@ def forgets_written_evidence(monkeypatch):
 
 
 def counts_windows_twice(monkeypatch):
-    def take(self, windows):
+    def take(self, windows, complete=None):
         fresh = list(windows)
         for window in fresh:
             self._take(window)
@@ -150,7 +209,7 @@ def counts_windows_twice(monkeypatch):
 def acknowledges_before_writing(monkeypatch):
     original = Evidence.take
 
-    def take(self, windows):
+    def take(self, windows, complete=None):
         original(self, windows)
         self.written_index = self._last_index
 
@@ -271,6 +330,17 @@ def does_not_listen_to_calibration(monkeypatch):
 
 
 PLANTED = [
+    runs_in_shadow_without_copies,
+    sends_requests_to_a_version_in_shadow,
+    leaves_the_shadow_without_its_pairs,
+    promotes_what_was_to_be_judged_only,
+    forgets_to_leave,
+    never_ends_watching,
+    moves_on_while_paused,
+    cannot_go_back_while_paused,
+    never_goes_on_after_a_pause,
+    promotes_without_a_metric,
+    overlooks_an_abort,
     stops_before_routing,
     writes_without_fencing,
     acts_when_deposed,

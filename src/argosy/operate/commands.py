@@ -335,7 +335,7 @@ def _is_going(rollout: Rollout) -> bool:
 
 
 def _in_words(rollout: Rollout) -> str:
-    return rollout.phase.replace("_", " ")
+    return "rolling back" if rollout.rollback_asked else rollout.phase.replace("_", " ")
 
 
 def remove(registry: RegistryLike, name: str) -> Accepted:

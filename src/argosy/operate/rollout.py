@@ -291,7 +291,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         d.SHADOW,
         "before a canary, time limit, and undecided is not ask",
-        lambda s, f: s.kind == d.STEPWISE and s.config.undecided != "ask" and _shadow_is_over(s, f),
+        lambda s, f: s.kind != d.SHADOW_ONLY and s.config.undecided != "ask" and _shadow_is_over(s, f),
         d.ROLLING_BACK,
         _undecided_in_shadow,
     ),
@@ -379,7 +379,8 @@ def step(state: State, facts: Facts) -> Decision:
         if facts.is_paused and row.to not in WHILE_PAUSED:
             continue
         if row.phase == state.phase and row.holds(state, facts):
-            following = state.step + 1 if row.next_step else (0 if row.to == d.WARMING else state.step)
+            is_early = state.phase in (d.PENDING, d.WARMING, d.SHADOW) and row.to not in (d.ROLLING_BACK, d.LEAVING)
+            following = state.step + 1 if row.next_step else (0 if is_early else state.step)
             return Decision(phase=row.to, step=following, moved=True, reason=row.reason(state, facts), requeue_s=0.0)
     return Decision(phase=state.phase, step=state.step, moved=False, reason="", requeue_s=_requeue(state, facts))
 

@@ -9,7 +9,7 @@ from argosy.core.errors import Conflict, Denied, InvalidInput, NotFound
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.operate import commands
 from argosy.operate import desired as d
-from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig
 from argosy.operate.desired import Desired
 from controller_world import FakeLog, FakeVersions, make_version
 
@@ -243,3 +243,104 @@ def test_what_was_checked_still_holds_when_somebody_else_is_faster(registry):
     registry.log._hook = hook
     with pytest.raises(Conflict, match="to 'm:3'"):
         commands.deploy(registry, "m:2", rollout=RolloutConfig())
+
+
+def moved(registry, phase, step=0, name="m"):
+    rollout = state(registry).endpoints[name].rollout
+    registry.log.append(d.STEPPED, name, {"rollout": rollout.id, "phase": phase, "step": step, "reason": ""})
+
+
+@pytest.fixture
+def canary(registry):
+    serving(registry, 1)
+    commands.deploy(registry, "m:2", rollout=RolloutConfig())
+    moved(registry, d.CANARY)
+    return registry
+
+
+@pytest.mark.capability("R2", "R3")
+def test_pausing_and_resuming_are_written_once_and_the_time_between_does_not_count(canary):
+    clock = canary.log._clock
+    since = state(canary).endpoints["m"].rollout.since
+    clock.advance(10)
+    accepted = commands.pause(canary, "m")
+    assert accepted.summary == "the rollout of endpoint 'm' is paused (canary, with 5 % of the requests for 'm:2')"
+    assert accepted.undo == "argosy resume m"
+    clock.advance(1000)
+    again = commands.pause(canary, "m")
+    assert (again.is_changed, again.summary) == (False, "endpoint 'm' was paused by ada already")
+    assert commands.resume(canary, "m").is_changed
+    rollout = state(canary).endpoints["m"].rollout
+    assert (rollout.paused, rollout.since, rollout.first_step) == (0.0, since + 1000, since + 1000)
+    assert commands.resume(canary, "m").summary == "endpoint 'm' is not paused; its rollout is canary"
+
+
+def test_promoting_a_paused_rollout_goes_on_with_it(canary):
+    commands.pause(canary, "m")
+    assert commands.promote(canary, "m").summary == "endpoint 'm' goes over to 'm:2'"
+    rollout = state(canary).endpoints["m"].rollout
+    assert (rollout.paused, rollout.promote_asked) == (0.0, "asked by ada")
+    assert not commands.promote(canary, "m").is_changed
+
+
+def test_a_rollout_that_is_warming_is_promoted_as_soon_as_it_is_ready(registry):
+    serving(registry, 1)
+    commands.deploy(registry, "m:2", rollout=RolloutConfig())
+    assert commands.promote(registry, "m").summary == "endpoint 'm' goes over to 'm:2' as soon as it is ready"
+
+
+def test_aborting_ends_what_runs_and_never_touches_what_has_ended(canary):
+    assert commands.abort(canary, "m").summary == "endpoint 'm' stays with 'm:1'"
+    assert state(canary).endpoints["m"].rollout.rollback_asked == "aborted by ada"
+    assert commands.abort(canary, "m").summary == "endpoint 'm' is being rolled back already"
+    with pytest.raises(Conflict, match="has no rollout that can be paused"):
+        commands.pause(canary, "m")
+    with pytest.raises(Conflict, match="no rollout to promote any more: it is rolling back; it serves 'm:1'"):
+        commands.promote(canary, "m")
+    end(canary, d.ROLLED_BACK)
+    before = canary.log.head
+    with pytest.raises(Conflict, match="no rollout to abort; it serves 'm:1'"):
+        commands.abort(canary, "m")
+    assert canary.log.head == before
+
+
+@pytest.mark.parametrize("command", [commands.pause, commands.resume, commands.abort, commands.promote])
+def test_actions_on_a_rollout_that_has_ended_or_never_was_are_conflicts(registry, command):
+    serving(registry, 1)
+    with pytest.raises(Conflict) as caught:
+        command(registry, "m")
+    assert caught.value.code == "no_rollout"
+    with pytest.raises(NotFound):
+        command(registry, "nobody")
+
+
+def test_a_return_by_hand_can_be_aborted_but_not_paused(registry):
+    serving(registry, 1, 2)
+    commands.rollback(registry, "m")
+    with pytest.raises(Conflict):
+        commands.pause(registry, "m")
+    assert commands.abort(registry, "m").summary == "endpoint 'm' stays with 'm:2'"
+
+
+def test_undoing_twice_and_undoing_what_was_only_in_shadow_changes_nothing(registry):
+    serving(registry, 1, 2)
+    commands.deploy(registry, "m:3", rollout=RolloutConfig(kind="shadow"))
+    end(registry, d.LEFT)
+    found = commands.rollback(registry, "m")
+    assert (found.is_changed, found.summary) == (False, "endpoint 'm' was left as it was; it serves 'm:2'")
+
+
+def test_the_code_of_an_own_metric_goes_into_the_registry(registry, tmp_path):
+    serving(registry, 1)
+    (tmp_path / "shop.py").write_text("def sales(window):\n    return {'current': 1, 'new': 1}\n")
+    config = RolloutConfig(metrics={"sales": OwnMetric(python="shop:sales")})
+    with pytest.raises(InvalidInput, match="is not in the registry"):
+        commands.deploy(registry, "m:2", rollout=config)
+    put = {}
+    filed = commands.file_metrics(config, tmp_path, lambda data: put.setdefault("sha256:x", data) and "sha256:x")
+    assert filed.metrics["sales"].code == "sha256:x"
+    assert b"def sales" in put["sha256:x"]
+    assert commands.deploy(registry, "m:2", rollout=filed).is_changed
+    for wrong, error in (("shop:sold", InvalidInput), ("store:sales", NotFound)):
+        with pytest.raises(error, match="sold|store"):
+            commands.file_metrics(RolloutConfig(metrics={"sales": OwnMetric(python=wrong)}), tmp_path, len)

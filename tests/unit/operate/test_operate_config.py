@@ -46,7 +46,28 @@ def test_an_impossible_hedge_is_refused(hedge):
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        ({"steps": [5, 100]}, "below 100"),
+        ({"steps": [5, 100, 100]}, "below 100"),
+        ({"steps": [100, 50]}, "below 100"),
+        ({"kind": "purple"}, "'canary', 'shadow', 'blue-green', 'all-at-once'"),
+        ({"kind": "shadow", "mirror": 0}, "rollout.mirror is 0"),
+        ({"shadow": "1min", "mirror": 0}, "rollout.mirror is 0"),
+        ({"shadow": "8d"}, "rollout.shadow"),
+        ({"shadow_pairs": -1}, "rollout.shadow_pairs is -1"),
+        ({"kind": "shadow", "shadow": "40min"}, "a shadow of '40min' needs more than 2400s"),
+        ({"kind": "shadow", "judge": ["latency"]}, "nothing would be judged"),
+        ({"after_shadow": "hope"}, "'leave' or 'promote'"),
+        ({"kind": "blue-green", "held_back": 0}, "rollout.held_back is 0"),
+        ({"kind": "blue-green", "keep": "0s"}, "rollout.keep"),
+        ({"kind": "blue-green", "keep": "30min"}, "need"),
+        ({"metrics": {"m": {}}}, "either promql or python"),
+        ({"metrics": {"m": {"python": "a:b", "promql": "x"}}}, "either promql or python"),
+        ({"metrics": {"errors": {"python": "a:b"}}}, "a metric's name"),
+        ({"metrics": {"m": {"promql": "up"}}}, "does not say $version"),
+        ({"metrics": {"m": {"promql": "up{v='$version'}", "prometheus": "file:///etc/passwd"}}}, "http"),
+        ({"metrics": {"m": {"python": "a.b"}}}, "module:function"),
+        ({"metrics": {"m": {"python": "a:b", "low": 1}}}, "two finite numbers"),
+        ({"metrics": {"m": {"python": "a:b", "tolerate": 0.5}}}, "tolerate"),
+        ({"kind": "shadow", "metrics": {"m": {"python": "a:b"}}}, "needs answers that reach callers"),
         ({"steps": [0]}, "above 0"),
         ({"steps": [50, 25]}, "greater than the one before"),
         ({"steps": list(range(1, 60))}, "at most 50"),
@@ -66,7 +87,7 @@ def test_an_impossible_hedge_is_refused(hedge):
         ({"time_limit": "60d"}, "time_limit"),
         ({"undecided": "hope"}, "'rollback', 'promote' or 'ask'"),
         ({"mirror": 101}, "rollout.mirror"),
-        ({"dwel": "5s"}, "known fields are: dwell"),
+        ({"dwel": "5s"}, "known fields are: after_shadow, dwell"),
     ],
 )
 def test_a_wrong_rollout_says_what_is_wrong(found, says):
@@ -85,8 +106,24 @@ def test_no_steps_mean_a_direct_switch_and_need_no_time():
     assert rollout_config({"steps": [], "time_limit": "1s"}, where="x").shares == ()
 
 
+def test_a_last_step_of_100_is_the_promotion():
+    assert rollout_config({"steps": [5, 50, 100]}, where="x") == rollout_config({"steps": [5, 50]}, where="x")
+    assert rollout_config({"steps": [100]}, where="x").style == "switch"
+
+
+def test_a_kind_decides_the_shares_and_what_can_be_judged():
+    assert rollout_config({"kind": "all-at-once"}, where="x").shares == ()
+    assert rollout_config({"kind": "blue-green", "held_back": 2.5}, where="x").shares == (0.975,)
+    shadow = rollout_config({"kind": "shadow"}, where="x")
+    assert (shadow.shares, shadow.judged) == ((), ("agreement", "mirrored_errors", "constant"))
+    own = rollout_config({"metrics": {"sales": {"python": "shop:sales", "low": 10, "high": 0}}}, where="x")
+    assert own.judged[-1] == "sales"
+    assert own.metrics["sales"].badness(10) == 0
+    assert own.metrics["sales"].badness(-3) == 1
+
+
 def test_agreement_is_not_judged_where_nothing_is_mirrored():
-    assert rollout_config({"mirror": 0}, where="x").metrics == ("errors", "latency")
+    assert rollout_config({"mirror": 0}, where="x").judged == ("errors", "latency")
 
 
 def test_a_config_survives_the_log():

@@ -73,7 +73,7 @@ def test_a_rollout_shows_its_step_evidence_and_time_left(world):
     assert 270 < rollout.left_s <= 300
     assert (rollout.verdict, rollout.threshold, rollout.asks) == ("wait", 100, False)
     assert rollout.windows >= 1  # judged here, from windows nobody has written down yet
-    assert [m.name for m in rollout.metrics] == ["errors", "mirrored_errors"]
+    assert [m.name for m in rollout.metrics] == ["errors", "mirrored_errors", "constant"]
     assert [(v.role, round(v.share, 3)) for v in found.versions] == [("current", 0.9), ("new", 0.1)]
 
 

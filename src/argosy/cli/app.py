@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from argosy import __version__
 from argosy.core.errors import ArgosyError, Internal
+from argosy.core.version import __version__
 
 app = typer.Typer(
     name="argosy",
@@ -403,13 +403,16 @@ def explain(
 
 @app.command()
 def why(
-    what: Annotated[str, typer.Argument(help="A prediction's id, a version (digits:3), or an endpoint's rollout id.")],
+    what: Annotated[
+        str, typer.Argument(help="A prediction's id, a version (digits:3), a rollout's id (r12), or an endpoint.")
+    ],
+    save: Annotated[Path | None, typer.Option(help="Draw a rollout's evidence over time to this .svg file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Trace a prediction or version back to its evaluation, recipe, run, code and data; check every signature."""
+    """Trace a prediction or version back to its evaluation, run, code and data; judge a rollout's evidence again."""
     from argosy.cli.verbs import why as verb
 
-    verb.why(what, as_json=as_json)
+    verb.why(what, save=save, as_json=as_json)
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """How commands speak: coloured and live on a terminal, plain lines in a pipe, one JSON document with `--json`."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,20 @@ from argosy.core.errors import ArgosyError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_RESULTS: ContextVar[list[Any] | None] = ContextVar("results", default=None)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[list[Any]]:
+    """Let commands that are run inside with `as_json` write nothing; what they would have written is returned."""
+    results: list[Any] = []
+    before = _RESULTS.set(results)
+    try:
+        yield results
+    finally:
+        _RESULTS.reset(before)
 
 
 class Output:
@@ -56,7 +72,10 @@ class Output:
 
     def result(self, value: Any) -> None:
         """Write the one JSON document of a command, if it was asked for."""
-        if self.as_json:
+        results = _RESULTS.get()
+        if self.as_json and results is not None:
+            results.append(msgspec.json.decode(msgspec.json.encode(value, enc_hook=str)))
+        elif self.as_json:
             sys.stdout.write(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode() + "\n")
 
     def error(self, error: ArgosyError) -> None:

@@ -21,7 +21,6 @@ from argosy.operate.gateway_settings import GatewaySettings
 from argosy.registry.versions import Version, check_name
 from argosy.security.certificates import check_files
 
-
 _MOST_CODE_BYTES = 1 << 20
 
 
@@ -547,7 +546,9 @@ def _filed(name: str, own: OwnMetric, folder: Path, put: Callable[[bytes], str])
     if len(data) > _MOST_CODE_BYTES:
         raise InvalidInput(f"rollout.metrics.{name}: '{path}' has {len(data)} bytes; at most {_MOST_CODE_BYTES}")
     names = {getattr(node, "name", "") for node in tree.body}
-    names |= {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     if function not in names:
         raise InvalidInput(f"rollout.metrics.{name}: '{path}' has no function '{function}'")
     return put(data)

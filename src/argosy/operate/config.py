@@ -175,6 +175,9 @@ class OwnMetric(Config, frozen=True):
 
 
 _MOST_OWN = 8
+_LEAST_WATCH = 12
+"""Windows until mirrored failures that are all the new version's reach the usual threshold: each at most doubles the
+evidence, which begins with an eighth of the money."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -218,7 +221,7 @@ class RolloutConfig(Config, frozen=True):
     """Percent of the requests that are also answered by the other version, to compare answers. 0: none."""
     sticky: bool = False
     """Whether a caller stays with one version during the rollout."""
-    metrics: dict[str, OwnMetric] = {}
+    metrics: dict[str, OwnMetric] = msgspec.field(default_factory=dict)
     """Metrics of your own, by name."""
 
     def __post_init__(self) -> None:
@@ -336,8 +339,18 @@ class RolloutConfig(Config, frozen=True):
             )
         if self.style == "blue-green":
             _within("rollout.held_back", self.held_back, 0.1, 50)
-            if not 0 < self.keep_s <= 7 * 86400:
-                raise InvalidInput(f"rollout.keep is {self.keep!r}; it must be above 0s and at most 7d")
+            if not _LEAST_WATCH * self.window_s <= self.keep_s <= 7 * 86400:
+                raise InvalidInput(
+                    f"rollout.keep is {self.keep!r}; it must be at most 7d, and at least {_LEAST_WATCH} windows of "
+                    f"{self.window!r}, because no evidence can switch back sooner",
+                    hint="raise keep; or shorten window where traffic is dense",
+                )
+            if not self.mirror:
+                raise InvalidInput(
+                    f"rollout.mirror is 0, but with {self.held_back:g} % held back a fault shows soon only in requests "
+                    "that both versions answer",
+                    hint="mirror some percent of the requests",
+                )
 
     def _check_own(self) -> None:
         if len(self.metrics) > _MOST_OWN:

@@ -209,7 +209,9 @@ class ProcessReadings:
             return f"metric '{name}' cannot be read: {state.trouble}"
         if name not in found.seen_at:
             return f"metric '{name}' was not read yet{f': {found.error}' if found.error else ''}"
-        if self._clock.monotonic() - found.seen_at[name] > _patience_s(seconds_between(own, found.rollout.config.window_s)):
+        if self._clock.monotonic() - found.seen_at[name] > _patience_s(
+            seconds_between(own, found.rollout.config.window_s)
+        ):
             return f"metric '{name}' gave no finite number any more{f': {found.error}' if found.error else ''}"
         return ""
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from argosy import __version__
+from argosy.core.version import __version__
 from argosy.serve import pages, triton, v2
 from argosy.serve.access import check_policies
 from argosy.serve.connection import Exchange

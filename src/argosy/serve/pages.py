@@ -9,8 +9,8 @@ from importlib import resources
 
 import msgspec
 
-from argosy import __version__
 from argosy.core.tensors import Signature
+from argosy.core.version import __version__
 from argosy.serve.endpoint import Endpoint
 from argosy.serve.openapi import Described, describe
 

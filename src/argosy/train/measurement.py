@@ -5,11 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from argosy import __version__
 from argosy.core.digest import canonical, digest_of, sha256_file
 from argosy.core.errors import ArgosyError
 from argosy.core.files import write_atomic
 from argosy.core.machine import cpu_name, total_memory, usable_cores, version_of
+from argosy.core.version import __version__
 from argosy.train.config import ModelConfig, TrainConfig
 from argosy.train.initial import init_digest
 

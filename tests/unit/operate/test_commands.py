@@ -342,5 +342,5 @@ def test_the_code_of_an_own_metric_goes_into_the_registry(registry, tmp_path):
     assert b"def sales" in put["sha256:x"]
     assert commands.deploy(registry, "m:2", rollout=filed).is_changed
     for wrong, error in (("shop:sold", InvalidInput), ("store:sales", NotFound)):
-        with pytest.raises(error, match="sold|store"):
+        with pytest.raises(error, match=r"sold|store"):
             commands.file_metrics(RolloutConfig(metrics={"sales": OwnMetric(python=wrong)}), tmp_path, len)

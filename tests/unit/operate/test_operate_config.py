@@ -59,6 +59,8 @@ def test_an_impossible_hedge_is_refused(hedge):
         ({"kind": "blue-green", "held_back": 0}, "rollout.held_back is 0"),
         ({"kind": "blue-green", "keep": "0s"}, "rollout.keep"),
         ({"kind": "blue-green", "keep": "30min"}, "need"),
+        ({"kind": "blue-green", "keep": "1min"}, "at least 12 windows of '10s'"),
+        ({"kind": "blue-green", "mirror": 0}, "rollout.mirror is 0"),
         ({"metrics": {"m": {}}}, "either promql or python"),
         ({"metrics": {"m": {"python": "a:b", "promql": "x"}}}, "either promql or python"),
         ({"metrics": {"errors": {"python": "a:b"}}}, "a metric's name"),

@@ -1,4 +1,4 @@
-"""`deploy`, `rollback`, `promote`, `abort`, `pause`, `resume`, `up`, `down`, `endpoints remove`: a wish goes to the log, then it is followed."""
+"""Wishes about endpoints and rollouts (`deploy`, `pause`, `rollback`, `up` ...): to the log first, then followed."""
 
 import socket
 from collections.abc import Callable

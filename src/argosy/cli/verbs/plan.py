@@ -9,10 +9,13 @@ from argosy.cli.output import Output
 from argosy.cli.project import Project, load_project
 from argosy.cli.verbs.run import carried_out
 from argosy.cli.workspace import Workspace
-from argosy.core.errors import InvalidInput
+from argosy.core.errors import InvalidInput, Unavailable
 from argosy.core.units import format_size, format_time
+from argosy.operate.outlook import Outlook, outlook
+from argosy.operate.processes import gateway_socket
 from argosy.pipeline.engine import Plan, find_record
 from argosy.pipeline.estimates import Estimate, Estimates, estimate, parse_link
+from argosy.serve.control import GatewayClient
 from argosy.train.measurement import Measurement
 from argosy.train.predict import Prediction
 
@@ -29,6 +32,11 @@ def plan(file: Path, changes: list[str] | None, *, measure: bool, as_json: bool)
     _show_plan(output, found, expected)
     if trains:
         _show_training(output, expected)
+    seen = _outlook(workspace, project)
+    if seen is not None:
+        output.line(f"  rollout: {seen.lines[0]}")
+        for line in seen.lines[1:]:
+            output.line(f"    {line}")
     output.result(
         {
             "project": found.project,
@@ -36,8 +44,25 @@ def plan(file: Path, changes: list[str] | None, *, measure: bool, as_json: bool)
             "left_s": found.left_s,
             "steps": found.steps,
             "training": None if expected is None else _plain(expected),
+            "rollout": seen,
         }
     )
+
+
+def _outlook(workspace: Workspace, project: Project) -> Outlook | None:
+    """Return what the project's rollout would see at the traffic its endpoint has; None when nothing is served."""
+    if project.rollout is None:
+        return None
+    try:
+        status = GatewayClient(str(gateway_socket(workspace.settings)), timeout_s=2.0).status()
+    except Unavailable:
+        return None
+    served = next((endpoint for endpoint in status.endpoints if endpoint.name == project.project.name), None)
+    if served is None:
+        return None
+    minutes = max(workspace.clock.now() - status.started, 1.0) / 60
+    failed = served.failed / served.requests if served.requests else 0.0
+    return outlook(project.rollout, requests_per_min=served.requests / minutes, failed_share=failed)
 
 
 def advise_training(

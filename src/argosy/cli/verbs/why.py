@@ -1,7 +1,9 @@
 """`why`: from a prediction, a version or a rollout back to the evidence."""
 
 import json
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,24 +11,31 @@ import msgspec
 from argosy.cli.output import Output
 from argosy.cli.verbs.models import main_metrics, when
 from argosy.cli.workspace import Workspace
-from argosy.core.errors import NotFound
+from argosy.core.errors import InvalidInput
+from argosy.core.files import write_atomic
 from argosy.core.units import format_time
+from argosy.evaluate.judge import PROMOTE_AT
+from argosy.operate.desired import Desired
+from argosy.operate.replay import Moment, Replay, entries_of, replay
 from argosy.operate.view import describe
+from argosy.pipeline.report.chart import Chart, Line, picture
 from argosy.pipeline.why import Link, trace_version
-from argosy.registry.log import Entry
 from argosy.registry.registry import Registry
 from argosy.registry.versions import Evaluation
 from argosy.serve.prediction_id import PredictionId, decode
 
 
-def why(what: str, *, as_json: bool) -> None:
-    """Trace `what` back and show every link with what was verified."""
+def why(what: str, *, save: Path | None = None, as_json: bool) -> None:
+    """Trace `what` back and show every link with what was verified; `save` is a picture of a rollout's evidence."""
     output = Output(as_json=as_json)
     workspace = Workspace()
     registry = workspace.registry
-    if what.startswith("r") and what[1:].isdigit():
-        _rollout(output, registry, what)
+    rollout = _rollout_of(registry, what)
+    if rollout:
+        _rollout(output, registry, rollout, save)
         return
+    if save is not None:
+        raise InvalidInput(f"--save draws the evidence of a rollout, and '{what}' is none", hint="name it, such as r12")
     prediction = decode(what, workspace.prediction_key()) if what.count("-") == 3 and ":" not in what else None
     version = registry.versions.get(prediction.version if prediction else what)
     if prediction:
@@ -110,17 +119,104 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _rollout(output: Output, registry: Registry, rollout: str) -> None:
-    entries = [e for e in registry.log.entries(after=int(rollout[1:]) - 1) if _about(e, rollout)]
-    if not entries:
-        raise NotFound(f"there is no rollout {rollout!r}", hint="rollouts stand in: argosy models history ENDPOINT")
+def _rollout_of(registry: Registry, what: str) -> str:
+    """Return the rollout that is meant: by its id, or by the name of an endpoint its present or last one."""
+    if what.startswith("r") and what[1:].isdigit():
+        return what
+    if ":" in what or what.count("-") == 3:
+        return ""
+    desired = Desired()
+    desired.catch_up(registry.log)
+    endpoint = desired.endpoints.get(what)
+    if endpoint is None:
+        return ""
+    return endpoint.rollout.id if endpoint.rollout else endpoint.last.rollout if endpoint.last else ""
+
+
+def _rollout(output: Output, registry: Registry, rollout: str, save: Path | None) -> None:
+    entries = entries_of(registry.log, rollout)
     for entry in entries:
         told = describe(entry) or f"{len(entry.data.get('windows', ()))} windows of evidence"
         output.line(f"entry {entry.seq:<5} {when(entry.time)}  {entry.actor:<10}  {told}")
         verdict = entry.data.get("verdict")
         if verdict:
             output.line(f"      [dim]judge: {verdict['verdict']}, {_numbers(verdict)}[/]")
-    output.result([msgspec.to_builtins(e) for e in entries])
+    found = replay(entries)
+    if found.verdict:
+        output.table(
+            ("metric", "bad: new / all", "tolerated", "against it", "for it", "excluded"),
+            [_metric(name, metric) for name, metric in found.verdict["metrics"].items()],
+        )
+        output.line(f"judge: {found.verdict['reason']}")
+    _say_replayed(output, found)
+    if save is not None:
+        write_atomic(save, _drawn(found).encode())
+        output.line(f"drawn: {save}")
+    output.result(
+        {
+            "rollout": rollout,
+            "entries": [msgspec.to_builtins(e) for e in entries],
+            "replayed": {
+                "is_same": found.is_same,
+                "threshold": found.threshold,
+                "verdict": found.verdict,
+                "moments": found.moments,
+                "compared": found.compared,
+            },
+        }
+    )
+
+
+def _say_replayed(output: Output, found: Replay) -> None:
+    if not found.compared:
+        output.line("nothing was judged in it")
+    elif found.is_same:
+        output.line(
+            f"[green]replayed: same verdict[/], {found.compared[-1].replayed}, from {len(found.moments)} windows "
+            f"at {len(found.compared)} entries"
+        )
+    for other in (verdict for verdict in found.compared if not verdict.is_same):
+        output.line(
+            f"[red]replayed: entry {other.seq} says {other.logged} ({other.total_logged:.4g}), its windows give "
+            f"{other.replayed} ({other.total_replayed:.4g})[/]: another Argosy's judge, or a changed entry"
+        )
+
+
+def _metric(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    excluded = found["excluded"]
+    return (
+        name,
+        f"{found['bad_canary']:.4g} / {found['bad_all']:.4g}",
+        f"{found['bad_expected']:.3g}",
+        f"{found['weight'] * found['evidence']:.3g}",
+        f"{min(found['assurance'], 999):.3g} of 20",
+        f"{excluded:g} times as bad" if excluded else "-",
+    )
+
+
+def _drawn(found: Replay) -> str:
+    """Return the evidence over time as a picture, in powers of ten."""
+
+    def line(name: str, values: Callable[[Moment], float]) -> Line:
+        return Line(name, [(m.minutes, math.log10(max(values(m), 1e-6))) for m in found.moments])
+
+    against = Chart(
+        title=f"{found.rollout}: evidence against it, log10",
+        lines=[
+            line("evidence", lambda moment: moment.total),
+            line(f"rollback at {found.threshold:g}", lambda _: found.threshold),
+        ],
+        x_name="minutes",
+    )
+    good = Chart(
+        title=f"{found.rollout}: evidence for it, log10",
+        lines=[
+            line("least assurance", lambda moment: moment.assurance),
+            line(f"promotion at {PROMOTE_AT:g}", lambda _: PROMOTE_AT),
+        ],
+        x_name="minutes",
+    )
+    return picture([against, good])
 
 
 def _numbers(verdict: dict[str, Any]) -> str:
@@ -129,8 +225,3 @@ def _numbers(verdict: dict[str, Any]) -> str:
         for name, m in verdict["metrics"].items()
     )
     return f"against it {verdict['total']:.3g} of {verdict['threshold']:.0f}; {metrics}"
-
-
-def _about(entry: Entry, rollout: str) -> bool:
-    asked = entry.kind == "endpoint.desired" and entry.seq == int(rollout[1:])
-    return asked or entry.data.get("rollout") == rollout

@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from argosy import __version__
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, DeadlineExceeded, Internal, InvalidInput, NotFound, Unavailable
 from argosy.core.logs import get_logger
+from argosy.core.version import __version__
 from argosy.serve import triton, v2
 from argosy.serve.access import NOBODY, Access, Caller
 from argosy.serve.dataplane import Call, DataPlane

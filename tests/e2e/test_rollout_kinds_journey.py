@@ -90,7 +90,7 @@ def controller(home):
 
 
 @pytest.mark.capability("R2")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 def test_a_version_in_shadow_is_judged_by_copies_alone_and_left_promoted_or_refused(home):
     with Callers(home.url) as callers:
         home.configure('kind = "shadow"\nmirror = 100\nshadow = "1s"\n')
@@ -120,7 +120,7 @@ def test_a_version_in_shadow_is_judged_by_copies_alone_and_left_promoted_or_refu
 
 @pytest.mark.slow
 @pytest.mark.capability("R2", "R3")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 def test_blue_green_switches_at_once_and_switches_back_when_the_new_version_fails(home):
     home.configure('kind = "blue-green"\nkeep = "8s"\nheld_back = 20\njudge = ["errors"]\nmirror = 60\n')
     with Callers(home.url) as callers:
@@ -140,7 +140,7 @@ def test_blue_green_switches_at_once_and_switches_back_when_the_new_version_fail
 
 @pytest.mark.slow
 @pytest.mark.capability("R2", "R3")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 def test_a_rollout_is_paused_resumed_and_aborted_and_its_time_limit_waits(home):
     home.configure('steps = [10, 50, 100]\njudge = ["errors"]\n')
     with Callers(home.url) as callers:
@@ -182,7 +182,7 @@ def sales(window):
 
 @pytest.mark.slow
 @pytest.mark.capability("R2")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 def test_a_metric_by_a_python_function_rolls_back_holds_and_lets_through(home):
     values = home.folder / "values.json"
     values.write_text('{"m:2": {"current": 0.1, "new": 0.9}}')

@@ -10,7 +10,7 @@ Specified, with sources, in docs/decisions/0003-judge.md.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -271,12 +271,7 @@ class Judge:
         return max(self.config.metrics, key=lambda name: self._weights[name] * self.state.metrics[name].worse.value())
 
     def _decides(self, name: str) -> bool:
-        # Whether the canary fails is answered by the drawn requests; mirrored ones only find a fault sooner. A service
-        # without failures would otherwise wait for evidence that never comes.
-        # That its answers vary is never shown by a count either: they do, or there is evidence that they don't.
-        if name == CONSTANT:
-            return self.config.metrics == (CONSTANT,)
-        return name != MIRRORED_ERRORS or ERRORS not in self.config.metrics
+        return decides(name, self.config.metrics)
 
     def _decide(self, metrics: Mapping[str, MetricVerdict]) -> tuple[Literal["promote", "wait", "rollback"], str]:
         if self.state.rolled_back is not None:
@@ -304,6 +299,16 @@ def _singles(name: str, config: JudgeConfig) -> int:
     if name == MIRRORED_ERRORS and ERRORS not in config.metrics:
         return 1  # of a version that gets copies only, nothing else says that it hardly ever fails
     return _SINGLES.get(name, 0)
+
+
+def decides(name: str, metrics: Sequence[str]) -> bool:
+    """Return whether promotion waits for a metric; some can only take back, and be found sooner than others."""
+    # That its answers vary is never shown by a count: they do, or there is evidence that they don't.
+    if name == CONSTANT:
+        return tuple(metrics) == (CONSTANT,)
+    # Whether the canary fails is answered by the drawn requests; mirrored ones only find a fault sooner. A service
+    # without failures would otherwise wait for evidence that never comes.
+    return name != MIRRORED_ERRORS or ERRORS not in metrics
 
 
 def _warm_up(state: _WarmUp, window: WindowCounts, block_s: float) -> None:

@@ -7,6 +7,7 @@ import msgspec
 
 from argosy.core.config import Config
 from argosy.core.errors import NotFound
+from argosy.evaluate.judge import decides
 from argosy.operate import desired as d
 from argosy.operate.config import RolloutConfig
 from argosy.operate.desired import LogEntry, LogLike, Rollout, Target
@@ -26,7 +27,7 @@ class Moment(Config, frozen=True):
     total: float
     """Evidence that the new version is worse; it is rolled back at `Replay.threshold`."""
     assurance: float
-    """The least evidence of any metric that it is not twice as bad; it may be promoted at 20."""
+    """The least evidence, of the metrics that promotion waits for, that it is not twice as bad; it may be promoted at 20."""
 
 
 class Compared(Config, frozen=True):
@@ -128,7 +129,8 @@ def _rollout(asked: LogEntry, config: RolloutConfig) -> Rollout:
 
 
 def _moment(verdict: dict[str, Any], window: Window, began: float) -> Moment:
-    least = min((float(metric["assurance"]) for metric in verdict["metrics"].values()), default=1.0)
+    found = verdict["metrics"]
+    least = min((float(found[name]["assurance"]) for name in found if decides(name, tuple(found))), default=1.0)
     return Moment(
         minutes=(window.start + window.seconds - began) / 60,
         share=window.share,

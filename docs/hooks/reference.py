@@ -91,7 +91,8 @@ def explaining() -> str:
 
 
 def _struct_in(hint: Any) -> type[msgspec.Struct] | None:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    is_of_several = isinstance(hint, types.UnionType) or typing.get_origin(hint) is dict
+    options = typing.get_args(hint) if is_of_several else (hint,)
     return next((k for k in options if isinstance(k, type) and issubclass(k, msgspec.Struct)), None)
 
 

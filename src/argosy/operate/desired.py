@@ -147,8 +147,9 @@ class Rollout(msgspec.Struct, kw_only=True):
     @property
     def share(self) -> float:
         """The share of requests the new version is to answer in this phase; once it has one, it never falls."""
-        if self.first_step and self.phase in (CANARY, SWITCHED, PROMOTING):
-            return self.config.shares[min(self.step, len(self.config.shares) - 1)]
+        shares = self.config.shares if self.kind in (STEPWISE, BLUE_GREEN) and self.first_step else ()
+        if shares and self.phase in (CANARY, SWITCHED, PROMOTING):
+            return shares[min(self.step, len(shares) - 1)]
         return 0.0
 
     @property

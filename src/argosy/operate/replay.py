@@ -27,7 +27,7 @@ class Moment(Config, frozen=True):
     total: float
     """Evidence that the new version is worse; it is rolled back at `Replay.threshold`."""
     assurance: float
-    """The least evidence, of the metrics that promotion waits for, that it is not twice as bad; it may be promoted at 20."""
+    """The least evidence, of the metrics that promotion waits for, that it is not twice as bad; 20 suffice."""
 
 
 class Compared(Config, frozen=True):

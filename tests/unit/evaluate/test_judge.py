@@ -386,3 +386,29 @@ def test_foresight_of_no_traffic_foresees_nothing():
 def test_the_judge_needs_no_numpy():
     code = "import argosy.evaluate.judge, argosy.evaluate.foresight, sys; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def shadowed(metrics, windows, **bad):
+    judge = Judge(JudgeConfig(metrics=metrics, tolerate_disagreement=0.05))
+    for n in range(windows):
+        judge.take(WindowCounts(index=n, start_s=10.0 * n, seconds=10.0, share=0.0, bad=bad))
+    return judge.verdict()
+
+
+IN_SHADOW = ("agreement", "mirrored_errors", "constant")
+
+
+@pytest.mark.capability("R2")
+def test_a_version_that_gets_copies_only_is_promoted_by_about_800_clean_pairs():
+    assert shadowed(IN_SHADOW, 40, agreement=(0.0, 20.0)).verdict == "wait"
+    assert shadowed(IN_SHADOW, 41, agreement=(0.0, 20.0)).verdict == "promote"
+
+
+def test_a_version_that_says_one_thing_is_rolled_back_though_it_agrees_often_enough():
+    found = shadowed(IN_SHADOW, 15, agreement=(0.5, 20.0), constant=(18.0, 18.0))
+    assert (found.verdict, found.metric) == ("rollback", "constant")
+    assert "did not change with the input" in found.reason
+
+
+def test_versions_that_are_equally_often_constant_are_not_told_apart():
+    assert shadowed(IN_SHADOW, 500, agreement=(0.0, 20.0), constant=(4.0, 8.0)).verdict == "promote"

@@ -99,18 +99,22 @@ ANY = st.one_of(
     st.builds(
         lambda n, r: (d.ENDPOINT, "m", deploy(n, rollout=r)),
         st.integers(1, 4),
-        st.sampled_from([None, {}, {"steps": [1]}]),
+        st.sampled_from(
+            [None, {}, {"steps": [1]}, {"kind": "shadow"}, {"kind": "blue-green"}, {"kind": "all-at-once"}]
+        ),
     ),
     st.builds(
         lambda action, r: (d.ENDPOINT, "m", {"action": action, "rollout": r}),
-        st.sampled_from(["rollback", "promote", "remove", "nonsense"]),
+        st.sampled_from(["rollback", "promote", "remove", "nonsense", "pause", "resume", "abort"]),
         st.sampled_from(["", "r1", "r2", "r3", "r4"]),
     ),
     st.builds(
         lambda kind, r, p: (kind, "m", {"rollout": r, "phase": p, "step": 0, "outcome": p, "windows": []}),
         st.sampled_from([d.STARTED, d.STEPPED, d.OBSERVED, d.ENDED]),
         st.sampled_from(["r1", "r2", "r3", "r4", "r5"]),
-        st.sampled_from([d.WARMING, d.CANARY, d.PROMOTING, d.PROMOTED, d.ROLLED_BACK]),
+        st.sampled_from(
+            [d.WARMING, d.SHADOW, d.CANARY, d.SWITCHED, d.LEAVING, d.PROMOTING, d.PROMOTED, d.ROLLED_BACK, d.LEFT]
+        ),
     ),
     st.sampled_from(
         [(d.GATEWAY, "gateway", {"running": False}), (d.ELECTED, "controller", {}), ("run.started", "m", {})]
@@ -126,4 +130,5 @@ def test_the_fold_takes_any_entries_and_never_holds_two_rollouts_or_an_unended_s
         assert endpoint.is_active or endpoint.rollout is None
         if endpoint.rollout:
             assert 0 <= endpoint.rollout.share < 1
+            assert endpoint.rollout.paused >= 0
             assert endpoint.rollout.base == endpoint.stable

@@ -244,3 +244,15 @@ def test_another_rollout_of_the_endpoint_starts_afresh():
     trial.one(CANARY, failed=True, caller="ann")
     closed = trial.close()
     assert [(w.rollout, w.bad["errors"]) for w in closed] == [("r", (1.0, 1.0)), ("r2", (1.0, 1.0))]
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary", "bad"),
+    [(True, False, (1.0, 1.0)), (False, True, (0.0, 1.0)), (True, True, None), (False, False, None)],
+)
+def test_an_answer_that_does_not_change_is_counted_where_only_one_version_gave_it(stable, canary, bad):
+    trial = Trial(share=0.0)
+    trial.rollout.pair(stable_failed=False, canary_failed=False, agree=False)
+    trial.rollout.varied(stable=stable, canary=canary)
+    (window,) = trial.close()
+    assert window.bad.get("constant") == bad

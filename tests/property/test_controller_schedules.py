@@ -59,6 +59,21 @@ def test_troubles_of_every_kind_do_happen_in_the_schedules():
     assert seen == {"kill", "replica", "gateway", "store", "answer", "operator", "rival"}
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_clock_that_jumps_two_days_ends_no_rollout(seed, monkeypatch):
+    """Neither the time limit nor a step's time is over because the wall clock says so."""
+
+    def step(self, dt):
+        self.stepped = self.__dict__.get("stepped", 0) + 1
+        if self.stepped == 8 + seed:
+            self.clock._now += 2 * 86400
+        original(self, dt)
+
+    original = World.step
+    monkeypatch.setattr(World, "step", step)
+    World(seed, troubles=False).run()
+
+
 # ---- planted bugs: each breaks one thing, and the schedules must notice
 
 

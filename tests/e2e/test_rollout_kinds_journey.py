@@ -94,6 +94,8 @@ def controller(home):
 def test_a_version_in_shadow_is_judged_by_copies_alone_and_left_promoted_or_refused(home):
     with Callers(home.url) as callers:
         home.configure('kind = "shadow"\nmirror = 100\nshadow = "1s"\n')
+        until(lambda: callers.answered > 50)
+        assert home.json("plan")["rollout"]["promote_min"] > 0
         told = home.ok("deploy", home.write("two.onnx", scaled(2, "b")), "--name", "m")
         assert "copies 100 % of its requests to 'm:2', which gets no request itself" in told
         assert "m:2 was judged in shadow: judged by" in told

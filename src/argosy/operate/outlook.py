@@ -53,7 +53,7 @@ def outlook(config: RolloutConfig, *, requests_per_min: float, failed_share: flo
         if failed_share < _RARE:
             lines.append(
                 "hardly any request fails today, so there is no ratio to compare; failures of the new version alone "
-                "still count, the first few of them decide"
+                "still count, and some windows with one decide"
             )
         elif rollback is not None:
             lines.append(

@@ -344,3 +344,29 @@ def test_the_code_of_an_own_metric_goes_into_the_registry(registry, tmp_path):
     for wrong, error in (("shop:sold", InvalidInput), ("store:sales", NotFound)):
         with pytest.raises(error, match=r"sold|store"):
             commands.file_metrics(RolloutConfig(metrics={"sales": OwnMetric(python=wrong)}), tmp_path, len)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (commands.abort, commands.promote, "no rollout to promote any more: it is rolling back"),
+        (commands.abort, commands.pause, "no rollout that can be paused: it is rolling back"),
+        (commands.rollback, commands.promote, "no rollout to promote any more: it is rolling back"),
+    ],
+)
+def test_of_two_operators_at_once_the_second_is_told_what_the_first_did(canary, first, second, says):
+    """Bob's wish comes between what Ada saw and what she writes."""
+    entries, clock = canary.log._entries, canary.log._clock
+    bob = SimpleNamespace(log=FakeLog(entries, clock, "bob"), versions=canary.versions)
+    wishes = [lambda: first(bob, "m")]
+
+    def meanwhile(what, kind):
+        if what == "before append" and wishes:
+            wishes.pop()()
+
+    ada = SimpleNamespace(log=FakeLog(entries, clock, "ada", meanwhile), versions=canary.versions)
+    before = len(entries)
+    with pytest.raises(Conflict, match=says):
+        second(ada, "m")
+    assert len(entries) == before + 1
+    assert entries[-1].actor == "bob"

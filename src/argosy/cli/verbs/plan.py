@@ -25,6 +25,12 @@ def plan(file: Path, changes: list[str] | None, *, measure: bool, as_json: bool)
     output = Output(as_json=as_json)
     project, base = load_project(file, changes)
     workspace = Workspace()
+    seen = _outlook(workspace, project)
+    if project.data is None and seen is not None:
+        # A file that only says how something is served has nothing to run.
+        _show_outlook(output, seen)
+        output.result({"project": project.project.name, "rollout": seen})
+        return
     trains = any(step.stage == "train" and not step.is_done for step in workspace.engine.plan(project, base).steps)
     measurement = _known(output, workspace, project, base, measure=measure) if trains else None
     found = workspace.engine.plan(project, base)  # measuring may have prepared the data
@@ -32,11 +38,8 @@ def plan(file: Path, changes: list[str] | None, *, measure: bool, as_json: bool)
     _show_plan(output, found, expected)
     if trains:
         _show_training(output, expected)
-    seen = _outlook(workspace, project)
     if seen is not None:
-        output.line(f"  rollout: {seen.lines[0]}")
-        for line in seen.lines[1:]:
-            output.line(f"    {line}")
+        _show_outlook(output, seen)
     output.result(
         {
             "project": found.project,
@@ -47,6 +50,12 @@ def plan(file: Path, changes: list[str] | None, *, measure: bool, as_json: bool)
             "rollout": seen,
         }
     )
+
+
+def _show_outlook(output: Output, seen: Outlook) -> None:
+    output.line(f"  rollout: {seen.lines[0]}")
+    for line in seen.lines[1:]:
+        output.line(f"    {line}")
 
 
 def _outlook(workspace: Workspace, project: Project) -> Outlook | None:

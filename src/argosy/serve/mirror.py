@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MISSING = object()
+_MARKED_BYTES = 1 << 16
+"""Of each tensor, to tell whether it is another: an image's first rows do, and the event loop must not wait long."""
 
 
 class Pair:
@@ -120,7 +122,7 @@ def _mark(tensors: Sequence[Tensor]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tensor.name} {tensor.shape} {len(tensor.data)}".encode())
-        digest.update(tensor.data)
+        digest.update(memoryview(tensor.data)[:_MARKED_BYTES])
     return digest.digest()
 
 

@@ -532,14 +532,16 @@ class World:
     def check_log(self):
         """What must hold of the whole log: rollouts one after the other, windows once, wishes obeyed."""
         state = Desired()
-        open_, indexes, seen = {}, {}, set()
+        open_, indexes, seen, aborted = {}, {}, set(), set()
         for entry in self.entries:
             before = {name: e.rollout for name, e in state.endpoints.items()}
+            if entry.data.get("action") == "abort":
+                aborted.add(entry.data["rollout"])
             if entry.kind == d.ENDED and entry.data.get("rollout"):
                 rollout = before.get(entry.subject)
                 require(rollout and rollout.id == entry.data["rollout"], f"entry {entry.seq} ends what is not running")
                 outcome = entry.data["outcome"]
-                if rollout.rollback_asked:
+                if rollout.rollback_asked or rollout.id in aborted:
                     require(outcome == d.ROLLED_BACK, f"{rollout.id} {outcome} though rollback was asked")
                 require(outcome != d.LEFT or rollout.kind == d.SHADOW_ONLY, f"{rollout.id} of {rollout.kind} was left")
                 if outcome == d.PROMOTED and rollout.kind == d.SHADOW_ONLY and not rollout.promote_asked:
@@ -651,15 +653,18 @@ class World:
         ])  # fmt: skip
 
     def _pauses(self, steps):
-        """Pause some of the schedules in mid-rollout; that changes how long it takes, and not how it ends."""
+        """Pause some of the schedules in mid-rollout, which does not change how they end, and abort a few others."""
         rnd = random.Random(f"pauses {self.seed}")
         first, second = rnd.randrange(steps), rnd.randrange(2 * steps)
-        return {first: commands.pause, second: commands.resume} if rnd.random() < 0.3 else {}
+        luck = rnd.random()
+        if luck < 0.3:
+            return {first: commands.pause, second: commands.resume}
+        return {first: commands.abort} if luck < 0.38 else {}
 
     def _pause_or_resume(self, command):
         try:
             command(self.registry, ENDPOINT)
-            self.note(command.__name__)
+            self.note(f"operator: {command.__name__}" if command is commands.abort else command.__name__)
         except (Conflict, NotFound) as refused:
             self.note(f"{command.__name__} refused: {refused}")
 

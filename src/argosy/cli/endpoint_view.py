@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING
 
 from argosy.cli.output import Output
 from argosy.core.units import format_time
+from argosy.operate.scaling_file import ScalingView
 from argosy.operate.view import EndpointView, RolloutView, SystemView, VersionView
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.text import Text
 
-_STATE_STYLE = {"ready": "green", "degraded": "yellow", "starting": "yellow", "failed": "red", "stopped": "dim"}
+_STATE_STYLE = {
+    "ready": "green",
+    "idle": "green",
+    "degraded": "yellow",
+    "starting": "yellow",
+    "failed": "red",
+    "stopped": "dim",
+}
 _BAR = 24
 _EVIDENCE_BAR = 10
 _ENOUGH = 20  # evidence for a version that promotes it, see docs/decisions/0003-judge.md
@@ -44,13 +52,27 @@ def _endpoint(found: EndpointView) -> list["RenderableType"]:
     numbers = f"  {found.requests} requests, {found.failed} failed, {found.waiting} waiting"
     if found.p50_ms:
         numbers += f"; {found.p50_ms:.2f} ms median, {found.p95_ms:.2f} ms at 95 %"
-    parts += [Text(numbers), _versions(found.versions)]
+    parts.append(Text(numbers))
+    if found.scaling:
+        parts.append(Text(f"  {scaling_line(found.scaling, found.current_ready)}", style="dim"))
+    parts.append(_versions(found.versions))
     if found.rollout:
         parts += _rollout(found.rollout)
     elif found.last:
         last = found.last
         parts.append(Text(f"  last: {last.to.ref} {last.outcome.replace('_', ' ')}: {last.reason}", "dim"))
     return [*parts, Text("")]
+
+
+def scaling_line(scaling: ScalingView, ready: int) -> str:
+    """Return in one line how many replicas run, how many are wanted, why, and within what bounds."""
+    hurried = ", in a hurry" if scaling.is_hurried else ""
+    line = (
+        f"scaling: {ready} of {scaling.low} to {scaling.high} replicas run, {scaling.wanted} wanted{hurried}: "
+        f"{scaling.reason}; {scaling.at_once:g} requests at once over the last minute, a replica is for "
+        f"{scaling.target:g}"
+    )
+    return f"{line}; {scaling.granted} granted: {scaling.limit}" if scaling.limit else line
 
 
 def _bar(share: float, width: int, style: str) -> "Text":

@@ -10,6 +10,7 @@ from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import Settings, load_settings, private_folder
 from argosy.core.errors import Unavailable
 from argosy.operate.processes import gateway_socket, prediction_key, process_folder
+from argosy.operate.scaling_file import ScalingFile
 from argosy.operate.view import Observer
 from argosy.pipeline.engine import Engine
 from argosy.registry.registry import Registry, open_registry
@@ -61,7 +62,8 @@ class Workspace:
     def observer(self) -> Observer:
         """Looks at what runs."""
         gateway = GatewayClient(str(gateway_socket(self.settings)))
-        return Observer(self.registry.log, self.launcher, gateway, self.clock.now)
+        scaling = ScalingFile(self.settings.runtime).read
+        return Observer(self.registry.log, self.launcher, gateway, self.clock.now, scaling)
 
     def gateway_address(self) -> GatewayAddress:
         """Return how this machine reaches the gateway. Raises Unavailable when nothing is served from this home."""

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 # Where the kernel says how much a container may take: cgroup v2, then v1.
+_USED = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -18,6 +22,25 @@ def memory_bytes() -> int:
         if text.isdecimal():
             total = min(total, int(text))
     return total
+
+
+def free_memory_bytes() -> int:
+    """Return the memory that could be used now without swapping, of this machine or its container; 0 when not known."""
+    free = 0
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return 0
+    for limit, used in _USED:
+        try:
+            bound, taken = Path(limit).read_text().strip(), Path(used).read_text().strip()
+        except OSError:
+            continue
+        if bound.isdecimal() and taken.isdecimal():
+            free = min(free, max(0, int(bound) - int(taken)))
+    return free
 
 
 def process_memory_bytes(pid: int) -> int:

@@ -23,6 +23,8 @@ AUTO = "auto"
 BACKUPS = ("previous", "sibling", "none")
 _LEAST_MEMORY = 50_000_000
 _MOST_REPLICAS = 64
+_MOST_PRIORITY = 100
+_LONGEST_S = 7 * 86400.0
 _USUAL_DISAGREEMENT = 0.05
 """Two trainings of one model on the same data differ on a few answers in a hundred."""
 
@@ -32,7 +34,18 @@ class EndpointConfig(Config, frozen=True):
 
     replicas: int | str = "auto"
     """Processes that serve the current version: `"auto"`, as many as a short calibration finds best for the version on
-    this machine; a number; or `"1..4"` for a range, which runs its lower end today."""
+    this machine; a number; or a range such as `"1..4"`, within which the number follows the load. `"0..4"`: nothing
+    runs while nothing is asked, and the next request is held until a replica has been started for it."""
+    target_concurrency: float | str = "auto"
+    """With a range: requests at the same time, waiting or running, that one replica is for. `"auto"`: 0.7 of what it
+    runs together by its calibration."""
+    idle: str = "5min"
+    """With a range from 0: time without any request until the last replica is stopped."""
+    scale_down: str = "5min"
+    """With a range: time for which the load must have been low before replicas are stopped."""
+    priority: int = 0
+    """Who comes first when the machine has no room for all: endpoints of higher priority, from -100 to 100. Those of
+    the same share what is left."""
     backup: str = "previous"
     """Which version is kept warm beside the current one, to answer when that fails: `"previous"` (one replica);
     `"sibling"`, the smallest other version of the same training, beside the previous one; or `"none"`."""
@@ -77,6 +90,20 @@ class EndpointConfig(Config, frozen=True):
             raise InvalidInput(f"endpoint.failover is {self.failover:g}; it can be 0 (off), or from 0.01 to 1")
         if self.threads != AUTO and not (isinstance(self.threads, int) and 1 <= self.threads <= 256):
             raise InvalidInput(f"endpoint.threads is {self.threads!r}; it can be 'auto', or a number from 1 to 256")
+        if self.target_concurrency != AUTO and not (
+            isinstance(self.target_concurrency, int | float) and 0.01 <= self.target_concurrency <= 10_000
+        ):
+            raise InvalidInput(
+                f"endpoint.target_concurrency is {self.target_concurrency!r}; it can be 'auto', or a number from 0.01 "
+                "to 10000"
+            )
+        for name, least in (("idle", 1.0), ("scale_down", 10.0)):
+            if not least <= parse_time(getattr(self, name)) <= _LONGEST_S:
+                raise InvalidInput(f"endpoint.{name} is {getattr(self, name)!r}; it must be between {least:g}s and 7d")
+        if not -_MOST_PRIORITY <= self.priority <= _MOST_PRIORITY:
+            raise InvalidInput(
+                f"endpoint.priority is {self.priority}; it must be between -{_MOST_PRIORITY} and {_MOST_PRIORITY}"
+            )
         if self.hedge and not 0.0 < self.hedge_s <= 600.0:
             raise InvalidInput(f"endpoint.hedge is {self.hedge!r}; it must be above 0s and at most 10min")
         if self.latency_p99 and not 0.0 < self.latency_p99_s <= 600.0:
@@ -97,11 +124,34 @@ class EndpointConfig(Config, frozen=True):
             raise InvalidInput(
                 f"endpoint.replicas is {self.replicas!r}; write 'auto', a number such as 2, or a range such as '1..4'"
             ) from error
-        if not 1 <= found[0] <= found[1] <= _MOST_REPLICAS:
+        if not 0 <= found[0] <= found[1] <= _MOST_REPLICAS or not found[1]:
             raise InvalidInput(
-                f"endpoint.replicas is {self.replicas!r}; it needs 1 <= lowest <= highest <= {_MOST_REPLICAS}"
+                f"endpoint.replicas is {self.replicas!r}; it needs 0 <= lowest <= highest <= {_MOST_REPLICAS}, and a "
+                "highest of 1 or more",
+                hint="'0..2' runs nothing while nothing is asked; argosy down stops everything",
             )
         return found
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the number of replicas follows the load."""
+        low, high = self.replica_range()
+        return self.replicas != AUTO and low < high
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether nothing runs while nothing is asked."""
+        return self.is_scaled and self.replica_range()[0] == 0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds without a request until nothing runs."""
+        return parse_time(self.idle)
+
+    @property
+    def scale_down_s(self) -> float:
+        """Seconds of low load before replicas are stopped."""
+        return parse_time(self.scale_down)
 
 
 class Tolerate(Config, frozen=True):

@@ -21,10 +21,22 @@ from argosy.operate.evidence import MOST_WINDOWS, WRITE_EVERY_S, Evidence, MakeJ
 from argosy.operate.exposition import Observed
 from argosy.operate.front_processes import FrontProcesses, MakeFrontConfig
 from argosy.operate.gateway_process import Gateway, GatewayProcess, MakeGatewayConfig
-from argosy.operate.layout import Advised, needed_replicas, no_advice, route_of, sizes, wanted_replicas
+from argosy.operate.layout import (
+    Advised,
+    Wanted,
+    full_replicas,
+    needed_replicas,
+    no_advice,
+    route_of,
+    sizes,
+    wanted_replicas,
+)
 from argosy.operate.own_metrics import NoReadings, Readings
 from argosy.operate.replicas import MakeConfig, Replicas
 from argosy.operate.rollout import Decision, Facts, State, step
+from argosy.operate.scalers import Scalers
+from argosy.operate.scaling_file import ScalingView
+from argosy.operate.sharing import Machine
 from argosy.serve.control import Window
 from argosy.serve.wire import Advice
 
@@ -69,6 +81,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """Memory that a replica may take where its endpoint says nothing; 0: no bound."""
     at_once: int = 0
     """How many replicas may be loading at a time; 0: any number."""
+    machine: Callable[[], Machine] = Machine
+    """What replicas share, as it is now."""
+    replica_memory: Callable[[str], int] = lambda digest: 0  # noqa: ARG005 - nothing is known
+    """Bytes that a replica of a version (by digest) is expected to take; 0 where that isn't known."""
+    publish_scaling: Callable[[Mapping[str, ScalingView]], None] = lambda views: None  # noqa: ARG005
+    """Where the controller says how it scales, for whoever looks."""
     make_gateway: MakeGatewayConfig
     make_front: MakeFrontConfig
     report: Report
@@ -93,6 +111,13 @@ class Reconciler:
             memory_bytes=parts.memory_bytes,
             at_once=parts.at_once,
             report=parts.report,
+        )
+        self._scalers = Scalers(
+            parts.clock,
+            machine=parts.machine,
+            memory_of=parts.replica_memory,
+            report=parts.report,
+            publish=parts.publish_scaling,
         )
         self._advice: dict[str, Advice] = {}
         """What replicas said their versions' calibrations recommend: it holds while none of them is connected too."""
@@ -148,6 +173,10 @@ class Reconciler:
             verdicts={id_: evidence.verdict for id_, evidence in self._evidence.items()},
         )
 
+    def wake(self) -> None:
+        """Look at everything at the next tick: a request waits for it."""
+        self._next_look = 0.0
+
     @property
     def is_done(self) -> bool:
         """Whether nothing is wanted and nothing runs, so that the process may end."""
@@ -183,6 +212,7 @@ class Reconciler:
         self._replicas.stop_sick()
         self._note_advice()
         self._note_health()
+        self._scalers.look(self.desired.endpoints.values(), status, self._replicas, self._threads_of)
         requeue = IDLE_S
         self._parts.readings.follow(e.rollout for e in self.desired.endpoints.values() if e.rollout)
         windows = self._take_windows()
@@ -294,16 +324,17 @@ class Reconciler:
 
     def _facts(self, endpoint: Endpoint, rollout: Rollout) -> Facts:
         ready = self._replicas.ready
-        full, _ = sizes(endpoint.config, self._advised(rollout.to.digest))
+        full = full_replicas(endpoint, self._advised(rollout.to.digest), self._scalers.counts)
+        needed = self._scalers.granted(rollout.to.digest, needed_replicas(rollout, full))
         verdict = self._of(rollout).verdict
         base = rollout.base
         return Facts(
             gate_missed=self._gate_missed(rollout.to.digest) if rollout.phase == d.PENDING else "",
-            new_is_ready=ready(rollout.to.digest) >= needed_replicas(rollout, full),
+            new_is_ready=ready(rollout.to.digest) >= needed,
             new_is_named=self._gateway.is_named(endpoint.name, rollout.to.digest),
             base_is_ready=base is not None and ready(base.digest) > 0,
             base_failed=self._replicas.failed(base.digest) if base else "",
-            new_failed=self._replicas.failed(rollout.to.digest),
+            new_failed=self._replicas.failed(rollout.to.digest) or self._scalers.refused(rollout.to.digest),
             verdict=str(verdict.get("verdict", "")),
             verdict_reason=str(verdict.get("reason", "")),
             held=self._parts.readings.trouble(rollout.id) if rollout.config.metrics else "",
@@ -405,7 +436,9 @@ class Reconciler:
     def _lay_out(self) -> float:
         """Start what is missing, set routes, and only then stop what is not routed any more."""
         desired = self.desired
-        wanted = wanted_replicas(desired.endpoints.values(), self._advised)
+        endpoints = desired.endpoints.values()
+        wanted = wanted_replicas(endpoints, self._advised, self._scalers.counts)
+        wanted = self._scalers.share(endpoints, wanted, self._replicas)
         self._advice = {digest: advice for digest, advice in self._advice.items() if digest in wanted}
         if desired.is_running:
             # First the fronts: a gateway that is to speak HTTP itself needs the port they hold.
@@ -424,9 +457,14 @@ class Reconciler:
         if not desired.is_running and not self._replicas.living:
             self._fronts.stop()
             self._gateway.stop()
+        self._scalers.publish(desired.endpoints)
         return BUSY_S if is_busy or self._has_short_versions(wanted) else IDLE_S
 
-    def _has_short_versions(self, wanted: Mapping[str, Any]) -> bool:
+    def _threads_of(self, endpoint: Endpoint) -> int:
+        target = endpoint.stable or (endpoint.rollout.to if endpoint.rollout else None)
+        return sizes(endpoint.config, self._advised(target.digest) if target else None)[1]
+
+    def _has_short_versions(self, wanted: Mapping[str, Wanted]) -> bool:
         return any(self._replicas.ready(digest) < want.replicas for digest, want in wanted.items())
 
     def _note_ports(self) -> None:
@@ -453,7 +491,10 @@ class Reconciler:
             is_safe = endpoint.rollout is not None and endpoint.rollout.id in self._withdrawn
             route = route_of(endpoint, self._replicas.ready, is_safe=is_safe)
             if route is not None:
-                routes.append(route)
+                flags = self._scalers.route_flags(endpoint, self._replicas.ready(route.stable))
+                if flags.get("is_on_demand") and self._replicas.failed(route.stable):
+                    flags["is_on_demand"] = False  # the next request would not start one either
+                routes.append(msgspec.structs.replace(route, **flags))
         return self._gateway.set_routes(routes)
 
 

@@ -33,10 +33,14 @@ from argosy.operate.processes import (
     prediction_key,
     process_folder,
 )
+from argosy.operate.scaling_file import ScalingFile
+from argosy.operate.sharing import Machine
 from argosy.registry.store import open_store
 from argosy.serve.control import FrontConfig, GatewayClient, GatewayConfig, Keeper, ReplicaConfig
 from argosy.serve.host import usable_cores
 from argosy.serve.profile_store import ProfileStore
+from argosy.serve.waking import NAME as BELL
+from argosy.serve.waking import Bell
 from argosy.serve.wire import Advice
 
 CONTROL_TIMEOUT_S = 2.0
@@ -58,9 +62,17 @@ def main(config: dict[str, Any]) -> int:
     reconciler = build_reconciler(settings, clock, report)
     _expose(settings, metrics, report)
     lease = Lease(open_store(settings.store), clock, home_id(settings.home), socket.gethostname())
+    bell = Bell(gateway_socket(settings).with_name(BELL))
     try:
         return run(
-            reconciler, lock, lease, clock=clock, report=report, is_stopping=lambda: bool(is_stopping), metrics=metrics
+            reconciler,
+            lock,
+            lease,
+            clock=clock,
+            report=report,
+            is_stopping=lambda: bool(is_stopping),
+            metrics=metrics,
+            pause=bell.wait,
         )
     finally:
         lease.release()
@@ -83,11 +95,18 @@ def run(
     report: Report,
     is_stopping: Callable[[], bool],
     metrics: ControllerMetrics | None = None,
+    pause: Callable[[float], bool] | None = None,
 ) -> int:
     """Tick until stopped, deposed, or done; before that, wait while another home leads.
 
-    The only place that catches everything: one bad look must not end it.
+    The only place that catches everything: one bad look must not end it. `pause` waits between two ticks, and says
+    whether it was woken.
     """
+
+    def sleep(seconds: float) -> bool:
+        clock.sleep(seconds)
+        return False
+
     is_elected, waits_for = False, ""
     while not is_stopping():
         try:
@@ -118,7 +137,8 @@ def run(
         if is_elected and reconciler.is_done and not _is_needed_after_all(reconciler, lock):
             report("controller_done")
             return 0
-        clock.sleep(wait)
+        if (pause or sleep)(wait):
+            reconciler.wake()
     lock.release()
     return 0
 
@@ -168,6 +188,20 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
         profile = profiles.read(digest)
         return profile.advice if profile is not None else None
 
+    expected: dict[str, int] = {}
+    cores = usable_cores()
+
+    def replica_memory(digest: str) -> int:
+        if digest not in expected:
+            profile = profiles.read(digest)
+            if profile is not None:
+                expected[digest] = profile.memory_bytes
+                return profile.memory_bytes
+            # Before it was measured: its files are in memory once at least.
+            files = registry.versions.get(digest).manifest.files.values()
+            return sum(file.size_bytes for file in files)
+        return expected[digest]
+
     def make_gateway(desired: Desired) -> dict[str, Any]:
         return msgspec.to_builtins(  # type: ignore[no-any-return]
             GatewayConfig(
@@ -215,6 +249,9 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             make_replica=make_replica,
             advised=advised,
             memory_bytes=machine.memory_bytes() // 2,
+            machine=lambda: Machine(machine.memory_bytes(), machine.free_memory_bytes(), cores),
+            replica_memory=replica_memory,
+            publish_scaling=ScalingFile(settings.runtime).write,
             at_once=max(1, usable_cores() - 1),
             make_gateway=make_gateway,
             make_front=make_front,

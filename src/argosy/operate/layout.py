@@ -1,7 +1,7 @@
 """What should run and where requests should go, computed from desired state and readiness. Pure."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -40,11 +40,19 @@ def no_advice(digest: str) -> Advice | None:
     return None
 
 
-def wanted_replicas(endpoints: Iterable[Endpoint], advised: Advised = no_advice) -> dict[str, Wanted]:
-    """Return for each version, by digest, what all endpoints together want of it."""
+NO_COUNTS: Mapping[str, int] = {}
+
+
+def wanted_replicas(
+    endpoints: Iterable[Endpoint], advised: Advised = no_advice, counts: Mapping[str, int] = NO_COUNTS
+) -> dict[str, Wanted]:
+    """Return for each version, by digest, what all endpoints together want of it.
+
+    `counts`: for endpoints that follow their load, how many replicas that calls for.
+    """
     found: dict[str, Wanted] = {}
     for endpoint in endpoints:
-        for digest, wanted in _of_endpoint(endpoint, advised).items():
+        for digest, wanted in _of_endpoint(endpoint, advised, counts).items():
             other = found.get(digest)
             found[digest] = wanted if other is None else _together(other, wanted)
     return found
@@ -62,7 +70,13 @@ def _together(one: Wanted, other: Wanted) -> Wanted:
     )
 
 
-def _of_endpoint(endpoint: Endpoint, advised: Advised) -> dict[str, Wanted]:
+def full_replicas(endpoint: Endpoint, advice: Advice | None, counts: Mapping[str, int] = NO_COUNTS) -> int:
+    """Return how many replicas a version of an endpoint gets that serves all of its requests."""
+    full = counts.get(endpoint.name, sizes(endpoint.config, advice)[0])
+    return max(1, full) if endpoint.rollout is not None else full
+
+
+def _of_endpoint(endpoint: Endpoint, advised: Advised, counts: Mapping[str, int]) -> dict[str, Wanted]:
     if not endpoint.is_active:
         return {}
     config, rollout = endpoint.config, endpoint.rollout
@@ -70,7 +84,8 @@ def _of_endpoint(endpoint: Endpoint, advised: Advised) -> dict[str, Wanted]:
 
     def want(target: Target, count: Callable[[int], int], calibrate_s: float = 0.0) -> None:
         advice = advised(target.digest)
-        full, threads = sizes(config, advice)
+        _, threads = sizes(config, advice)
+        full = full_replicas(endpoint, advice, counts)
         known = found.get(target.digest)
         most = max(count(full), known.replicas if known else 0)
         is_open = config.replicas == AUTO and advice is None
@@ -82,7 +97,7 @@ def _of_endpoint(endpoint: Endpoint, advised: Advised) -> dict[str, Wanted]:
     for spare in (endpoint.backup, endpoint.sibling):
         if spare:
             # Who answers for a version that fails has all of its requests.
-            want(spare, lambda full: full if endpoint.failing else 1)
+            want(spare, lambda full: full if endpoint.failing else min(1, full))
     if rollout and rollout.phase not in (d.PENDING, d.ROLLING_BACK, d.LEAVING):
         want(rollout.to, lambda full: planned_replicas(rollout, full), UNHURRIED_S if rollout.base else 0.0)
     return found
@@ -91,14 +106,15 @@ def _of_endpoint(endpoint: Endpoint, advised: Advised) -> dict[str, Wanted]:
 def sizes(config: EndpointConfig, advice: Advice | None) -> tuple[int, int]:
     """Return how many replicas a version gets that serves all requests of an endpoint, and how many threads each.
 
-    Before anything is known, one replica with one thread finds out.
+    Before anything is known, one replica with one thread finds out. Of a range this is its lower end, which may be 0.
     """
     if config.replicas != AUTO:
-        replicas = config.replica_range()[0]
+        replicas, most = config.replica_range()
         if config.threads != AUTO:
             return replicas, int(config.threads)
-        # Where more threads make one replica faster, several share the cores that it would use.
-        return replicas, max(1, advice.alone // replicas) if advice else 1
+        # Where more threads make one replica faster, several share the cores that it would use. With a range, as many
+        # as there may be: another number of threads would mean to start all of them anew.
+        return replicas, max(1, advice.alone // most) if advice else 1
     if advice is None:
         return 1, 1 if config.threads == AUTO else int(config.threads)
     if config.threads == AUTO:

@@ -205,7 +205,7 @@ class Replicas:
         routed_keys = {version_key(digest) for digest in routed}
         is_busy = False
         for key in sorted({replica.key for replica in self.living}):
-            if key in routed_keys and not counts.get(key):
+            if key in routed_keys and key not in counts:
                 is_busy = True
                 continue
             for replica in self._extras(key, counts.get(key, 0), is_open=key in open_keys):

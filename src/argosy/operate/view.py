@@ -5,7 +5,7 @@ is missing. Nothing is changed by looking.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from argosy.operate.gateway_process import Gateway
 from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import wanted_replicas
 from argosy.operate.replicas import key_of, version_key
+from argosy.operate.scaling_file import ScalingView
 from argosy.serve.control import GatewayStatus, ReplicaStatus, Window
 
 EVENTS = 12
@@ -122,7 +123,8 @@ class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: str
-    """ready, degraded (served by another version, or fewer replicas than wanted), starting, failed, stopped."""
+    """ready, idle (nothing runs, and the next request starts a replica), degraded (served by another version, or fewer
+    replicas than wanted), starting, failed, stopped."""
     url: str
     note: str
     versions: tuple[VersionView, ...]
@@ -135,6 +137,15 @@ class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p95_ms: float
     events: tuple[EventView, ...]
+    held: int = 0
+    """Requests that wait for a first replica."""
+    scaling: ScalingView | None = None
+    """How its replicas follow its load; None where they don't, or where no controller has said so."""
+
+    @property
+    def current_ready(self) -> int:
+        """Ready replicas of its current version."""
+        return next((version.ready for version in self.versions if version.role == "current"), 0)
 
 
 class SystemView(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,11 +167,20 @@ class SystemView(msgspec.Struct, frozen=True, kw_only=True):
 class Observer:
     """Looks again and again at one home, reading only what is new."""
 
-    def __init__(self, log: LogLike, launcher: Launcher, gateway: Gateway, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        log: LogLike,
+        launcher: Launcher,
+        gateway: Gateway,
+        now: Callable[[], float],
+        scaling: Callable[[], Mapping[str, ScalingView]] = dict,
+    ) -> None:
+        """`scaling`: what the controller said last of scaling, by endpoint."""
         self._log = log
         self._launcher = launcher
         self._gateway = gateway
         self._now = now
+        self._scaling = scaling
         self.desired = Desired()
 
     def look(self) -> SystemView:
@@ -177,6 +197,7 @@ class Observer:
             now=self._now(),
             error_of=self._launcher.error,
             events_of=lambda name: events(self._log, name),
+            scaling=self._scaling(),
         )
 
 
@@ -189,10 +210,11 @@ def observe(
     now: float,
     error_of: Callable[[str], ArgosyError | None],
     events_of: Callable[[str], tuple[EventView, ...]] = lambda _: (),
+    scaling: Mapping[str, ScalingView] | None = None,
 ) -> SystemView:
     """Put together what an operator sees. Pure but for `error_of` and `events_of`."""
     named = {info.name: info for info in processes}
-    scene = _Scene(desired, status, windows, processes, now, error_of)
+    scene = _Scene(desired, status, windows, processes, now, error_of, scaling or {})
     port = status.port if status else desired.bound_port or desired.port
     grpc_port = status.grpc_port if status else desired.bound_grpc_port or desired.grpc_port
     url = desired.gateway.url(port) if desired.is_running and port else ""
@@ -241,6 +263,7 @@ class _Scene(msgspec.Struct):
     processes: Sequence[ProcessInfo]
     now: float
     error_of: Callable[[str], ArgosyError | None]
+    scaling: Mapping[str, ScalingView]
 
 
 def _ask(gateway: Gateway) -> tuple[GatewayStatus | None, list[Window]]:
@@ -264,7 +287,7 @@ def _endpoint(endpoint: Endpoint, scene: _Scene, url: str, happened: tuple[Event
     note = served.note if served else ""
     return EndpointView(
         name=endpoint.name,
-        state=_state(endpoint, versions, has_note=bool(note)),
+        state=_state(endpoint, versions, has_note=bool(note), is_held=bool(served and served.held)),
         url=f"{url}/predict/{endpoint.name}" if url else "",
         note=note,
         versions=versions,
@@ -276,15 +299,28 @@ def _endpoint(endpoint: Endpoint, scene: _Scene, url: str, happened: tuple[Event
         p50_ms=served.stable_p50_ms if served else 0.0,
         p95_ms=served.stable_p95_ms if served else 0.0,
         events=happened,
+        held=served.held if served else 0,
+        scaling=_scaling(endpoint, scene),
     )
 
 
-def _state(endpoint: Endpoint, versions: Iterable[VersionView], *, has_note: bool) -> str:
+def _scaling(endpoint: Endpoint, scene: _Scene) -> ScalingView | None:
+    """Return what the controller has said of an endpoint, as far as that is about its present settings."""
+    found = scene.scaling.get(endpoint.name)
+    config = endpoint.config
+    if found is None or not endpoint.is_active or not config.is_scaled:
+        return None
+    return found if (found.low, found.high) == config.replica_range() else None
+
+
+def _state(endpoint: Endpoint, versions: Iterable[VersionView], *, has_note: bool, is_held: bool = False) -> str:
     if not endpoint.is_active:
         return "stopped"
     current = next((version for version in versions if version.role == "current"), None)
     if current is None:
         return "starting" if endpoint.rollout else "failed"
+    if not current.ready and not current.wanted and not is_held:
+        return "idle"
     if not current.ready:
         return "degraded" if any(version.ready for version in versions) else "failed" if current.error else "starting"
     return "degraded" if has_note or current.ready < current.wanted else "ready"
@@ -295,7 +331,9 @@ def _versions(endpoint: Endpoint, scene: _Scene, share: float) -> Iterable[Versi
     targets = [(endpoint.stable, "current", 1.0 - share), (rollout.to if rollout else None, "new", share)]
     targets.append((endpoint.backup, "former", 0.0))
     advice = {r.version: r.advice for r in scene.status.replicas} if scene.status else {}
-    wanted = wanted_replicas([endpoint], advice.get)
+    scaling = _scaling(endpoint, scene)
+    counts = {endpoint.name: scaling.granted} if scaling is not None else {}
+    wanted = wanted_replicas([endpoint], advice.get, counts)
     shown: set[str] = set()
     for target, role, part in targets:
         if target is None or target.digest in shown:

@@ -197,10 +197,17 @@ class VersionQueue:
         self.size_bytes = 0
         self.pace_s = 0.0
         """Seconds of a replica that a request takes, on average over the last runs."""
+        self.rows = 0.0
+        """Rows of a request, on average over the last runs; 0 before the first."""
         self.is_due = False
         """Whether `dispatch` is going to be called at the end of this turn."""
         self.limit = max_requests
         """How many requests may wait now."""
+        self.is_elastic = False
+        """More replicas are on the way, or will be if it grows: as many may wait as have the time, `max_requests` at
+        most. Otherwise what a burst brings would be refused before the controller has even seen it."""
+        self.load_s = 0.0
+        """Seconds that requests have spent here, waiting or running, summed up as far as `Pool.measure` has looked."""
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._wait_s = wait_s
@@ -209,9 +216,12 @@ class VersionQueue:
         self._each_s = 0.0
         """How long each request that waits makes the next one wait."""
 
-    def ran(self, requests: int, seconds: float) -> None:
-        """Learn from a run of `requests` that took a replica so long."""
+    def ran(self, requests: int, seconds: float, rows: int = 0) -> None:
+        """Learn from a run of `requests`, with so many `rows` in all, that took a replica so long."""
         pace_s = seconds / requests
+        if rows:
+            each = rows / requests
+            self.rows = each if not self.rows else (1 - _NEW_PACE) * self.rows + _NEW_PACE * each
         self.pace_s = pace_s if not self.pace_s else (1 - _NEW_PACE) * self.pace_s + _NEW_PACE * pace_s
         self._each_s = self.pace_s / max(1, self.replicas)
         soon = self._wait_s / self._each_s if self._each_s else math.inf
@@ -220,11 +230,12 @@ class VersionQueue:
     def check_room(self, work: Work, now: float) -> None:
         """Raise Unavailable if the queue is full, or too long for this request's deadline."""
         waiting = self.requests
+        limit = self._max_requests if self.is_elastic else self.limit
         # Who has less than a fair share of the places gets one all the same: a flood crowds out only itself.
-        is_full = waiting >= self.limit and self._has_its_share(work)
+        is_full = waiting >= limit and self._has_its_share(work, limit)
         if is_full or self.size_bytes + work.inputs.size_bytes > self._max_bytes:
             raise Unavailable(
-                f"{waiting} requests ({self.size_bytes} bytes) are waiting; {self.limit} "
+                f"{waiting} requests ({self.size_bytes} bytes) are waiting; {limit} "
                 f"({self._max_bytes} bytes) may, at the present pace",
                 hint="retry after the time in Retry-After, or add replicas",
                 code="queue_full",
@@ -239,11 +250,20 @@ class VersionQueue:
                 retry_after_s=max(1.0, waiting * self._each_s),
             )
 
-    def _has_its_share(self, work: Work) -> bool:
+    def _has_its_share(self, work: Work, limit: int) -> bool:
         own = self._lanes.get(work.key)
         if own is None or not own.requests:
             return False
-        return own.requests >= self.limit * own.weight / sum([lane.weight for lane in self._active()])
+        return own.requests >= limit * own.weight / sum([lane.weight for lane in self._active()])
+
+    @property
+    def oldest(self) -> float:
+        """When the request that has waited longest was queued, monotonic; infinity when none waits."""
+        found = math.inf
+        for lane in self._lanes.values():
+            # What waits is in order but for replays; places of withdrawn requests are skipped.
+            found = min(found, next((work.queued for work in lane.waiting if work.state == WAITING), math.inf))
+        return found
 
     def submit(self, work: Work, now: float) -> None:
         """Put a request at the end; Unavailable (`queue_full`, `too_late`) without room. `dispatch` must follow."""

@@ -144,6 +144,11 @@ class EndpointRoute(Config, frozen=True):
     backup_ref: str = ""
     failover: float = 0.5
     """Share of failed requests above which the stable version fails, and the backup answers; 0: never by errors."""
+    is_on_demand: bool = False
+    """Its replicas are stopped when nothing is asked and started by the next request, which is held meanwhile: so it is
+    ready without any."""
+    is_elastic: bool = False
+    """More replicas are on the way, or can be started: its queues may grow as far as deadlines allow."""
 
 
 class ReplicaStatus(Config, frozen=True):
@@ -194,6 +199,29 @@ class EndpointStatus(Config, frozen=True):
     stable_p50_ms: float = 0.0
     stable_p95_ms: float = 0.0
     """Over stable's last 500 answers; 0 before the first."""
+    arrived: int = 0
+    """Requests that came since the gateway started, refused ones included."""
+    held: int = 0
+    """Requests that wait because none of its versions has a ready replica."""
+    is_known: bool = True
+    """Whether it is known what the version takes; if not, requests are refused until a replica has told."""
+
+
+class VersionStatus(Config, frozen=True):
+    """The load of one version, over all endpoints that route to it."""
+
+    digest: str
+    waiting: int
+    in_flight: int
+    """Requests that replicas have in their hands."""
+    oldest_wait_s: float
+    load_s: float
+    """Seconds that requests have spent here since the gateway started, waiting or running: its growth over some time,
+    divided by that time, is the mean number of requests at once."""
+    pace_s: float
+    """Seconds of a replica that a request takes, of late; 0 before the first."""
+    rows: float
+    """Rows of a request, of late; 0 before the first."""
 
 
 LISTENING = ("host", "port", "grpc_port", "tls_cert", "tls_key", "hosts", "fronts")
@@ -215,6 +243,7 @@ class GatewayStatus(Config, frozen=True):
     """Digest of the access rules in force; empty while they are not known."""
     replicas: tuple[ReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
+    versions: tuple[VersionStatus, ...] = ()
     fronts: tuple[str, ...] = ()
     """Names of the fronts that are connected."""
     windows_waiting: int = 0

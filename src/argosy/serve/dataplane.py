@@ -156,6 +156,8 @@ class DataPlane:
         """Of every version that is routed to, also while no replica of it is connected."""
         self.on_routes: Callable[[], None] = lambda: None
         """Called when routes or signatures have changed, to write them down."""
+        self.on_held: Callable[[], None] = lambda: None
+        """Called when a request came that waits until a replica is started for it."""
         self._config = config
         self._random = random
         self._namer = Namer(bytes.fromhex(config.key), random)
@@ -185,6 +187,8 @@ class DataPlane:
         digest = endpoint.plan.serving if not number else self._pinned(endpoint, number)[0]
         found = self.signatures.get(digest)
         if found is None:
+            if endpoint.route.is_on_demand:
+                self.on_held()
             raise Unavailable(
                 f"no replica of '{endpoint.route.stable_ref}' has been ready yet",
                 hint="it is being loaded; retry",
@@ -246,6 +250,8 @@ class DataPlane:
             self._refused(call, error.with_traceback(None))
             return call
         self._young.append(call)
+        if endpoint.plan.is_held and endpoint.route.is_on_demand:
+            self.on_held()
         if choice.mirror and call.segment is not None:
             self._mirror(call, choice.mirror)
         if endpoint.route.hedge_s:
@@ -253,6 +259,17 @@ class DataPlane:
         if not queue.is_due:
             self._schedule(queue)
         return call
+
+    @property
+    def holds(self) -> bool:
+        """Whether a request waits until a replica is started for it."""
+        return any(e.route.is_on_demand and e.plan.is_held and self._waiting(e) for e in self.endpoints.values())
+
+    def is_version_ready(self, endpoint: Endpoint, digest: str) -> bool:
+        """Return whether a version of an endpoint can answer, if need be after a replica of it was started."""
+        if digest in self.pool.ready:
+            return True
+        return endpoint.route.is_on_demand and endpoint.plan.is_held and digest in self.signatures
 
     def set_routes(self, routes: Sequence[EndpointRoute]) -> None:
         """Follow these routes from now on, all at once."""
@@ -271,6 +288,8 @@ class DataPlane:
                 self.counters.cell("argosy_first_failures_total", route.name, ref)  # it stands there from 0 on
         if any(route.mirror for route in routes):
             preload()
+        elastic = [route for route in routes if route.is_elastic]
+        self.pool.set_elastic(frozenset(d for r in elastic for d in (r.stable, r.canary, r.backup) if d))
         self.ready_changed()
         self.on_routes()
 
@@ -293,6 +312,7 @@ class DataPlane:
         now = self.clock.monotonic()
         self.wheel.turn(now)
         self.pool.check()
+        self.pool.measure()
         for endpoint in self.endpoints.values():
             if endpoint.health.turn(now, last_request=endpoint.last_request):
                 log.warning("failover_ended", endpoint=endpoint.route.name, version=endpoint.route.stable_ref)
@@ -301,7 +321,11 @@ class DataPlane:
 
     def statuses(self) -> list[EndpointStatus]:
         """Return every endpoint as the controller sees it."""
-        return [endpoint.status(self._waiting(endpoint)) for endpoint in self.endpoints.values()]
+        known = self.signatures
+        return [
+            endpoint.status(self._waiting(endpoint), is_known=endpoint.plan.serving in known)
+            for endpoint in self.endpoints.values()
+        ]
 
     # What the pool calls -------------------------------------------------------------------------------------------
 
@@ -396,7 +420,8 @@ class DataPlane:
         stage = "queue" if call.state == WAITING else "run"
         self.counters.count("argosy_expired_total", call.endpoint.route.name, stage)
         self._abandon(call)
-        call.error = _expired(call)
+        is_held = stage == "queue" and call.endpoint.route.is_on_demand and call.digest not in self.pool.ready
+        call.error = _nobody_came(call) if is_held else _expired(call)
         self.finish(call)
 
     def hedge(self, call: Call, now: float) -> None:
@@ -693,6 +718,16 @@ def _expired(call: Call) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"'{call.ref}' did not answer within {call.deadline - call.arrived:.3g} s",
         hint="give more time in the header argosy-timeout, or add replicas",
+    )
+
+
+def _nobody_came(call: Call) -> Unavailable:
+    return Unavailable(
+        f"no replica of '{call.ref}' was ready within {call.deadline - call.arrived:.3g} s of the request that was to "
+        "start one",
+        hint="retry after the time in Retry-After; argosy watch shows whether one is being started",
+        code="not_ready",
+        retry_after_s=5.0,
     )
 
 

@@ -102,7 +102,12 @@ class Endpoint:
         """Return the numbers of the versions that can be asked for by number."""
         return list(dict.fromkeys(version_number(ref) for ref in self.refs()))
 
-    def status(self, waiting: int) -> EndpointStatus:
+    @property
+    def is_available(self) -> bool:
+        """Whether it can answer: a replica is ready, or the next request starts one."""
+        return not self.plan.is_held or self.route.is_on_demand
+
+    def status(self, waiting: int, *, is_known: bool = True) -> EndpointStatus:
         """Return it as the controller sees it."""
         ordered = sorted(self.answers)
         return EndpointStatus(
@@ -117,6 +122,9 @@ class Endpoint:
             failed=self.failed,
             replayed=self.replayed,
             waiting=waiting,
+            arrived=self.budget.requests,
+            held=waiting if self.plan.is_held else 0,
+            is_known=is_known,
             stable_p50_ms=1000 * ordered[len(ordered) // 2] if ordered else 0.0,
             stable_p95_ms=1000 * ordered[int(len(ordered) * 0.95)] if ordered else 0.0,
         )

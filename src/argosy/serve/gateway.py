@@ -29,6 +29,7 @@ from argosy.serve.links import Link
 from argosy.serve.listening import Listening, allow_descriptors, keep_forever, listen
 from argosy.serve.prediction_id import MIN_KEY_BYTES
 from argosy.serve.tls import CertificateFiles, TlsListener
+from argosy.serve.waking import NAME, Waker
 
 if TYPE_CHECKING:
     from argosy.core.tracing import Tracing
@@ -197,6 +198,7 @@ class Gateway:
         self._restore()
         self.plane.on_routes = self._routes_changed
         self.plane.counters.gauges(self._gauges)
+        self.wake = self.plane.on_held = Waker(Path(config.socket).with_name(NAME), clock, self.keeper.hurry)
 
     def link(self) -> Link:
         """Return a protocol for a new peer on the Unix socket."""
@@ -242,6 +244,7 @@ class Gateway:
             access=self.access.rules.digest if self.access.rules is not None else "",
             replicas=tuple(replica.status() for replica in self.plane.pool.replicas.values()),
             endpoints=tuple(self.plane.statuses()),
+            versions=tuple(self.plane.pool.statuses()),
             fronts=tuple(sorted(peer.hello.front for peer in self.peers)),
             windows_waiting=self.plane.windows.waiting,
             windows_dropped=self.plane.windows.dropped,
@@ -273,6 +276,8 @@ class Gateway:
             self.keeper.look()
         if self.grpc is not None:
             self.grpc.check(now)
+        if self.plane.holds:
+            self.wake()
         if self.certificate is not None and self.certificate.refresh() and self.grpc is not None:
             self.grpc.renew_certificate()
 

@@ -47,7 +47,7 @@ class GatewayFront(HttpFront):
         for name, endpoint in self._endpoints_of(exchange):
             entry: dict[str, Any] = {
                 "version": endpoint.plan.serving_ref,
-                "is_ready": not endpoint.plan.is_held,
+                "is_ready": endpoint.is_available,
                 "predict": f"/predict/{name}",
                 "infer": f"/v2/models/{name}/infer",
             }
@@ -86,7 +86,7 @@ class GatewayFront(HttpFront):
         exchange.respond_json(200, {"live": True})
 
     def _ready(self, exchange: Exchange) -> None:
-        held = [name for name, endpoint in self.plane.endpoints.items() if endpoint.plan.is_held]
+        held = [name for name, endpoint in self.plane.endpoints.items() if not endpoint.is_available]
         exchange.respond_json(503 if held else 200, {"ready": not held})
 
     def _repository(self, exchange: Exchange) -> None:
@@ -96,7 +96,7 @@ class GatewayFront(HttpFront):
                 {
                     "name": name,
                     "version": version_number(endpoint.plan.serving_ref),
-                    "state": "UNAVAILABLE" if endpoint.plan.is_held else "READY",
+                    "state": "READY" if endpoint.is_available else "UNAVAILABLE",
                     "reason": endpoint.plan.note,
                 }
                 for name, endpoint in self._endpoints_of(exchange)
@@ -136,5 +136,5 @@ class GatewayFront(HttpFront):
         found = endpoint.digest_of(number) if number else (endpoint.plan.serving, "")
         if found is None:
             self.plane.signature(endpoint, number)  # which says that there is no such version
-        is_ready = found is not None and found[0] in self.plane.pool.ready
+        is_ready = found is not None and self.plane.is_version_ready(endpoint, found[0])
         exchange.respond_json(200 if is_ready else 503, {"name": endpoint.route.name, "ready": is_ready})

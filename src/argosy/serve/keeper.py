@@ -39,6 +39,12 @@ class ControllerKeeper:
         self._next = now + self._backoff_s
         threading.Thread(target=self.start, daemon=True).start()
 
+    def hurry(self) -> None:
+        """Start the controller now: a request waits for it, and nobody listens."""
+        if self._keeper.folder:
+            self._next = self._clock.monotonic() + self._backoff_s
+            threading.Thread(target=self.start, daemon=True).start()
+
     def start(self) -> None:
         """Start it, unless it lives."""
         from pathlib import Path
@@ -54,4 +60,4 @@ class ControllerKeeper:
         except ArgosyError as error:
             log.warning("controller_not_started", error=error.message, code=error.code)
             return
-        log.warning("controller_started_again", silent_s=SILENT_S)
+        log.warning("controller_started_again")

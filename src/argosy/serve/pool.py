@@ -17,7 +17,7 @@ from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.arena import LEAST_BYTES, MOST_BYTES, Arena
 from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
-from argosy.serve.control import GatewayConfig, ReplicaStatus
+from argosy.serve.control import GatewayConfig, ReplicaStatus, VersionStatus
 from argosy.serve.values import item_size
 
 log = get_logger()
@@ -169,7 +169,8 @@ class Replica:
             return
         self.failed_runs = 0
         if works:
-            self._pool.queues[self.hello.digest].ran(len(works), self._pool.clock.monotonic() - self.owed_since)
+            rows = sum([work.inputs.rows for work in works])
+            self._pool.queues[self.hello.digest].ran(len(works), self._pool.clock.monotonic() - self.owed_since, rows)
         self.failed += len(failures)
         self.answered += len(works) - len(failures)
         if failures:
@@ -264,7 +265,9 @@ class Pool:
         """Digests of the versions that have a ready replica."""
         self._config = config
         self._batches = itertools.count(1)
-        self._last_check = clock.monotonic()
+        self._last_check = self._measured = clock.monotonic()
+        self.elastic: frozenset[str] = frozenset()
+        """Digests of the versions that can get more replicas."""
 
     def next_batch(self) -> int:
         """Return a fresh id of a batch."""
@@ -281,7 +284,50 @@ class Pool:
                 max_bytes=self._config.queue_bytes,
                 wait_s=self._config.queue_wait_s,
             )
+            found.is_elastic = digest in self.elastic
         return found
+
+    def set_elastic(self, digests: frozenset[str]) -> None:
+        """Say which versions can get more replicas."""
+        self.elastic = digests
+        for digest, queue in self.queues.items():
+            queue.is_elastic = digest in digests
+
+    def in_flight(self) -> dict[str, int]:
+        """Return how many requests of each version run."""
+        found: dict[str, int] = {}
+        for replica in self.replicas.values():
+            if replica.batch is not None:
+                found[replica.hello.digest] = found.get(replica.hello.digest, 0) + len(replica.batch.works)
+        return found
+
+    def measure(self) -> None:
+        """Sum up the load of every version since the last look: the mean of what is seen at each tick.
+
+        A few dozen looks a second cost nothing; counting at every request would.
+        """
+        now = self.clock.monotonic()
+        span, self._measured = now - self._measured, now
+        running = self.in_flight()
+        for digest, queue in self.queues.items():
+            queue.load_s += span * (queue.requests + running.get(digest, 0))
+
+    def statuses(self) -> list[VersionStatus]:
+        """Return every version's load as the controller sees it."""
+        now = self.clock.monotonic()
+        running = self.in_flight()
+        return [
+            VersionStatus(
+                digest=digest,
+                waiting=queue.requests,
+                in_flight=running.get(digest, 0),
+                oldest_wait_s=max(0.0, now - queue.oldest) if queue.requests else 0.0,
+                load_s=queue.load_s,
+                pace_s=queue.pace_s,
+                rows=queue.rows,
+            )
+            for digest, queue in self.queues.items()
+        ]
 
     def keep_queues(self, digests: set[str]) -> None:
         """Forget empty queues of versions that are neither named here nor connected."""

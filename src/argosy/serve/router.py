@@ -92,7 +92,9 @@ def resolve(
     notes = []
     if failing:
         notes.append(f"{route.stable_ref} fails: {failing}")
-    if held:
+    if held and route.is_on_demand:
+        notes.append(f"no replica of {route.stable_ref} runs; the next request starts one")
+    elif held:
         notes.append(f"{route.stable_ref} has no ready replica, and nothing else has; requests wait for one")
     elif serving != route.stable:
         missing = [] if failing else [f"{route.stable_ref} has no ready replica"]

@@ -40,7 +40,8 @@ WIDE = Advice(replicas=1, threads=4, alone=4, most=3)
         (6, "auto", SPREAD, (6, 1)),
         (2, "auto", TINY, (2, 1)),
         (2, 3, SPREAD, (2, 3)),
-        ("2..4", "auto", SPREAD, (2, 2)),
+        ("2..4", "auto", SPREAD, (2, 1)),  # as many threads as the highest number leaves each
+        ("0..2", "auto", SPREAD, (0, 2)),
     ],
 )
 def test_what_is_said_counts_and_the_rest_follows_from_calibration(replicas, threads, advice, found):

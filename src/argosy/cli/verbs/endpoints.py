@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from argosy.cli.endpoint_view import scaling_line
 from argosy.cli.output import Output
 from argosy.cli.verbs.models import when
 from argosy.cli.verbs.watch import find
@@ -182,7 +183,7 @@ class _Page:
 
     def show(self, found: EndpointView, endpoint: Endpoint, page: dict[str, Any]) -> None:
         """Write all of it."""
-        style = {"ready": "green", "failed": "red", "stopped": "dim"}.get(found.state, "yellow")
+        style = {"ready": "green", "idle": "green", "failed": "red", "stopped": "dim"}.get(found.state, "yellow")
         self._output.line(f"[bold]{_plain(found.name)}[/]  [{style}]{found.state}[/]  {_plain(found.note)}".rstrip())
         self._rows("where", page["urls"] or {"": "nothing is served; start it with: argosy up"})
         self._route(found, endpoint.config)
@@ -212,6 +213,10 @@ class _Page:
             f"  replicas = {_plain(repr(config.replicas))}, threads = {_plain(repr(config.threads))}, "
             f"backup = {_plain(repr(config.backup))}"
         )
+        if found.scaling:
+            self._output.line(f"  {_plain(scaling_line(found.scaling, found.current_ready))}")
+        elif config.is_scaled:
+            self._output.line("  scaling: no controller has said yet how many replicas the load calls for")
         for version in found.versions:
             self._output.line(
                 f"  {version.role:<8}[bold]{_plain(version.ref)}[/]  {version.share:.0%} of the requests, "

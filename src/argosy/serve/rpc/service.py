@@ -251,7 +251,7 @@ class InferenceService:
         found = endpoint.digest_of(asked.version) if asked.version else (endpoint.plan.serving, "")
         if found is None:
             self.plane.signature(endpoint, asked.version)  # which says that there is no such version
-        is_ready = found is not None and found[0] in self.plane.pool.ready
+        is_ready = found is not None and self.plane.is_version_ready(endpoint, found[0])
         rpc.answer(messages.ModelReadyResponse(ready=is_ready).SerializeToString())
 
     def model_metadata(self, rpc: Rpc, data: bytes) -> None:
@@ -303,11 +303,11 @@ class InferenceService:
         caller = rpc.caller()
         answer = messages.RepositoryIndexResponse()
         for name, endpoint in self.plane.endpoints.items():
-            if caller.may(name) and not (asked.ready and endpoint.plan.is_held):
+            if caller.may(name) and not (asked.ready and not endpoint.is_available):
                 answer.models.add(
                     name=name,
                     version=version_number(endpoint.plan.serving_ref),
-                    state="UNAVAILABLE" if endpoint.plan.is_held else "READY",
+                    state="READY" if endpoint.is_available else "UNAVAILABLE",
                     reason=endpoint.plan.note,
                 )
         rpc.answer(answer.SerializeToString())
@@ -326,7 +326,7 @@ class InferenceService:
     def server_ready(self, rpc: Rpc, data: bytes) -> None:
         """ServerReady."""
         del data
-        is_held = any(endpoint.plan.is_held for endpoint in self.plane.endpoints.values())
+        is_held = any(not endpoint.is_available for endpoint in self.plane.endpoints.values())
         rpc.answer(messages.ServerReadyResponse(ready=not is_held).SerializeToString())
 
 

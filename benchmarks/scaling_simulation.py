@@ -20,8 +20,6 @@ from argosy.serve.requests import Inputs
 
 LOOK_S = 0.3
 """Between two looks of the controller."""
-TICK_S = 0.025
-"""Between two looks of the gateway at its load."""
 DEADLINE_S = 30.0
 _SPEC = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 _SIGNATURE = Signature(inputs=(_SPEC,), outputs=(_SPEC,))
@@ -99,14 +97,14 @@ class _Replica:
     def run(self, works, now):
         self.works = works
         world = self.world
-        world.busy += 1
+        world.running += len(works)
         seconds = world.model.seconds(len(works), world.chance)
         world.at(now + seconds, self._done, now)
 
     def _done(self, now, since):
         world = self.world
         works, self.works = self.works, None
-        world.busy -= 1
+        world.running -= len(works)
         world.busy_s += now - since
         world.queue.ran(len(works), now - since)
         for work in works:
@@ -210,15 +208,14 @@ class World:
         self.queue.replicas = max(1, start)
         self.outcome = Outcome(numbers=[(0.0, start)])
         self.loading = 0
-        self.given_up = 0
-        self.busy = 0
+        self.running = 0
+        self._now = 0.0
         self.busy_s = self.load_s = 0.0
         self._before = (0.0, 0.0, 0, 0.0)
         self._arrivals = iter(arrivals)
         self._events = []
         self._order = itertools.count()
         self._arrive()
-        self.at(TICK_S, self._tick)
         self.at(self.policy.look_s, self._look)
 
     def at(self, when, what, *given):
@@ -227,6 +224,9 @@ class World:
     def run(self, until):
         while self._events and self._events[0][0] <= until:
             now, _, what, given = heapq.heappop(self._events)
+            span, self._now = now - self._now, now
+            self.load_s += span * (self.queue.requests + self.running)
+            self.outcome.replica_s += span * (len(self.replicas) + self.loading)
             what(now, *given)
         return self.outcome
 
@@ -247,13 +247,6 @@ class World:
         else:
             self.queue.dispatch(now)
         self._arrive()
-
-    def _tick(self, now):
-        running = sum(len(replica.works) for replica in self.replicas if replica.works)
-        self.load_s += TICK_S * (self.queue.requests + running)
-        self.outcome.replica_s += TICK_S * (len(self.replicas) + self.loading)
-        self.queue.dispatch(now)
-        self.at(now + TICK_S, self._tick)
 
     def _look(self, now):
         since, load_s, asked, busy_s = self._before

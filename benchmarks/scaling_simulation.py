@@ -124,7 +124,6 @@ class Argosy:
 
     name = "Argosy"
     look_s = LOOK_S
-    is_elastic = True
 
     def __init__(self, model, low, high, start, **rules):
         target = USE * model.batch
@@ -157,7 +156,6 @@ class Utilisation:
 
     name = "use 80 %"
     look_s = 15.0
-    is_elastic = False
 
     def __init__(self, model, low, high, start, **rules):
         del model, rules
@@ -281,7 +279,7 @@ class World:
     def _count(self, wanted):
         ready = sum(1 for replica in self.replicas if not replica.leaves)
         self.queue.replicas = max(1, ready)
-        self.queue.is_elastic = self.policy.is_elastic and (wanted < self.high or ready < wanted)
+        self.queue.is_elastic = wanted < self.high or ready < wanted
 
     def _loaded(self, now):
         self.loading -= 1

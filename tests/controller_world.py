@@ -23,10 +23,11 @@ from argosy.operate.desired import Desired
 from argosy.operate.layout import wanted_replicas
 from argosy.operate.memory import FakeGateway
 from argosy.operate.replicas import key_of, version_key
+from argosy.operate.sharing import Machine
 from argosy.registry.versions import Evaluation, GateResult, Manifest, Version
 from argosy.security.api_keys import make_key
 from argosy.serve.access import AccessRules
-from argosy.serve.control import LISTENING
+from argosy.serve.control import LISTENING, VersionStatus
 from argosy.serve.wire import Advice
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
@@ -195,6 +196,9 @@ class Controller:
                     "port": desired.bound_port or desired.port,
                     "is_guarded": desired.access.is_on,
                 },
+                machine=lambda: world.machine,
+                replica_memory=lambda digest: world.replica_bytes.get(digest, 0),
+                publish_scaling=world.scaling.update,
                 report=lambda event, **fields: None,
                 readings=FakeReadings(world),
             )
@@ -268,6 +272,12 @@ class World:
         self.found = {}
         """What calibrating each version will find out, by digest, and after how many seconds of a replica's life."""
         self.stored = {}
+        self.machine = Machine()
+        self.replica_bytes = {}
+        self.scaling = {}
+        """What the controller said last of scaling, by endpoint."""
+        self.at_once = {}
+        """Requests at the same time that each version has, by digest; its gateway's counters follow."""
         self.versions = FakeVersions(make_version(1), make_version(2), make_version(3), make_version(9, passed=False))
         self.registry = SimpleNamespace(log=FakeLog(self.entries, self.clock), versions=self.versions)
         self.plan = self._plan_troubles() if troubles else {}
@@ -382,6 +392,7 @@ class World:
         self.clock.advance(dt)
         self._processes()
         self._traffic()
+        self._load(dt)
         if not self.controllers and (self.is_calm or self.random.random() < 0.5):
             self._new_controller()
         for controller in list(self.controllers):
@@ -395,6 +406,28 @@ class World:
             except ArgosyError as error:
                 raise Violation(f"tick raised {error!r}") from error
         self.check()
+
+    def load(self, version, at_once, seconds, dt=0.5, *, waiting=0, oldest_s=0.0, pace_s=0.0):
+        """Let a version have so many requests at once for some time."""
+        self.at_once[self.versions.get(version).digest] = (at_once, waiting, oldest_s, pace_s)
+        for _ in range(round(seconds / dt)):
+            self.step(dt)
+
+    def _load(self, dt):
+        if not self.gateway.is_alive:
+            return
+        for digest, (at_once, waiting, oldest_s, pace_s) in self.at_once.items():
+            former = self.gateway.loads.get(digest)
+            load_s = (former.load_s if former else 0.0) + at_once * dt
+            self.gateway.loads[digest] = VersionStatus(
+                digest=digest, waiting=waiting, in_flight=0, oldest_wait_s=oldest_s, load_s=load_s, pace_s=pace_s,
+                rows=1.0,
+            )  # fmt: skip
+            for route in self.gateway.routes.values():
+                if route.stable == digest:
+                    came = self.gateway.arrived.get(route.name, 0) + int(at_once > 0)
+                    self.gateway.arrived[route.name] = came
+                    self.gateway.waiting[route.name] = waiting
 
     def _processes(self):
         now = self.clock.monotonic()
@@ -599,7 +632,7 @@ class World:
             own = {"own": OwnMetric(python="a:b", code="sha256:c")}
             self.rollout = structs.replace(self.rollout, kind=kind, metrics=own)
         config = EndpointConfig(replicas=rnd.choice([1, 1, 2, 3]), backup=rnd.choice(["previous", "none"]))
-        config = self._calibrated(config)
+        config = self._scaled(self._calibrated(config))
         self.note(f"version 2 is {how}, undecided={undecided}, {self.rollout.kind}, {config}")
         commands.deploy(self.registry, "m:1", name=ENDPOINT, endpoint=config)
         dt = rnd.choice([0.3, 0.5, 1.0])
@@ -616,9 +649,11 @@ class World:
         steps = rnd.randrange(6, 26)
         pauses = self._pauses(steps)
         for number in range(steps):
+            self._swing()
             if number in pauses:
                 self._pause_or_resume(pauses[number])
             self.step(dt)
+        self.at_once = {}
         self.settle()
         if expected and not any("operator" in line for line in self.trace):
             last = self.state().endpoints[ENDPOINT].last
@@ -667,6 +702,23 @@ class World:
             self.note(f"operator: {command.__name__}" if command is commands.abort else command.__name__)
         except (Conflict, NotFound) as refused:
             self.note(f"{command.__name__} refused: {refused}")
+
+    def _scaled(self, config):
+        """Have the replicas follow a load in some of the schedules."""
+        self.swings = random.Random(f"scaling {self.seed}")
+        replicas = self.swings.choice(["0..2", "1..3", "1..4", "", "", "", "", ""])
+        if not replicas:
+            self.swings = None
+            return config
+        found = {"replicas": replicas, "backup": config.backup, "threads": config.threads}
+        return EndpointConfig(**found, target_concurrency=1.0, idle="2s", scale_down="10s")
+
+    def _swing(self):
+        if self.swings is not None and self.swings.random() < 0.3:
+            for endpoint in self.state().endpoints.values():
+                if endpoint.stable:
+                    at_once = self.swings.choice([0.0, 0.0, 0.5, 3.0, 40.0])
+                    self.at_once = {endpoint.stable.digest: (at_once, 2 if at_once else 0, 0.1, 0.0)}
 
     def right_end(self, how, *, stepwise):
         """How the second rollout must end if no operator meddles, whatever is killed."""
@@ -717,7 +769,8 @@ class World:
         state = self.state()
         for endpoint in state.endpoints.values():
             require(endpoint.rollout is None, f"{endpoint.rollout} never ends")
-        wanted = wanted_replicas(state.endpoints.values(), self.stored.get)
+        counts = self.controllers[-1].reconciler._scalers.counts
+        wanted = wanted_replicas(state.endpoints.values(), self.stored.get, counts)
         living = [info.name for info in self.launcher.list("replica") if info.alive]
         for digest, want in wanted.items():
             if self.behaviour.get(digest, "good") not in ("crash", "stuck"):

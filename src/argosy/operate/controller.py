@@ -165,7 +165,7 @@ class Reconciler:
 
     def observed(self) -> Observed:
         """Return what this controller knows now, for whoever counts it."""
-        wanted = wanted_replicas(self.desired.endpoints.values(), self._advice.get)
+        wanted = wanted_replicas(self.desired.endpoints.values(), self._advice.get, self._scalers.counts)
         return Observed(
             desired=self.desired,
             wanted={digest: want.replicas for digest, want in wanted.items()},

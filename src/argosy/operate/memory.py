@@ -12,7 +12,7 @@ import msgspec
 
 from argosy.core.errors import Unavailable
 from argosy.serve.access import AccessRules
-from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, Window
+from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, VersionStatus, Window
 from argosy.serve.wire import Advice
 
 
@@ -30,6 +30,12 @@ class FakeGateway:
         self.rules: AccessRules | None = AccessRules(is_on=False)
         self.replicas: dict[str, ReplicaStatus] = {}
         self.calls: list[str] = []
+        self.loads: dict[str, VersionStatus] = {}
+        """By digest, what the versions have to do, as the test says."""
+        self.arrived: dict[str, int] = {}
+        """By endpoint, requests that came."""
+        self.waiting: dict[str, int] = {}
+        """By endpoint, requests that wait."""
         self._windows: list[Window] = []
         self._next_index = 0
 
@@ -46,6 +52,7 @@ class FakeGateway:
             access=self.rules.digest if self.rules is not None else "",
             replicas=tuple(self.replicas[name] for name in sorted(self.replicas)),
             endpoints=tuple(self._endpoint(route) for _, route in sorted(self.routes.items())),
+            versions=tuple(self.loads.values()),
             windows_waiting=len(self._windows),
         )
 
@@ -134,6 +141,7 @@ class FakeGateway:
         self.is_alive = False
         self.replicas = {}
         self._windows = []
+        self.loads, self.arrived, self.waiting = {}, {}, {}
 
     def revive(self, pid: int, started: float) -> None:
         """Start again; replicas have to connect anew."""
@@ -149,8 +157,18 @@ class FakeGateway:
     def _endpoint(self, route: EndpointRoute) -> EndpointStatus:
         serving = next((v for v in (route.stable, route.backup, route.canary) if v and self.ready(v)), "")
         note = "" if serving == route.stable else "the current version has no ready replica"
+        waiting = self.waiting.get(route.name, 0)
         return EndpointStatus(
-            name=route.name, serving=serving, serving_ref="", share=self._share(route), note=note, requests=0, failed=0
+            name=route.name,
+            serving=serving,
+            serving_ref="",
+            share=self._share(route),
+            note=note,
+            requests=0,
+            failed=0,
+            waiting=waiting,
+            arrived=self.arrived.get(route.name, 0),
+            held=waiting if not serving else 0,
         )
 
     def _answer(self, call: str) -> None:

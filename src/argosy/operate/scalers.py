@@ -182,9 +182,11 @@ class Scalers:
         served = seen.served.get(endpoint.name)
         arrived = _grown(before.arrived, endpoint.name, served.arrived) if before and served else 0
         part = _part(endpoint, scaled, self.counts)
-        digests = [target.digest for target in (endpoint.stable, endpoint.backup) if target]
+        digests = [endpoint.stable.digest] if endpoint.stable else []
         if endpoint.stable is None and endpoint.rollout is not None:
             digests = [endpoint.rollout.to.digest]
+        elif endpoint.backup is not None and not replicas.ready(digests[0]):
+            digests.append(endpoint.backup.digest)  # it answers in place of the current one
         found = [loads[digest] for digest in digests if digest in loads]
         share_left = 1.0
         if served is not None and endpoint.stable is not None and served.serving == endpoint.stable.digest:

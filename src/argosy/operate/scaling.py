@@ -160,6 +160,7 @@ class Scaler:
         self._fell_at = -math.inf
         self._patience = 1.0
         self._delay_s = 0.0
+        self._was_ready = False
 
     def take(self, sample: Sample, rules: Rules) -> Wish:
         """Take in what was seen, and return what is wanted from now on."""
@@ -199,9 +200,12 @@ class Scaler:
             self._aged_since = None
             span = 0.0
         self._last = sample.at
+        is_served, self._was_ready = self._was_ready and sample.ready > 0, sample.ready > 0
         if span > 0.0:
-            self._stable.add(span, sample)
-            self._panic.add(span, sample)
+            # What waited for a first replica says nothing of how many would do.
+            counted = sample if is_served else msgspec.structs.replace(sample, concurrency=0.0)
+            self._stable.add(span, counted)
+            self._panic.add(span, counted)
         if sample.arrived or sample.waiting or sample.concurrency > 0.0:
             self._active = sample.at
         limit = max(AGED_S, sample.pace_s)

@@ -18,12 +18,12 @@ def test_the_example_of_the_design_is_read():
     assert (rollout.dwell_s, rollout.window_s, rollout.time_limit_s) == (60, 10, 1800)
 
 
-@pytest.mark.parametrize(("replicas", "found"), [(2, (2, 2)), ("3", (3, 3)), ("2..5", (2, 5))])
+@pytest.mark.parametrize(("replicas", "found"), [(2, (2, 2)), ("3", (3, 3)), ("2..5", (2, 5)), ("0..4", (0, 4))])
 def test_replicas_are_a_number_or_a_range(replicas, found):
     assert EndpointConfig(replicas=replicas).replica_range() == found
 
 
-@pytest.mark.parametrize("replicas", [0, -1, 65, "4..2", "many", "1..", "1...3", ""])
+@pytest.mark.parametrize("replicas", [0, -1, 65, "4..1", "0", "0..0", "0..65", "-1..2", "many", "1..", "1...3", ""])
 def test_impossible_replicas_are_refused_with_an_example(replicas):
     with pytest.raises(InvalidInput, match=r"endpoint\.replicas"):
         endpoint_config({"replicas": replicas}, where="argosy.toml")
@@ -133,3 +133,31 @@ def test_a_config_survives_the_log():
     plain = to_plain(config)
     assert plain == {"steps": [1.0, 2.5], "tolerate": {"latency": 2.0}}
     assert rollout_config(plain, where="x") == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("priority", 101),
+        ("priority", -101),
+        ("target_concurrency", 0),
+        ("target_concurrency", -1.5),
+        ("target_concurrency", 1e6),
+        ("target_concurrency", "much"),
+        ("idle", "0s"),
+        ("idle", "8d"),
+        ("idle", "soon"),
+        ("scale_down", "1s"),
+    ],
+)
+def test_impossible_settings_of_scaling_are_refused_with_what_is_possible(field, value):
+    with pytest.raises(InvalidInput, match=rf"endpoint\.{field} is .*|'soon'"):
+        endpoint_config({"replicas": "0..4", field: value}, where="argosy.toml")
+
+
+def test_only_a_range_follows_the_load_and_only_one_from_0_sleeps():
+    scaled = [EndpointConfig(replicas=replicas).is_scaled for replicas in ("auto", 2, "2..2", "1..4", "0..1")]
+    assert scaled == [False, False, False, True, True]
+    asleep = [EndpointConfig(replicas=replicas).is_on_demand for replicas in ("auto", 2, "1..4", "0..1")]
+    assert asleep == [False, False, False, True]
+    assert endpoint_config({"replicas": "0..4", "idle": "90s"}, where="argosy.toml").idle_s == 90.0

@@ -185,8 +185,9 @@ class Scalers:
         digests = [endpoint.stable.digest] if endpoint.stable else []
         if endpoint.stable is None and endpoint.rollout is not None:
             digests = [endpoint.rollout.to.digest]
-        elif endpoint.backup is not None and not replicas.ready(digests[0]):
-            digests.append(endpoint.backup.digest)  # it answers in place of the current one
+        elif digests and (endpoint.failing or not replicas.ready(digests[0])):
+            # Others answer in place of the current one.
+            digests += [spare.digest for spare in (endpoint.backup, endpoint.sibling) if spare]
         found = [loads[digest] for digest in digests if digest in loads]
         share_left = 1.0
         if served is not None and endpoint.stable is not None and served.serving == endpoint.stable.digest:
@@ -342,7 +343,10 @@ def _purpose(endpoint: Endpoint, digest: str) -> int | None:
         return sharing.STABLE
     if rollout is not None and rollout.to.digest == digest:
         return sharing.CANARY if endpoint.stable is not None else sharing.STABLE
-    return sharing.BACKUP if endpoint.backup is not None and endpoint.backup.digest == digest else None
+    spares = {spare.digest for spare in (endpoint.backup, endpoint.sibling) if spare is not None}
+    if digest not in spares:
+        return None
+    return sharing.STABLE if endpoint.failing else sharing.BACKUP
 
 
 def _part(endpoint: Endpoint, scaled: Mapping[str, Endpoint], counts: Mapping[str, int]) -> float:

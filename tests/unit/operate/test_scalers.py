@@ -195,3 +195,13 @@ def test_the_target_follows_from_what_runs_together_and_cores_bound_the_range(wo
     assert running(world) == 3
     assert world.scaling[ENDPOINT].limit == "this machine has 3 cores"
     assert world.gateway.ready(digest) == 3
+
+
+def test_an_endpoint_whose_first_version_never_ran_is_left_alone(world):
+    world.behaviour = {world.versions.get("m:1").digest: "crash"}
+    deploy(world, replicas="0..2")
+    for _ in range(40):
+        world.step(0.5)
+    endpoint = world.state().endpoints[ENDPOINT]
+    assert (endpoint.stable, endpoint.last.outcome) == (None, d.ROLLED_BACK)
+    assert running(world) == 0

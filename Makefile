@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-rollouts bench-compression bench-finetune bench-predictions bench-faults soak bench-serving bench-training clean
+.PHONY: help demo test test-slow fuzz check lint types layers docs proto bench bench-autoscaling bench-rollouts bench-compression bench-finetune bench-predictions bench-faults soak bench-serving bench-training clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ proto: .venv/dev  ## Compile the gRPC messages of serve/rpc/inference.proto
 check: lint types layers test docs  ## What CI runs
 
 bench: bench-rollouts bench-serving bench-training bench-faults  ## Run every benchmark and write benchmarks/results/
+
+bench-autoscaling: .venv/dev  ## The autoscaler beside a rule on average use, on simulated traffic (twenty minutes)
+	$(BIN)/python benchmarks/autoscaling.py
 
 bench-rollouts: .venv/dev  ## False alarms and detection of the judge, simulated
 	$(BIN)/python benchmarks/rollouts.py

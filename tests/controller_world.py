@@ -776,8 +776,8 @@ class World:
             if self.behaviour.get(digest, "good") not in ("crash", "stuck"):
                 ready = self.gateway.ready(digest)
                 # Where it is not known yet how many do best, what was there before stays.
-                is_enough = ready == want.replicas or (want.is_open and ready > want.replicas)
-                require(is_enough, f"{want} but {living} run")
+                is_right = ready >= want.replicas if want.is_open else ready == want.replicas
+                require(is_right, f"{want} but {living} run")
                 threads = {r.threads for r in self.gateway.replicas.values() if r.version == digest}
                 require(threads <= {want.threads}, f"{want} but some have {threads} threads")
         keys = {version_key(digest) for digest in wanted}

@@ -92,6 +92,7 @@ def test_a_held_request_is_refused_with_a_time_to_retry_when_nobody_comes(home):
     assert "no replica of 'm:1' was ready" in str(body)
 
 
+@pytest.mark.slow
 def test_an_endpoint_at_zero_is_remembered_by_a_restarted_gateway_and_controller(home):
     deploy(home, constant(7.0), replicas="0..1", idle="1s")
     asleep(home)
@@ -104,6 +105,7 @@ def test_an_endpoint_at_zero_is_remembered_by_a_restarted_gateway_and_controller
     assert (status, body["outputs"][0]["data"]) == (200, [7.0])
 
 
+@pytest.mark.slow
 def test_more_replicas_come_with_the_load_and_no_request_is_refused(home):
     deploy(home, slow(layers=4, width=512, value=3.0), replicas="1..2", target_concurrency=1.0, threads=1)
     answers, stop = [], threading.Event()

@@ -27,7 +27,7 @@ from argosy.operate.sharing import Machine
 from argosy.registry.versions import Evaluation, GateResult, Manifest, Version
 from argosy.security.api_keys import make_key
 from argosy.serve.access import AccessRules
-from argosy.serve.control import LISTENING, VersionStatus
+from argosy.serve.control import LISTENING, VersionLoad
 from argosy.serve.wire import Advice
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
@@ -419,7 +419,7 @@ class World:
         for digest, (at_once, waiting, oldest_s, pace_s) in self.at_once.items():
             former = self.gateway.loads.get(digest)
             load_s = (former.load_s if former else 0.0) + at_once * dt
-            self.gateway.loads[digest] = VersionStatus(
+            self.gateway.loads[digest] = VersionLoad(
                 digest=digest, waiting=waiting, in_flight=0, oldest_wait_s=oldest_s, load_s=load_s, pace_s=pace_s,
                 rows=1.0,
             )  # fmt: skip

@@ -12,7 +12,7 @@ import msgspec
 
 from argosy.core.errors import Unavailable
 from argosy.serve.access import AccessRules
-from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, VersionStatus, Window
+from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, VersionLoad, Window
 from argosy.serve.wire import Advice
 
 
@@ -30,7 +30,7 @@ class FakeGateway:
         self.rules: AccessRules | None = AccessRules(is_on=False)
         self.replicas: dict[str, ReplicaStatus] = {}
         self.calls: list[str] = []
-        self.loads: dict[str, VersionStatus] = {}
+        self.loads: dict[str, VersionLoad] = {}
         """By digest, what the versions have to do, as the test says."""
         self.arrived: dict[str, int] = {}
         """By endpoint, requests that came."""

@@ -17,7 +17,7 @@ from argosy.operate.replicas import Replicas, version_key
 from argosy.operate.scaling import USE, Rules, Sample, Scaler, Wish
 from argosy.operate.scaling_file import ScalingView
 from argosy.operate.sharing import Ask, Grant, Machine, share
-from argosy.serve.control import EndpointStatus, GatewayStatus, VersionStatus
+from argosy.serve.control import EndpointStatus, GatewayStatus, VersionLoad
 
 _PUBLISH_S = 2.0
 """Between two writings of it while only figures change."""
@@ -28,7 +28,7 @@ class _Seen(NamedTuple):
 
     now: float
     served: dict[str, EndpointStatus]
-    loads: dict[str, VersionStatus]
+    loads: dict[str, VersionLoad]
     before: "_Before | None"
     """None at the first look."""
 
@@ -140,7 +140,7 @@ class Scalers:
         known = {e.stable.digest for e in scaled.values() if e.stable} | {r.version for r in status.replicas}
         self._batches = {digest: found for digest, found in self._batches.items() if digest in known}
 
-    def _rules_of(self, endpoint: Endpoint, loads: Mapping[str, VersionStatus], threads: int) -> Rules:
+    def _rules_of(self, endpoint: Endpoint, loads: Mapping[str, VersionLoad], threads: int) -> Rules:
         config = endpoint.config
         low, high = config.replica_range()
         if endpoint.rollout is not None:
@@ -159,7 +159,7 @@ class Scalers:
             delay_s=config.scale_down_s,
         )
 
-    def _together(self, endpoint: Endpoint, loads: Mapping[str, VersionStatus]) -> float:
+    def _together(self, endpoint: Endpoint, loads: Mapping[str, VersionLoad]) -> float:
         """Return how many requests a replica of the version that serves runs together."""
         digest = endpoint.stable.digest if endpoint.stable else ""
         batch, _ = self._batches.get(digest, (1, 0.0))
@@ -208,7 +208,7 @@ class Scalers:
             pace_s=self._pace(main) if main is not None else 0.0,
         )
 
-    def _pace(self, load: VersionStatus) -> float:
+    def _pace(self, load: VersionLoad) -> float:
         """Return the seconds of a replica that a request takes when as many as possible run together."""
         batch, run_s = self._batches.get(load.digest, (1, 0.0))
         if batch <= 1 or run_s <= 0.0 or load.pace_s <= 0.0:

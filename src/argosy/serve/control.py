@@ -207,7 +207,7 @@ class EndpointStatus(Config, frozen=True):
     """Whether it is known what the version takes; if not, requests are refused until a replica has told."""
 
 
-class VersionStatus(Config, frozen=True):
+class VersionLoad(Config, frozen=True):
     """The load of one version, over all endpoints that route to it."""
 
     digest: str
@@ -243,7 +243,7 @@ class GatewayStatus(Config, frozen=True):
     """Digest of the access rules in force; empty while they are not known."""
     replicas: tuple[ReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
-    versions: tuple[VersionStatus, ...] = ()
+    versions: tuple[VersionLoad, ...] = ()
     fronts: tuple[str, ...] = ()
     """Names of the fronts that are connected."""
     windows_waiting: int = 0

@@ -17,7 +17,7 @@ from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.arena import LEAST_BYTES, MOST_BYTES, Arena
 from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
-from argosy.serve.control import GatewayConfig, ReplicaStatus, VersionStatus
+from argosy.serve.control import GatewayConfig, ReplicaStatus, VersionLoad
 from argosy.serve.values import item_size
 
 log = get_logger()
@@ -312,12 +312,12 @@ class Pool:
         for digest, queue in self.queues.items():
             queue.load_s += span * (queue.requests + running.get(digest, 0))
 
-    def statuses(self) -> list[VersionStatus]:
+    def statuses(self) -> list[VersionLoad]:
         """Return every version's load as the controller sees it."""
         now = self.clock.monotonic()
         running = self.in_flight()
         return [
-            VersionStatus(
+            VersionLoad(
                 digest=digest,
                 waiting=queue.requests,
                 in_flight=running.get(digest, 0),

@@ -308,11 +308,15 @@ def watch(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port of the page, 0: any free one.")] = 8710) -> None:
-    """Show the same in the browser, on this machine only."""
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the page, 0: any free one.")] = 8710,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
+    browser: Annotated[bool, typer.Option(help="Open it in a browser, where there is a desktop.")] = True,
+) -> None:
+    """Show the same in the browser, live, and act from there; on this machine only."""
     from argosy.cli.verbs import ui as verb
 
-    verb.ui(port)
+    verb.ui(port, read_only=read_only, browser=browser)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import wanted_replicas
 from argosy.operate.replicas import key_of, version_key
 from argosy.operate.scaling_file import ScalingView
-from argosy.serve.control import GatewayStatus, ReplicaStatus, Window
+from argosy.serve.control import GatewayStatus, ReplicaStatus, VersionStatus, Window
 
 EVENTS = 12
 """How many of the last events are shown."""
@@ -54,6 +54,13 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     """The share of requests it gets."""
     wanted: int
     ready: int
+    requests: int = 0
+    """Requests it answered since it was routed."""
+    failed: int = 0
+    """Answers with a 5xx among them."""
+    p50_ms: float = 0.0
+    p95_ms: float = 0.0
+    """Over its last 500 successes; 0 before the first."""
     replicas: tuple[ReplicaView, ...] = ()
     error: str = ""
     """Why its last replica ended, when none is ready."""
@@ -182,17 +189,19 @@ class Observer:
         self._now = now
         self._scaling = scaling
         self.desired = Desired()
+        self.windows: list[Window] = []
+        """What the gateway held back of running rollouts at the last look: nobody has written it down yet."""
 
     def look(self) -> SystemView:
         """Return what is there now."""
         self._log.refresh()
         self.desired.catch_up(self._log)
-        status, windows = _ask(self._gateway)
+        status, self.windows = _ask(self._gateway)
         processes = self._launcher.list()
         return observe(
             self.desired,
             status,
-            windows,
+            self.windows,
             processes,
             now=self._now(),
             error_of=self._launcher.error,
@@ -334,6 +343,8 @@ def _versions(endpoint: Endpoint, scene: _Scene, share: float) -> Iterable[Versi
     scaling = _scaling(endpoint, scene)
     counts = {endpoint.name: scaling.granted} if scaling is not None else {}
     wanted = wanted_replicas([endpoint], advice.get, counts)
+    served = next((e for e in scene.status.endpoints if e.name == endpoint.name), None) if scene.status else None
+    answered = {v.ref: v for v in served.versions} if served else {}
     shown: set[str] = set()
     for target, role, part in targets:
         if target is None or target.digest in shown:
@@ -342,6 +353,7 @@ def _versions(endpoint: Endpoint, scene: _Scene, share: float) -> Iterable[Versi
         replicas = tuple(_replicas(target.digest, scene))
         ready = sum(1 for replica in replicas if replica.state == "ready")
         want = wanted.get(target.digest)
+        counted = answered.get(target.ref) or VersionStatus(ref=target.ref)
         yield VersionView(
             ref=target.ref,
             digest=target.digest,
@@ -349,6 +361,10 @@ def _versions(endpoint: Endpoint, scene: _Scene, share: float) -> Iterable[Versi
             share=part,
             wanted=want.replicas if want else 0,
             ready=ready,
+            requests=counted.requests,
+            failed=counted.failed,
+            p50_ms=counted.p50_ms,
+            p95_ms=counted.p95_ms,
             replicas=replicas,
             error="" if ready else _last_error(target.digest, scene),
         )

@@ -173,6 +173,19 @@ class ReplicaStatus(Config, frozen=True):
     """What its calibration recommends; None while that is not known."""
 
 
+class VersionStatus(Config, frozen=True):
+    """What one version has answered at one endpoint since it was routed there."""
+
+    ref: str
+    requests: int = 0
+    """Requests it answered, in any way; its copies of mirrored requests are not counted."""
+    failed: int = 0
+    """Answers with a 5xx among them."""
+    p50_ms: float = 0.0
+    p95_ms: float = 0.0
+    """Over its last 500 successes; 0 before the first."""
+
+
 class EndpointStatus(Config, frozen=True):
     """One endpoint as the gateway serves it now."""
 
@@ -205,6 +218,8 @@ class EndpointStatus(Config, frozen=True):
     """Requests that wait because none of its versions has a ready replica."""
     is_known: bool = True
     """Whether it is known what the version takes; if not, requests are refused until a replica has told."""
+    versions: tuple[VersionStatus, ...] = ()
+    """Each version that has answered."""
 
 
 class VersionLoad(Config, frozen=True):

@@ -17,7 +17,7 @@ from argosy.serve.batcher import OVER, RUNNING, Trouble, VersionQueue, Work
 from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayConfig
 from argosy.serve.counters import Cell, Counters, Histogram
 from argosy.serve.deadlines import Wheel
-from argosy.serve.endpoint import Endpoint, Tally
+from argosy.serve.endpoint import Answers, Endpoint, Tally
 from argosy.serve.hedging import Hedge, HedgeTimer
 from argosy.serve.lanes import WAITING
 from argosy.serve.mirror import Copy, Pair, preload
@@ -462,8 +462,11 @@ class DataPlane:
         endpoint.requests += 1
         tally = endpoint.tallies.get(call.ref) or self._tally(endpoint, call.ref)
         tally.seconds.observe(seconds)
+        answers = tally.answers
+        answers.requests += 1
         if call.error is None:
             tally.ok.value += 1.0
+            answers.recent.append(seconds)
             call.prediction = self._namer.name(call.digest, self.clock.now())
             if call.first is None and call.digest == endpoint.route.stable:
                 endpoint.answers.append(seconds)
@@ -474,6 +477,7 @@ class DataPlane:
             self.counters.count("argosy_requests_total", endpoint.route.name, call.ref, call.error.code)
             if not isinstance(call.error, InvalidInput):
                 endpoint.failed += 1
+                answers.failed += 1
         if call.segment is not None:
             self._judge(call, call.segment, seconds)
         if call.first is not None:
@@ -677,6 +681,7 @@ class DataPlane:
         found = endpoint.tallies[ref] = Tally(
             self.counters.cell("argosy_requests_total", name, ref, "ok"),
             self.counters.histogram("argosy_request_seconds", name, ref),
+            endpoint.by_version.setdefault(ref, Answers()),
         )
         return found
 

@@ -1,10 +1,11 @@
 """One served name as the gateway knows it now."""
 
+from collections import deque
 from collections.abc import Container
 from typing import NamedTuple
 
 from argosy.core.tensors import Signature
-from argosy.serve.control import EndpointRoute, EndpointStatus
+from argosy.serve.control import EndpointRoute, EndpointStatus, VersionStatus
 from argosy.serve.counters import Cell, Histogram
 from argosy.serve.deadlines import RetryBudget
 from argosy.serve.health import Health
@@ -12,11 +13,35 @@ from argosy.serve.router import Choice, Plan, choose, resolve
 from argosy.serve.windows import Rollout, Windows, recent_answers
 
 
+class Answers:
+    """What one version answered at one endpoint since it was routed there."""
+
+    __slots__ = ("failed", "recent", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.failed = 0
+        self.recent: deque[float] = recent_answers()
+        """The latencies of the last successes, in seconds."""
+
+    def status(self, ref: str) -> VersionStatus:
+        """Return it as an operator sees it."""
+        ordered = sorted(self.recent)
+        return VersionStatus(
+            ref=ref,
+            requests=self.requests,
+            failed=self.failed,
+            p50_ms=1000 * ordered[len(ordered) // 2] if ordered else 0.0,
+            p95_ms=1000 * ordered[int(len(ordered) * 0.95)] if ordered else 0.0,
+        )
+
+
 class Tally(NamedTuple):
     """What is counted for each answer of one version at one endpoint."""
 
     ok: Cell
     seconds: Histogram
+    answers: Answers
 
 
 class Endpoint:
@@ -44,6 +69,8 @@ class Endpoint:
         self._was_ready = False
         self.tallies: dict[str, Tally] = {}
         """What is counted for each version that answers, by its name."""
+        self.by_version: dict[str, Answers] = {}
+        """What each version in the route has answered, by its name."""
 
     def set_route(self, route: EndpointRoute) -> None:
         """Follow another route; `refresh` must be called then."""
@@ -78,6 +105,8 @@ class Endpoint:
         self.rollout = windows.follow(self.route, self.plan.share, self.answers)
         self.choice = None if self.plan.canary else choose(self.plan, 0.0, 1.0, "")
         self.tallies.clear()
+        kept = {*self.refs(), self.previous[1]}
+        self.by_version = {ref: answers for ref, answers in self.by_version.items() if ref in kept}
 
     def digest_of(self, number: str) -> tuple[str, str] | None:
         """Return digest and name of the version of this number, if the route names it."""
@@ -127,6 +156,7 @@ class Endpoint:
             is_known=is_known,
             stable_p50_ms=1000 * ordered[len(ordered) // 2] if ordered else 0.0,
             stable_p95_ms=1000 * ordered[int(len(ordered) * 0.95)] if ordered else 0.0,
+            versions=tuple(answers.status(ref) for ref, answers in self.by_version.items()),
         )
 
 

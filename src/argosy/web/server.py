@@ -1,7 +1,12 @@
 """Runs the page: one process in the foreground, on loopback."""
 
 import socket
+from collections.abc import Callable
+from typing import Any
 
+from argosy.cluster.launcher import Launcher
+from argosy.core.clock import Clock
+from argosy.core.config import Settings
 from argosy.core.errors import Conflict, InvalidInput
 from argosy.core.plugins import missing
 from argosy.operate.view import Observer
@@ -29,13 +34,48 @@ def bind(host: str, port: int) -> socket.socket:
     return taken
 
 
-def serve(registry: Registry, observer: Observer, host: str, taken: socket.socket) -> None:
-    """Serve the page until interrupted. Raises PluginError when the extra `ui` is not installed."""
+def serve(
+    registry: Registry,
+    observer: Observer,
+    launcher: Launcher,
+    settings: Settings,
+    clock: Clock,
+    taken: socket.socket,
+    *,
+    is_read_only: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """Serve the page until interrupted; `tell` gets each link that lets a browser in, the first one when it answers.
+
+    Raises PluginError when the extra `ui` is not installed, Internal when a route has no policy.
+    """
     try:
         import uvicorn
 
-        from argosy.web.app import create_app
+        from argosy.web.live import make_page
     except ModuleNotFoundError as error:
         raise missing(error, "ui") from error
-    app = create_app(registry, observer, host, taken.getsockname()[1])
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off")).run(sockets=[taken])
+
+    host, port = taken.getsockname()[:2]
+    guard = make_page(
+        registry,
+        observer,
+        launcher,
+        settings,
+        clock,
+        address=f"{host}:{port}",
+        role="viewer" if is_read_only else "operator",
+        tell=tell,
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                tell(guard.link)
+
+    # A browser sends little: whatever is larger than this did not come from the page.
+    config: Any = uvicorn.Config(
+        guard, log_level="warning", ws="websockets-sansio", ws_max_size=1 << 20, timeout_graceful_shutdown=2
+    )
+    Server(config).run(sockets=[taken])

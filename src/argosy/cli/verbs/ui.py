@@ -1,15 +1,43 @@
 """`ui`: the page in the browser."""
 
+import os
+import sys
+
 from argosy.cli.output import Output
 from argosy.cli.workspace import Workspace
 from argosy.web.server import bind, serve
 
 
-def ui(port: int) -> None:
+def ui(port: int, *, read_only: bool, browser: bool) -> None:
     """Serve the page until Ctrl-C."""
     output = Output()
     workspace = Workspace()
-    host = "127.0.0.1"
-    taken = bind(host, port)
-    output.line(f"look at [bold]http://{host}:{taken.getsockname()[1]}[/]; stop with Ctrl-C")
-    serve(workspace.registry, workspace.observer, host, taken)
+    links: list[str] = []
+
+    def tell(link: str) -> None:
+        links.append(link)
+        if len(links) > 1:
+            output.line(f"[dim]opened; for another browser: {link}[/]")
+            return
+        output.line(f"open [bold]{link}[/]")
+        output.line("  the link works once, for one browser; stop with Ctrl-C")
+        if browser and output.is_live and _has_desktop():
+            import webbrowser
+
+            webbrowser.open(link)
+
+    serve(
+        workspace.registry,
+        workspace.observer,
+        workspace.launcher,
+        workspace.settings,
+        workspace.clock,
+        bind("127.0.0.1", port),
+        is_read_only=read_only,
+        tell=tell,
+    )
+
+
+def _has_desktop() -> bool:
+    # Without one, Python's webbrowser would start a browser inside the terminal.
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

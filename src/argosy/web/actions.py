@@ -74,7 +74,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action(
         name="undo",
-        label="Undo: back to the former version",
+        label="Undo last rollout",
         icon="undo",
         asks="'{endpoint}' returns from {current} to {former}, which is kept warm, at once and without a canary.",
         command="argosy rollback {endpoint}",

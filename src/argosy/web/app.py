@@ -1,4 +1,4 @@
-"""The admin API: what the command line shows, as JSON, and the reports of versions. Everything that acts is the page's."""
+"""The admin API: what the command line shows, as JSON, and the reports of versions. It only reads; the page acts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -135,8 +135,7 @@ class Feed:
                 seen = self._read(seen)
         except ArgosyError as error:
             return msgspec.structs.replace(former, number=number, trouble=error.message)
-        except Exception as error:
-            # The outermost loop of the page: it must go on looking whatever one look came upon.
+        except Exception as error:  # noqa: BLE001 - the outermost loop of the page, which must go on looking
             _log.exception("page_look_failed")
             return msgspec.structs.replace(former, number=number, trouble=f"{type(error).__name__}: {error}")
         return seen

@@ -1,9 +1,9 @@
 """The door of the page: who may come in, to what, and what a browser may do with it. Whatever is in doubt is refused.
 
 The page acts on everything of this home, so a browser must show that it was opened by whoever started it. `argosy ui`
-prints a link with a token that opens one session: it works once, and is followed by a cookie that scripts can't read and
-that no other site can make a browser send. Every request must be addressed to this machine's own name, and whatever is
-not a plain look must come from a page that was served here.
+prints a link with a token that opens one session: it works once, and is followed by a cookie that scripts can't read
+and that no other site can make a browser send. Every request must be addressed to this machine's own name, and whatever
+is not a plain look must come from a page that was served here.
 """
 
 import hmac
@@ -185,9 +185,10 @@ def check_routes(routes: Iterable[Any], under: str = "") -> None:
     """Raise Internal for a route without a policy."""
     for route in routes:
         path = under + str(getattr(route, "path", ""))
-        if isinstance(route, Mount) and route.routes and policy_of(path.rstrip("/") + "/") is None:
-            check_routes(route.routes, path.rstrip("/"))
-        elif policy_of(path) is None and policy_of(path.rstrip("/") + "/") is None:
+        inside = getattr(route, "routes", None) if isinstance(route, Mount) else None
+        if inside:
+            check_routes(inside, path.rstrip("/"))
+        elif policy_of(path) is None and policy_of(f"{path.rstrip('/')}/") is None:
             raise Internal(f"route '{path}' of the page has no policy, so the page does not start")
 
 

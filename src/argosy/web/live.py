@@ -25,12 +25,12 @@ _MARK = (
 
 
 def make_page(
+    *,
     registry: Registry,
     observer: Observer,
     launcher: Launcher,
     settings: Settings,
     clock: Clock,
-    *,
     address: str,
     role: Role,
     tell: Callable[[str], None],
@@ -53,7 +53,7 @@ def _attach(app: Starlette, feed: Feed, operator: Operator, home: str) -> None:
         await Page(feed, operator, home).settle()
 
     library.on_startup(lambda: background_tasks.create(feed.run(), name="argosy feed"))
-    # No compression: everything stays on this machine. No Tailwind: it compiles styles in the browser, page.css is ours.
+    # No compression: everything stays on this machine. No Tailwind, which compiles styles in the browser.
     ui.run_with(app, tailwind=False, show_welcome_message=False, gzip_middleware_factory=None)  # type: ignore[arg-type]
     # Long polling would need requests that change something; the guard lets none in.
     library.config.socket_io_js_transports = ["websocket"]

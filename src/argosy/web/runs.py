@@ -138,7 +138,7 @@ def running_stages(launcher: Launcher, home: Path) -> list[Live]:
     names = [info.name.split("-")[1] for info in launcher.list() if info.role == "stage" and info.alive]
     found: list[Live] = []
     for stage in sorted(set(names)):
-        # A stage's folder is called after its key, which its process does not tell: the newest news are of those that live.
+        # A folder is called after its stage's key, which a process does not tell: the newest are of those that live.
         told = sorted(_told(home / "work", stage), key=lambda path: -path.stat().st_mtime)
         found += [live for live in map(_live, told[: names.count(stage)]) if live is not None]
     return found

@@ -35,13 +35,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(
+    taken: socket.socket,
+    *,
     registry: Registry,
     observer: Observer,
     launcher: Launcher,
     settings: Settings,
     clock: Clock,
-    taken: socket.socket,
-    *,
     is_read_only: bool,
     tell: Callable[[str], None],
 ) -> None:
@@ -58,11 +58,11 @@ def serve(
 
     host, port = taken.getsockname()[:2]
     guard = make_page(
-        registry,
-        observer,
-        launcher,
-        settings,
-        clock,
+        registry=registry,
+        observer=observer,
+        launcher=launcher,
+        settings=settings,
+        clock=clock,
         address=f"{host}:{port}",
         role="viewer" if is_read_only else "operator",
         tell=tell,

@@ -1,4 +1,4 @@
-"""The page and its API: what the registry holds, for this machine only, and nothing that acts."""
+"""The admin API: what the registry holds, read only."""
 
 from types import SimpleNamespace
 
@@ -7,12 +7,12 @@ from starlette.testclient import TestClient
 
 from argosy.core.clock import FakeClock
 from argosy.core.config import load_settings
-from argosy.core.errors import Conflict, Internal, InvalidInput
+from argosy.core.errors import Conflict, InvalidInput
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.operate.view import SystemView
 from argosy.registry.registry import Registry
 from argosy.registry.versions import Evaluation, FileRef, Manifest
-from argosy.web import app as web
+from argosy.web.app import Admin, create_app
 from argosy.web.server import bind
 
 VIEW = SystemView(
@@ -28,12 +28,15 @@ VIEW = SystemView(
 
 
 @pytest.fixture
-def client(tmp_path):
-    settings = load_settings({"ARGOSY_HOME": str(tmp_path)})
-    registry = Registry(settings, clock=FakeClock())
-    registry.log.append("run.started", "run-1", {})
-    app = web.create_app(registry, SimpleNamespace(look=lambda: VIEW), "127.0.0.1", 8710)
-    return TestClient(app, base_url="http://127.0.0.1:8710")
+def registry(tmp_path):
+    found = Registry(load_settings({"ARGOSY_HOME": str(tmp_path)}), clock=FakeClock())
+    found.log.append("run.started", "run-1", {"project": "digits"})
+    return found
+
+
+@pytest.fixture
+def client(registry):
+    return TestClient(create_app(Admin(registry, SimpleNamespace(look=lambda: VIEW), list)))
 
 
 @pytest.mark.capability("M3")
@@ -45,28 +48,14 @@ def test_the_newest_entry_of_the_log_comes_first(client):
     assert [entry["kind"] for entry in client.get("/api/log").json()] == ["run.started", "log.created"]
 
 
-@pytest.mark.parametrize("path", ["/", "/page.js", "/page.css"])
-def test_the_page_brings_all_it_needs_and_loads_nothing_from_elsewhere(client, path):
-    answer = client.get(path)
-    assert answer.status_code == 200
-    assert "http://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
-    assert "https://" not in answer.text
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-
-
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:9", "", "127.0.0.1:8710.evil.example"])
-def test_a_page_of_another_site_that_points_its_name_here_is_refused(client, host):
-    assert client.get("/api/state", headers={"host": host}).status_code == 421
+def test_runs_are_listed(client):
+    found = client.get("/api/runs").json()
+    assert (found["now"], [run["project"] for run in found["runs"]]) == ([], ["digits"])
 
 
 @pytest.mark.parametrize("method", ["post", "put", "delete", "patch"])
 def test_nothing_can_be_changed_through_it(client, method):
     assert getattr(client, method)("/api/state").status_code == 405
-
-
-def test_a_route_without_a_known_policy_stops_the_start():
-    with pytest.raises(Internal, match="no policy"):
-        web._route("/api/new", "anybody", "page.html", set())
 
 
 def test_an_address_others_can_reach_is_refused():
@@ -82,23 +71,32 @@ def test_a_port_in_use_is_said():
 
 
 @pytest.fixture
-def trained(client, tmp_path):
-    """Two versions, the first with a report of its training; return what asks for one of them."""
-    registry = Registry(load_settings({"ARGOSY_HOME": str(tmp_path)}), clock=FakeClock())
+def publish(registry):
+    """Publish a version with these files beside its model."""
     spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
-    for files in ({"model.onnx": b"m", "training.html": b"<!doctype html><title>a</title>"}, {"model.onnx": b"n"}):
-        references = {n: FileRef(digest=registry.blobs.put(c), size_bytes=len(c)) for n, c in files.items()}
-        registry.versions.publish(
+
+    def published(files):
+        files = {"model.onnx": repr(files).encode()} | files
+        return registry.versions.publish(
             Manifest(
                 name="digits",
                 created=1.0,
                 role="original",
                 task="tensor",
                 signature=Signature(inputs=(spec,), outputs=(spec,)),
-                files=references,
+                files={n: FileRef(digest=registry.blobs.put(c), size_bytes=len(c)) for n, c in files.items()},
                 evaluation=Evaluation(kind="self-check", passed=True),
             )
         )
+
+    return published
+
+
+@pytest.fixture
+def trained(client, publish):
+    """Two versions, the first with a report of its training; return what asks for one of them."""
+    publish({"training.html": b"<!doctype html><title>a</title>"})
+    publish({})
     return lambda version: client.get("/report", params={"version": version})
 
 
@@ -120,3 +118,11 @@ def test_a_version_without_a_report_is_told(trained, version):
     answer = trained(version)
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["training.html", "model.onnx", "../model.onnx", ""])
+def test_only_pictures_are_shown_as_pictures(client, publish, name):
+    publish({"compression.png": b"\x89PNG"})
+    found = client.get("/picture", params={"version": "digits:1", "name": "compression.png"})
+    assert (found.content, found.headers["content-type"]) == (b"\x89PNG", "image/png")
+    assert client.get("/picture", params={"version": "digits:1", "name": name}).status_code == 404

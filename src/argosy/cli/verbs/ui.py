@@ -9,7 +9,7 @@ from argosy.web.server import bind, serve
 
 
 def ui(port: int, *, read_only: bool, browser: bool) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C. Raises PluginError when the extra `ui` is not installed."""
     output = Output()
     workspace = Workspace()
     links: list[str] = []
@@ -27,12 +27,12 @@ def ui(port: int, *, read_only: bool, browser: bool) -> None:
             webbrowser.open(link)
 
     serve(
-        workspace.registry,
-        workspace.observer,
-        workspace.launcher,
-        workspace.settings,
-        workspace.clock,
         bind("127.0.0.1", port),
+        registry=workspace.registry,
+        observer=workspace.observer,
+        launcher=workspace.launcher,
+        settings=workspace.settings,
+        clock=workspace.clock,
         is_read_only=read_only,
         tell=tell,
     )

@@ -180,7 +180,7 @@ class _Figures:
             for name in ("Traffic", "Latency p50", "Latency p95", "Errors", "Waiting", "Answered", "Failed"):
                 with box("div"):
                     Text("dt", name)
-                    self._shown[name] = Text("dd", "–")
+                    self._shown[name] = Text("dd", look.UNKNOWN)
 
     def show(self, found: EndpointView, lines: Sequence[Line]) -> None:
         recent = [line.recent(RECENT_S) for line in lines]
@@ -210,8 +210,8 @@ def _replicas(version: VersionView) -> Sequence[Sequence[Cell]]:
             Cell(look.count(replica.in_flight)),
             Cell(look.count(replica.answered)),
             Cell(look.count(replica.failed), "bad" if replica.failed else ""),
-            Cell(str(replica.threads or "–")),
-            Cell(str(replica.max_batch or "–")),
+            Cell(str(replica.threads or look.UNKNOWN)),
+            Cell(str(replica.max_batch or look.UNKNOWN)),
         )
         for replica in version.replicas
     ]

@@ -9,6 +9,9 @@ from argosy.core.units import format_size, format_time
 # their dashes too, so that nothing is said by colour alone.
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 
+UNKNOWN = "\N{EN DASH}"
+"""What stands where a number is not known."""
+
 Dash = str | list[int]
 ROLES: dict[str, tuple[str, str, Dash]] = {
     "current": (BLUE, SKY, "solid"),
@@ -22,7 +25,7 @@ METRICS: dict[str, tuple[str, str, Dash]] = {
     "agreement": (GREEN, GREEN, [2, 3]),
     "mirrored_errors": (PURPLE, PURPLE, [10, 3, 2, 3]),
 }
-_OTHER = [("#8a6d00", "#F0E442", "solid"), ("#6b7680", "#9aa5b0", [4, 4])]
+_OTHER: list[tuple[str, str, Dash]] = [("#8a6d00", "#F0E442", "solid"), ("#6b7680", "#9aa5b0", [4, 4])]
 CURVES: Sequence[tuple[str, str]] = ((BLUE, SKY), (VERMILION, ORANGE), (GREEN, GREEN), (PURPLE, PURPLE))
 
 STATES: dict[str, tuple[str, str]] = {
@@ -87,24 +90,24 @@ def count(value: float) -> str:
 def rate(value: float | None) -> str:
     """Return requests per second.
 
-    >>> rate(None), rate(0.25), rate(12.34), rate(1234.5)
-    ('–', '0.25 /s', '12.3 /s', '1,234 /s')
+    >>> rate(0.25), rate(12.34), rate(1234.5)
+    ('0.25 /s', '12.3 /s', '1,234 /s')
     """
     if value is None:
-        return "–"
-    if value >= 100:
+        return UNKNOWN
+    if value >= 100 or value == 0:
         return f"{value:,.0f} /s"
-    return f"{value:.1f} /s" if value >= 10 or value == 0 else f"{value:.2f} /s"
+    return f"{value:.1f} /s" if value >= 10 else f"{value:.2f} /s"
 
 
 def milliseconds(value: float | None) -> str:
     """Return a latency.
 
-    >>> milliseconds(0), milliseconds(0.314), milliseconds(12.34), milliseconds(2345)
-    ('–', '0.31 ms', '12.3 ms', '2.35 s')
+    >>> milliseconds(0.314), milliseconds(12.34), milliseconds(2345)
+    ('0.31 ms', '12.3 ms', '2.35 s')
     """
     if not value:
-        return "–"
+        return UNKNOWN
     if value >= 1000:
         return f"{value / 1000:.2f} s"
     return f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms"
@@ -113,12 +116,12 @@ def milliseconds(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """Return a share of one; what is not nothing is never shown as nothing.
 
-    >>> percent(None), percent(0), percent(0.00002), percent(0.0123), percent(0.5), percent(1)
-    ('–', '0 %', '<0.01 %', '1.23 %', '50 %', '100 %')
+    >>> percent(0), percent(0.00002), percent(0.0123), percent(0.5), percent(1)
+    ('0 %', '<0.01 %', '1.23 %', '50 %', '100 %')
     """
     if value is None:
-        return "–"
-    if value == 0 or value == 1:
+        return UNKNOWN
+    if value in {0, 1}:
         return f"{value:.0%}".replace("%", " %")
     if value < 0.0001:
         return "<0.01 %"

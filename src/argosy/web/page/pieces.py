@@ -1,4 +1,4 @@
-"""Small pieces the page is put together from. Text goes in as text, never as markup, and never into a property's name."""
+"""Small pieces the page is put together from. Text goes in as text, never as markup or a property's name."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self

@@ -120,7 +120,7 @@ class Page:
             span = ui.select(_SPANS, value=self._seconds, label="Charts show").props("dense outlined options-dense")
             span.classes("span").on_value_change(self._set_span)
             if self._operator.role == "operator":
-                button = ui.button("Deploy a version", icon="rocket_launch", on_click=lambda: self._dialogs.deploy())
+                button = ui.button("Deploy a version", icon="rocket_launch", on_click=lambda _: self._dialogs.deploy())
                 button.props("unelevated no-caps color=primary")
         self._endpoints = box("div", "stack")
         with box("div", "nothing") as self._nothing:
@@ -175,7 +175,7 @@ def _trouble(trouble: str, view: SystemView | None) -> str:
         return "Looking for the first time."
     if view.gateway == "down":
         said = f": {view.gateway_error}" if view.gateway_error else ""
-        return f"The gateway does not answer{said}. Callers wait or are refused until it is back; the page goes on by itself."
+        return f"The gateway does not answer{said}. Callers are refused until it is back; the page goes on by itself."
     if needs_controller(view):
         said = f": {view.controller_error}" if view.controller_error else ""
         return (

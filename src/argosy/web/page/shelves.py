@@ -152,9 +152,12 @@ class Runs:
         with box("article", "card", aria_label=f"run {run.id}"):
             with box("header", "head"), box("div", "name"):
                 Text("h3", run.project or run.id)
-                is_now = run.state == "open" and bool(self._live)
-                State().show("finished" if run.state == "finished" else "starting" if is_now else "stopped",
-                             run.state if run.state == "finished" else "runs" if is_now else "not finished")  # fmt: skip
+                if run.state == "finished":
+                    State().show("finished")
+                elif self._live:
+                    State().show("starting", "runs")
+                else:
+                    State().show("stopped", "not finished")
             said = f"{run.id} · {clock_time(run.started)} · by {run.actor}"
             Text("p", said + (f" · made {', '.join(run.versions)}" if run.versions else ""), "quiet")
             grid = Grid(
@@ -248,7 +251,7 @@ def _job(job: JobRow) -> Sequence[Cell]:
         Cell(job.needs),
         Cell(str(job.priority)),
         Cell(clock_time(job.submitted)),
-        Cell(look.duration(job.seconds) if job.seconds else "–"),
+        Cell(look.duration(job.seconds) if job.seconds else look.UNKNOWN),
         Cell(job.reason),
     )
 

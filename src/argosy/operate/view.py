@@ -49,7 +49,7 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     ref: str
     digest: str
     role: str
-    """current, new (in a rollout), former (kept warm)."""
+    """current, new (in a rollout), former (kept warm), sibling (smaller, kept warm to stand in)."""
     share: float
     """The share of requests it gets."""
     wanted: int
@@ -338,7 +338,7 @@ def _state(endpoint: Endpoint, versions: Iterable[VersionView], *, has_note: boo
 def _versions(endpoint: Endpoint, scene: _Scene, share: float) -> Iterable[VersionView]:
     rollout = endpoint.rollout
     targets = [(endpoint.stable, "current", 1.0 - share), (rollout.to if rollout else None, "new", share)]
-    targets.append((endpoint.backup, "former", 0.0))
+    targets += [(endpoint.backup, "former", 0.0), (endpoint.sibling, "sibling", 0.0)]
     advice = {r.version: r.advice for r in scene.status.replicas} if scene.status else {}
     scaling = _scaling(endpoint, scene)
     counts = {endpoint.name: scaling.granted} if scaling is not None else {}

@@ -17,6 +17,7 @@ ROLES: dict[str, tuple[str, str, Dash]] = {
     "current": (BLUE, SKY, "solid"),
     "new": (VERMILION, ORANGE, [8, 3]),
     "former": ("#6b7680", "#9aa5b0", [2, 3]),
+    "sibling": (GREEN, GREEN, [10, 3, 2, 3]),
 }
 """For each role of a version: its colour by day and by night, and its dashes."""
 METRICS: dict[str, tuple[str, str, Dash]] = {

@@ -181,6 +181,9 @@ FLAGS = {
     "--tolerance",
     "--input",
     "--weights",
+    "--read-only",
+    "--browser",
+    "--no-browser",
 }
 
 

@@ -94,14 +94,14 @@ class Ui:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """An endpoint `m` with two versions that answer alike, the first served, requests coming in, and the page."""
+    """An endpoint `ranker` with two versions that answer alike, the first served, requests coming in, and the page."""
     folder = tmp_path_factory.mktemp("live page")
     argosy = Installed(folder / "home", folder)
     settings = load_settings(argosy.environment)
     registry = open_registry(settings, SystemClock())
     for n in range(2):
-        Served.publish(SimpleNamespace(registry=registry), constant(n / 1e6), "m")
-    argosy.ok("deploy", "m:1", "--name", "m", "--port", "0")
+        Served.publish(SimpleNamespace(registry=registry), constant(n / 1e6), "ranker")
+    argosy.ok("deploy", "ranker:1", "--name", "ranker", "--port", "0")
     url = argosy.json("endpoints", "list")["endpoints"][0]["url"]
     traffic, ui = Traffic(url), Ui(argosy)
     try:
@@ -136,17 +136,21 @@ def page(world, chromium):
     found.on("pageerror", lambda e: found.complaints.append(str(e)))
     found.on("request", lambda r: found.hosts.add(urlsplit(r.url).hostname))
     found.goto(world.ui.link)
-    found.wait_for_selector("article[data-endpoint=m]", timeout=60_000)
+    found.wait_for_selector("article[data-endpoint=ranker]", timeout=60_000)
     yield found
     context.close()
 
 
 def figure(page, name):
-    return page.locator("article[data-endpoint=m] .figures").first.locator(f"dt:text-is('{name}') + dd").inner_text()
+    return (
+        page.locator("article[data-endpoint=ranker] .figures").first.locator(f"dt:text-is('{name}') + dd").inner_text()
+    )
 
 
 def row(page, ref):
-    table = page.locator("article[data-endpoint=m] table", has=page.locator("caption:has-text('Versions of m')"))
+    table = page.locator(
+        "article[data-endpoint=ranker] table", has=page.locator("caption:has-text('Versions of ranker')")
+    )
     names = [text.strip() for text in table.locator("th").all_inner_texts()]
     cells = table.locator("tr", has_text=ref).first.locator("td").all_inner_texts()
     return dict(zip(names, (cell.strip() for cell in cells), strict=True))
@@ -158,7 +162,7 @@ def health(page):
 
 
 def watched(world):
-    return world.argosy.json("watch", "m", "--once")["endpoints"][0]
+    return world.argosy.json("watch", "ranker", "--once")["endpoints"][0]
 
 
 def is_shown_as_watched(world, page):
@@ -187,9 +191,22 @@ def test_what_is_shown_is_what_the_command_line_shows(world, page):
     world.traffic = Traffic(world.url)
 
 
-def picture(page, name):
-    if os.environ.get("ARGOSY_SCREENSHOTS"):
-        page.screenshot(path=IMAGES / name, full_page=True)
+IS_PICTURED = bool(os.environ.get("ARGOSY_SCREENSHOTS"))
+FORMS = {"rollout": ("light", {"width": 1280, "height": 1010}), "dark": ("dark", {"width": 1280, "height": 1010}),
+         "narrow": ("light", NARROW)}  # fmt: skip
+
+
+def take_pictures(world, page):
+    """Write the manual's pictures once there is some evidence to see."""
+    until(lambda: watched(world)["rollout"]["windows"] >= 9, 240)
+    for name, (scheme, size) in FORMS.items():
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size(size)
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(2500)  # for the next look to be drawn: a picture has no state to wait for
+        page.screenshot(path=IMAGES / f"live-page-{name}.png")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(WIDE)
 
 
 @pytest.mark.capability("M3")
@@ -211,39 +228,43 @@ def test_it_fits_wide_and_narrow_windows_by_day_and_by_night(page, scheme, size)
 
 @pytest.mark.capability("M3", "R2")
 def test_a_rollout_is_started_followed_and_aborted_as_on_the_command_line(world, page):
-    card = page.locator("article[data-endpoint=m]")
+    card = page.locator("article[data-endpoint=ranker]")
     card.get_by_role("button", name="Deploy", exact=True).click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Version").click()
-    page.get_by_role("option", name="m:2").click()
+    page.get_by_role("option", name="ranker:2").click()
     dialog.get_by_label("Steps").fill("50, 10")
     dialog.get_by_role("button", name="Deploy").click()
     refused = dialog.get_by_role("alert")
     until(lambda: "greater than the one before" in refused.inner_text(), 20)
     assert watched(world)["rollout"] is None  # nothing was begun by what was refused
-    dialog.get_by_label("Steps").fill("50")
+    dialog.get_by_label("Steps").fill("50, 75" if IS_PICTURED else "50")
     dialog.get_by_role("button", name="Deploy").click()
     panel = card.get_by_role("region", name="rollout").or_(card.locator("section.rollout"))
     panel.first.wait_for(timeout=30_000)
     seen = until(lambda: (r := watched(world)["rollout"]) and r["phase"] == "canary" and r, 60)
-    assert (seen["base"], seen["to"], seen["steps"]) == ("m:1", "m:2", [50.0])
+    assert (seen["base"], seen["to"], seen["steps"][0]) == ("ranker:1", "ranker:2", 50.0)
     until(lambda: panel.first.locator(".steps .now").all_inner_texts() == ["50 %"], 20)
-    until(lambda: row(page, "m:2")["Share"] == "50 %" and int(row(page, "m:2")["Answered"].replace(",", "")) > 0, 30)
+    until(
+        lambda: (
+            row(page, "ranker:2")["Share"] == "50 %" and int(row(page, "ranker:2")["Answered"].replace(",", "")) > 0
+        ),
+        30,
+    )
     until(lambda: "of 100" in panel.first.locator("table").inner_text(), 40)  # a window was judged
-    if os.environ.get("ARGOSY_SCREENSHOTS"):
-        until(lambda: watched(world)["rollout"]["windows"] >= 3, 60)
-        picture(page, "live-page-rollout.png")
+    if IS_PICTURED:
+        take_pictures(world, page)
     card.get_by_role("button", name="Abort rollout").click()
-    until(lambda: "'m' stays with 'm:1'" in dialog.inner_text(), 20)
-    assert "argosy rollback m" in dialog.inner_text()
+    until(lambda: "'ranker' stays with 'ranker:1'" in dialog.inner_text(), 20)
+    assert "argosy rollback ranker" in dialog.inner_text()
     dialog.get_by_role("button", name="Cancel").click()
     assert watched(world)["rollout"] is not None  # asked, and not done
     card.get_by_role("button", name="Abort rollout").click()
     dialog.get_by_role("button", name="Abort rollout").click()
     last = until(lambda: (e := watched(world))["rollout"] is None and e["last"], 60)
-    assert (last["outcome"], last["to"]["ref"]) == ("rolled_back", "m:2")
+    assert (last["outcome"], last["to"]["ref"]) == ("rolled_back", "ranker:2")
     until(lambda: "rolled back" in card.locator(".last").inner_text(), 20)
-    actions = [(e.data["action"], e.actor) for e in registry_entries(world) if e.subject == "m"]
+    actions = [(e.data["action"], e.actor) for e in registry_entries(world) if e.subject == "ranker"]
     assert [action for action, _ in actions] == ["deploy", "deploy", "rollback"]
     assert len({actor for _, actor in actions}) == 1
 
@@ -257,7 +278,7 @@ def registry_entries(world):
 def test_versions_and_log_are_there_and_searched_by_keyboard(page):
     page.get_by_role("tab", name="Versions").focus()
     page.keyboard.press("Enter")
-    until(lambda: page.locator("article.version h3").all_inner_texts() == ["m:2", "m:1"], 20)
+    until(lambda: page.locator("article.version h3").all_inner_texts() == ["ranker:2", "ranker:1"], 20)
     page.get_by_role("tab", name="Log").click()
     until(lambda: "endpoint.desired" in page.locator(".log").inner_text(), 20)
     page.get_by_label("Search").fill("version.published")
@@ -289,7 +310,7 @@ def test_a_page_that_only_looks_offers_nothing_that_acts(world, chromium):
         context = chromium.new_context(viewport=WIDE)
         page = context.new_page()
         page.goto(link)
-        page.wait_for_selector("article[data-endpoint=m]", timeout=60_000)
+        page.wait_for_selector("article[data-endpoint=ranker]", timeout=60_000)
         assert "read only" in page.locator(".health").inner_text()
         buttons = set(page.get_by_role("button").all_inner_texts())
         assert not any(word in text for text in buttons for word in ("Deploy", "Promote", "Undo", "Start"))

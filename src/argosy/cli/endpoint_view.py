@@ -1,6 +1,7 @@
 """What endpoints and rollouts look like: a live picture on a terminal, lines in a pipe."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from argosy.cli.output import Output
@@ -22,6 +23,8 @@ _STATE_STYLE = {
 }
 _BAR = 24
 _EVIDENCE_BAR = 10
+_EVENTS = 4
+"""Events that are shown below an endpoint."""
 _ENOUGH = 20  # evidence for a version that promotes it, see docs/decisions/0003-judge.md
 
 
@@ -61,6 +64,9 @@ def _endpoint(found: EndpointView) -> list["RenderableType"]:
     elif found.last:
         last = found.last
         parts.append(Text(f"  last: {last.to.ref} {last.outcome.replace('_', ' ')}: {last.reason}", "dim"))
+    for event in found.events[-_EVENTS:]:
+        at = datetime.fromtimestamp(event.time).astimezone().strftime("%H:%M:%S")
+        parts.append(Text(f"  {at}  {event.actor:<10}  {event.text}", "dim"))
     return [*parts, Text("")]
 
 
@@ -87,7 +93,7 @@ def _versions(versions: Sequence[VersionView]) -> "RenderableType":
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    for _ in range(5):
+    for _ in range(6):
         table.add_column(no_wrap=True)
     table.columns[2].min_width = _BAR
     for version in versions:
@@ -98,10 +104,20 @@ def _versions(versions: Sequence[VersionView]) -> "RenderableType":
             Text(version.ref, "bold"),
             _bar(version.share, _BAR, "yellow" if version.role == "new" else "cyan"),
             f"{version.share:.0%}",
+            _answers(version),
             f"{version.ready}/{version.wanted} ready",
             said,
         )
     return table
+
+
+def _answers(version: VersionView) -> "Text":
+    from rich.text import Text
+
+    if not version.requests:
+        return Text("no request yet", "dim")
+    failed = (f", {version.failed} failed", "red") if version.failed else ""
+    return Text.assemble(f"{version.requests} answered", failed, f", {version.p95_ms:.2f} ms at 95 %")
 
 
 def _rollout(rollout: RolloutView) -> list["RenderableType"]:

@@ -35,6 +35,33 @@ def test_an_answer_names_the_version_that_gave_it(world):
     assert (call.ref, call.failover) == ("m:1", "")
 
 
+def test_each_version_is_told_with_what_it_answered_and_forgotten_when_it_is_routed_no_more(world):
+    replica = world.replica("1")
+    world.route("1")
+    for seconds in (0.004, 0.001, 0.002):
+        world.send()
+        world.clock.advance(seconds)
+        replica.answer()
+    (told,) = world.plane.statuses()[0].versions
+    assert (told.ref, told.requests, told.failed) == ("m:1", 3, 0)
+    assert (told.p50_ms, told.p95_ms) == (pytest.approx(2), pytest.approx(4))
+    call = world.send()
+    replica.fail_each(is_callers=True)
+    assert isinstance(call.error, InvalidInput)
+    call = world.send()
+    replica.fail_each()
+    assert not isinstance(call.error, InvalidInput)
+    (told,) = world.plane.statuses()[0].versions
+    assert (told.requests, told.failed) == (5, 1)  # a caller's own mistake is no failure
+    new = world.replica("2")
+    world.route("2", backup="1")
+    world.send()
+    new.answer()
+    assert {v.ref: v.requests for v in world.plane.statuses()[0].versions} == {"m:1": 5, "m:2": 1}
+    world.route("2")
+    assert [v.ref for v in world.plane.statuses()[0].versions] == ["m:2"]
+
+
 def test_a_cancelled_request_does_not_hang_or_spoil_its_batch(world):
     replica = world.replica()
     world.route()

@@ -173,12 +173,12 @@ def _trouble(trouble: str, view: SystemView | None) -> str:
         return f"Nothing new is seen: {trouble}. It is tried again every second."
     if view is None:
         return "Looking for the first time."
+    told = [error for error in (view.gateway_error, view.controller_error) if error]
+    why = f" ({'; '.join(told)})" if told else ""
+    if view.gateway == "down" and needs_controller(view):
+        return f"Gateway and controller are down{why}: nothing is served. Start them here, or with: argosy up"
     if view.gateway == "down":
-        said = f": {view.gateway_error}" if view.gateway_error else ""
-        return f"The gateway does not answer{said}. Callers are refused until it is back; the page goes on by itself."
+        return f"The gateway does not answer{why}. The controller starts it again; callers are refused until then."
     if needs_controller(view):
-        said = f": {view.controller_error}" if view.controller_error else ""
-        return (
-            f"The controller is down{said}. Endpoints go on serving, but nothing moves a rollout or replaces a replica."
-        )
+        return f"The controller is down{why}. Endpoints go on serving, but no rollout moves until it is back."
     return ""

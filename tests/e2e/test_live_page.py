@@ -288,6 +288,7 @@ def test_versions_and_log_are_there_and_searched_by_keyboard(page):
     page.get_by_role("tab", name="Endpoints").click()
 
 
+@pytest.mark.slow
 @pytest.mark.capability("M3")
 def test_it_says_what_is_down_goes_on_when_it_is_back_and_can_start_it(world, page):
     for name in ("controller", "gateway"):  # each would start the other again
@@ -300,6 +301,7 @@ def test_it_says_what_is_down_goes_on_when_it_is_back_and_can_start_it(world, pa
     until(lambda: figure(page, "Traffic") not in (look.UNKNOWN, "0 /s"), 60)  # requests are seen again
 
 
+@pytest.mark.slow
 def test_a_page_that_only_looks_offers_nothing_that_acts(world, chromium):
     ui = Ui(world.argosy, "--read-only")
     try:

@@ -1,5 +1,6 @@
 """The admin API: what the registry holds, read only."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -7,13 +8,13 @@ from starlette.testclient import TestClient
 
 from argosy.core.clock import FakeClock
 from argosy.core.config import load_settings
-from argosy.core.errors import Conflict, InvalidInput
+from argosy.core.errors import Conflict, InvalidInput, PluginError
 from argosy.core.tensors import Signature, TensorSpec
 from argosy.operate.view import SystemView
 from argosy.registry.registry import Registry
 from argosy.registry.versions import Evaluation, FileRef, Manifest
 from argosy.web.app import Admin, create_app
-from argosy.web.server import bind
+from argosy.web.server import bind, serve
 
 VIEW = SystemView(
     time=1.0,
@@ -68,6 +69,15 @@ def test_a_port_in_use_is_said():
         taken.listen()
         with pytest.raises(Conflict, match="in use"):
             bind("127.0.0.1", taken.getsockname()[1])
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch, registry):
+    monkeypatch.setitem(sys.modules, "nicegui", None)
+    monkeypatch.delitem(sys.modules, "argosy.web.live", raising=False)
+    wired = dict.fromkeys(("observer", "launcher", "settings", "clock"))
+    with bind("127.0.0.1", 0) as taken, pytest.raises(PluginError, match="nicegui") as refused:
+        serve(taken, registry=registry, is_read_only=True, tell=pytest.fail, **wired)
+    assert "argosy[ui]" in refused.value.hint
 
 
 @pytest.fixture

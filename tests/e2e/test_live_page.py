@@ -100,7 +100,7 @@ def world(tmp_path_factory):
     settings = load_settings(argosy.environment)
     registry = open_registry(settings, SystemClock())
     for n in range(2):
-        Served.publish(SimpleNamespace(registry=registry), constant(n / 1e6), "ranker")
+        Served.publish(SimpleNamespace(registry=registry), constant(1 + n / 1e5), "ranker")
     argosy.ok("deploy", "ranker:1", "--name", "ranker", "--port", "0")
     url = argosy.json("endpoints", "list")["endpoints"][0]["url"]
     traffic, ui = Traffic(url), Ui(argosy)
@@ -198,7 +198,7 @@ FORMS = {"rollout": ("light", {"width": 1280, "height": 1010}), "dark": ("dark",
 
 def take_pictures(world, page):
     """Write the manual's pictures once there is some evidence to see."""
-    until(lambda: watched(world)["rollout"]["windows"] >= 9, 240)
+    until(lambda: watched(world)["rollout"]["windows"] >= 6, 180)
     for name, (scheme, size) in FORMS.items():
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size(size)

@@ -159,7 +159,7 @@ class EndpointCard:
         lines = [(v.ref, v.role, self._line(v)) for v in found.versions]
         recent = {ref: line.recent(RECENT_S) for ref, _, line in lines}
         p95 = {v.ref: v.p95_ms for v in found.versions}
-        told = (
+        told: tuple[tuple[Chart, str, Callable[[str], str]], ...] = (
             (self._traffic, "per_s", lambda ref: look.rate(recent[ref][0])),
             (self._latency, "p95_ms", lambda ref: look.milliseconds(p95[ref])),
             (self._errors, "failed", lambda ref: look.percent(recent[ref][1])),

@@ -1,6 +1,7 @@
 """Versions and their reports, runs and their curves, jobs, and the log: what changes slowly."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from nicegui import ui
@@ -13,7 +14,7 @@ from argosy.web.page.endpoint import clock_time
 from argosy.web.page.pieces import Cell, Chart, Column, Grid, Rebuilt, State, Text, box, command
 from argosy.web.runs import Curve, Live, RunRow, curves_of
 
-_LOG = [
+_LOG: list[dict[str, Any]] = [
     {"name": "seq", "label": "Entry", "field": "seq", "align": "right", "sortable": True},
     {"name": "time", "label": "Time", "field": "time", "align": "left"},
     {"name": "actor", "label": "Who", "field": "actor", "align": "left", "sortable": True},

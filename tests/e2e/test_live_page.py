@@ -192,7 +192,7 @@ def test_what_is_shown_is_what_the_command_line_shows(world, page):
 
 
 IS_PICTURED = bool(os.environ.get("ARGOSY_SCREENSHOTS"))
-FORMS = {"rollout": ("light", {"width": 1280, "height": 1010}), "dark": ("dark", {"width": 1280, "height": 1010}),
+FORMS = {"rollout": ("light", {"width": 1280, "height": 1320}), "dark": ("dark", {"width": 1280, "height": 1320}),
          "narrow": ("light", NARROW)}  # fmt: skip
 
 

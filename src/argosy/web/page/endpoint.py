@@ -85,7 +85,9 @@ class EndpointCard:
         self._note.show(found.note)
         self._note.set_visibility(bool(found.note))
         offers = offered(found, self._role)
-        self._actions.show([action.name for action in offers], lambda: self._offer(offers))
+        may_deploy = self._role == "operator" and found.rollout is None  # in a rollout it would be refused
+        key = (may_deploy, [action.name for action in offers])
+        self._actions.show(key, lambda: self._offer(offers, may_deploy=may_deploy))
         self._figures.show(found, [self._line(v) for v in found.versions])
         self._show_rollout(found, is_dark=is_dark)
         self._versions.show([self._version(v, is_dark=is_dark) for v in found.versions])
@@ -98,8 +100,8 @@ class EndpointCard:
     def _line(self, version: VersionView) -> Line:
         return self._feed.history.line(self._name, version.ref)
 
-    def _offer(self, actions: Sequence[Action]) -> None:
-        if self._role == "operator":
+    def _offer(self, actions: Sequence[Action], *, may_deploy: bool) -> None:
+        if may_deploy:
             ui.button("Deploy", icon="rocket_launch", on_click=lambda: self._deploy(self._name)).props(
                 "outline dense no-caps"
             )

@@ -183,7 +183,6 @@ FLAGS = {
     "--weights",
     "--read-only",
     "--browser",
-    "--no-browser",
 }
 
 

@@ -53,6 +53,14 @@ def _can_return(endpoint: EndpointView) -> bool:
     return endpoint.rollout is None and endpoint.state != "stopped" and has_former and not was_left
 
 
+def _can_pause(endpoint: EndpointView) -> bool:
+    return _in_rollout(endpoint) and endpoint.rollout is not None and not endpoint.rollout.paused_by
+
+
+def _can_resume(endpoint: EndpointView) -> bool:
+    return endpoint.rollout is not None and bool(endpoint.rollout.paused_by)
+
+
 ACTIONS: tuple[Action, ...] = (
     Action(
         name="promote",
@@ -64,13 +72,31 @@ ACTIONS: tuple[Action, ...] = (
         run=commands.promote,
     ),
     Action(
+        name="pause",
+        label="Pause rollout",
+        icon="pause",
+        asks="Shares and time limits of '{endpoint}' stand still. Evidence still counts: {new} is taken back if it fails.",
+        command="argosy pause {endpoint}",
+        fits=_can_pause,
+        run=commands.pause,
+    ),
+    Action(
+        name="resume",
+        label="Resume rollout",
+        icon="play_arrow",
+        asks="The rollout of '{endpoint}' goes on where it was paused.",
+        command="argosy resume {endpoint}",
+        fits=_can_resume,
+        run=commands.resume,
+    ),
+    Action(
         name="abort",
         label="Abort rollout",
         icon="undo",
         asks="The rollout ends. '{endpoint}' stays with {current}; no request goes to {new} any more.",
-        command="argosy rollback {endpoint}",
+        command="argosy abort {endpoint}",
         fits=_can_abort,
-        run=commands.rollback,
+        run=commands.abort,
     ),
     Action(
         name="undo",
@@ -134,7 +160,7 @@ class Operator:
 
     def bring_back(self) -> Accepted:
         """Bring back what was deployed, and the controller, as `argosy up`."""
-        return self._do(commands.resume)
+        return self._do(commands.bring_back)
 
     def _do(self, command: Callable[[Registry], Accepted]) -> Accepted:
         if self.role != "operator":

@@ -47,7 +47,7 @@ class RolloutPanel:
 
     def show(self, rollout: RolloutView, history: EvidenceHistory | None, *, is_dark: bool) -> None:
         """Show what was seen at the last look."""
-        is_paused = bool(getattr(rollout, "paused", ""))
+        is_paused = bool(rollout.paused_by)
         self._state.show("paused" if is_paused else "starting", look.words(rollout.phase) + (", paused" * is_paused))
         self._show_steps(rollout)
         says = {"promote": "Good enough to promote", "rollback": "Worse: roll back", "wait": "The judge waits"}

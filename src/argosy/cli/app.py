@@ -36,6 +36,11 @@ monitor = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+jobs = typer.Typer(
+    help="Runs that wait for room on this machine; alone: list them.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
 access = typer.Typer(help="Keys for callers: grant, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
@@ -45,6 +50,7 @@ app.add_typer(endpoints, name="endpoints")
 app.add_typer(gateway, name="gateway")
 app.add_typer(access, name="access")
 app.add_typer(monitor, name="monitor")
+app.add_typer(jobs, name="jobs")
 app.add_typer(advise, name="advise")
 app.add_typer(tools, name="tools")
 
@@ -60,6 +66,17 @@ Requires = Annotated[
     list[str] | None,
     typer.Option("--requires", help="A package the Python file needs, as for pip: 'nltk>=3.9'; repeatable."),
 ]
+Cpus = Annotated[int, typer.Option("--cpus", help="Cores it keeps to; 0: all, so that jobs run one by one.")]
+Memory = Annotated[
+    str, typer.Option("--memory", help="Memory it is counted with, such as 2GB; default: as last time, or as planned.")
+]
+Gpus = Annotated[int, typer.Option("--gpus", help="GPUs it needs.")]
+Takes = Annotated[
+    str, typer.Option("--estimate", help="How long it will take, such as 10min; default: as last time, or as planned.")
+]
+Priority = Annotated[int, typer.Option("--priority", help="From -10 to 10; the higher goes first.")]
+JobId = Annotated[str, typer.Argument(help="As `argosy jobs` lists it, such as j12.")]
+
 Prepare = Annotated[
     Path | None,
     typer.Option("--prepare", help="A TOML file that says how images or texts become the ONNX file's input."),
@@ -108,12 +125,24 @@ def run(
     file: File = Path(),
     changes: Set = None,
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "publish",
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Release the version if it passed its gates, by [rollout].")
+    ] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Put it in line as a job instead of running it here.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do every stage that is not done yet, up to a signed version. Run it again to resume."""
+    if queue:
+        from argosy.cli.verbs import jobs as queue_verb
+
+        words = ["run", *(["--file", str(file)] if file != Path() else []), *(["--deploy"] if deploy else [])]
+        words += [word for change in changes or [] for word in ("--set", change)]
+        words += ["--until", until] if until != "publish" else []
+        queue_verb.submit(words, queue_verb.Stated(), as_json=as_json)
+        return
     from argosy.cli.verbs import run as verb
 
-    verb.run(file, changes, until=until, as_json=as_json)
+    verb.run(file, changes, until=until, deploy=deploy, as_json=as_json)
 
 
 @app.command()
@@ -701,6 +730,118 @@ def monitor_config(as_json: AsJson = False) -> None:
     from argosy.cli.verbs import monitor as verb
 
     verb.config(as_json=as_json)
+
+
+@jobs.callback()
+def jobs_alone(context: typer.Context) -> None:
+    """Runs, trainings and compressions that wait for room on this machine. Alone: list them."""
+    if context.invoked_subcommand is None:
+        from argosy.cli.verbs import jobs as verb
+
+        verb.list_jobs(as_json=False)
+
+
+@jobs.command("list")
+def jobs_list(as_json: AsJson = False) -> None:
+    """List jobs: those that run, those that wait in their order, then those that ended."""
+    from argosy.cli.verbs import jobs as verb
+
+    verb.list_jobs(as_json=as_json)
+
+
+@jobs.command("submit", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def jobs_submit(
+    command: Annotated[
+        list[str], typer.Argument(help="After --: run, train, compress, convert or evaluate, with its flags.")
+    ],
+    cpus: Cpus = 0,
+    memory: Memory = "",
+    gpus: Gpus = 0,
+    estimate: Takes = "",
+    priority: Priority = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Put a command in line; it starts when all it needs is free: argosy jobs submit -- run --file FOLDER."""
+    from argosy.cli.verbs import jobs as verb
+
+    stated = verb.Stated(cpus=cpus, memory=memory, gpus=gpus, estimate=estimate, priority=priority)
+    verb.submit(command, stated, as_json=as_json)
+
+
+@jobs.command("show")
+def jobs_show(job: JobId, as_json: AsJson = False) -> None:
+    """Show one job: where it stands and why, what it took, the end of its log."""
+    from argosy.cli.verbs import jobs as verb
+
+    verb.show(job, as_json=as_json)
+
+
+@jobs.command("logs")
+def jobs_logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    last: Annotated[int, typer.Option(help="How many of the last lines.")] = 200,
+) -> None:
+    """Show what a job wrote, all its attempts one after the other."""
+    from argosy.cli.verbs import jobs as verb
+
+    verb.logs(job, follow=follow, last=last)
+
+
+@jobs.command("cancel")
+def jobs_cancel(job: JobId, as_json: AsJson = False) -> None:
+    """End a job; the stages it has finished are kept."""
+    from argosy.cli.verbs import jobs as verb
+
+    verb.cancel(job, as_json=as_json)
+
+
+@jobs.command("priority", context_settings={"ignore_unknown_options": True})
+def jobs_priority(
+    job: JobId,
+    priority: Annotated[int, typer.Argument(help="From -10 to 10; a step is worth half an hour of waiting.")],
+    as_json: AsJson = False,
+) -> None:
+    """Move a job in the line."""
+    from argosy.cli.verbs import jobs as verb
+
+    verb.set_priority(job, priority, as_json=as_json)
+
+
+@jobs.command("wait")
+def jobs_wait(
+    job: JobId,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most; 0: until it ends.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until a job has ended; fails if it failed."""
+    from argosy.cli.verbs import jobs as verb
+
+    verb.wait(job, timeout_s=timeout, as_json=as_json)
+
+
+@app.command()
+def update(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint; default: the project's.")] = "",
+    file: File = Path(),
+    reason: Annotated[str, typer.Option(help="Why, for the log.")] = "",
+    now: Annotated[
+        bool, typer.Option("--now", help="Skip the canary: switch over as soon as the version is ready.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run an endpoint's project again as a job, and release what passes its gates."""
+    from argosy.cli.verbs import updates as verb
+
+    verb.update(endpoint, file=file, reason=reason, now=now, as_json=as_json)
+
+
+@app.command()
+def updates(as_json: AsJson = False) -> None:
+    """Show which endpoints are updated from a project, by what, how the last update ended, and when the next is due."""
+    from argosy.cli.verbs import updates as verb
+
+    verb.list_updates(as_json=as_json)
 
 
 @access.command("grant")

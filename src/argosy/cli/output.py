@@ -2,10 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -31,6 +31,9 @@ def quietly() -> Iterator[list[Any]]:
 
 class Output:
     """Where a command says what it does. With `as_json` only `result` and `error` write, and only once."""
+
+    sink: ClassVar[Callable[[Any], None] | None] = None
+    """Where the document of a command that runs as a job goes too, whether it was asked for or not."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -72,6 +75,8 @@ class Output:
 
     def result(self, value: Any) -> None:
         """Write the one JSON document of a command, if it was asked for."""
+        if Output.sink is not None:
+            Output.sink(msgspec.json.decode(msgspec.json.encode(value, enc_hook=str)))
         results = _RESULTS.get()
         if self.as_json and results is not None:
             results.append(msgspec.json.decode(msgspec.json.encode(value, enc_hook=str)))

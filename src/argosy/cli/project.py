@@ -8,6 +8,7 @@ import msgspec
 from argosy.core.config import from_plain, read_toml
 from argosy.core.errors import InvalidInput
 from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.jobs.config import UpdateConfig
 from argosy.pipeline.config import Recipe
 
 FILE_NAME = "argosy.toml"
@@ -19,11 +20,12 @@ class Project(Recipe, frozen=True):
     endpoint: EndpointConfig | None = None
     """Without this section an endpoint keeps the settings it has."""
     rollout: RolloutConfig | None = None
+    update: UpdateConfig | None = None
 
     def check(self) -> None:
         """Refuse what can be seen to be impossible. Raises InvalidInput."""
         super().check()
-        for section in (self.endpoint, self.rollout):
+        for section in (self.endpoint, self.rollout, self.update):
             check = getattr(section, "check", None)
             if check is not None:
                 check()

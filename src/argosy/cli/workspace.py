@@ -9,6 +9,7 @@ from argosy.cluster.launcher import Launcher
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import Settings, load_settings, private_folder
 from argosy.core.errors import Unavailable
+from argosy.operate.jobs.fold import Jobs
 from argosy.operate.processes import gateway_socket, prediction_key, process_folder
 from argosy.operate.scaling_file import ScalingFile
 from argosy.operate.view import Observer
@@ -64,6 +65,13 @@ class Workspace:
         gateway = GatewayClient(str(gateway_socket(self.settings)))
         scaling = ScalingFile(self.settings.runtime).read
         return Observer(self.registry.log, self.launcher, gateway, self.clock.now, scaling)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Jobs and updates, as far as they were read; `catch_up` reads on."""
+        found = Jobs()
+        found.catch_up(self.registry.log)
+        return found
 
     def gateway_address(self) -> GatewayAddress:
         """Return how this machine reaches the gateway. Raises Unavailable when nothing is served from this home."""

@@ -20,6 +20,7 @@ from argosy.operate import commands
 from argosy.operate.controller import RETRY_S, Deposed, Parts, Reconciler, Report
 from argosy.operate.desired import Desired
 from argosy.operate.exposition import ControllerMetrics, open_exposition
+from argosy.operate.jobs.keeper import make_keeper
 from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import Wanted
 from argosy.operate.lease import LOOK_S, Lease, home_id
@@ -257,6 +258,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             make_front=make_front,
             report=report,
             readings=ProcessReadings(launcher, clock, settings.runtime / "metrics", registry.blobs.get),
+            keep_scheduler=make_keeper(settings, registry.log, launcher, clock, report),
         )
     )
 

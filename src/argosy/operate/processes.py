@@ -15,6 +15,8 @@ from argosy.operate import commands
 from argosy.registry.registry import Registry
 
 NAME = "controller"
+SCHEDULER = "scheduler"
+"""The process that looks after jobs and updates (`jobs/process.py`)."""
 ENTRY = "argosy.operate.controller_process:main"
 
 
@@ -106,8 +108,9 @@ def stop_everything(
     lock = controller_lock(settings)
     while trouble is None and lock.is_taken() and clock.monotonic() < deadline:
         clock.sleep(0.05)
-    # The controller first: it would start again what is stopped.
+    # The controller first, and then the scheduler: they would start again what is stopped.
     launcher.stop(NAME)
+    launcher.stop(SCHEDULER)
     stop_all(launcher, [info.name for info in launcher.list() if info.alive])
     if trouble is not None:
         raise trouble

@@ -10,6 +10,7 @@ from argosy.cli.endpoint_view import LineView, picture
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, Project, load_project, serving_rules
 from argosy.cli.verbs.endpoints import plan_text
+from argosy.cli.verbs.updates import note_project
 from argosy.cli.verbs.watch import find
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import ArgosyError, Conflict, InvalidInput, NotFound, Unavailable
@@ -17,6 +18,8 @@ from argosy.core.units import format_time
 from argosy.operate import commands
 from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.jobs.folders import place_of
+from argosy.operate.jobs.keeper import start_scheduler
 from argosy.operate.processes import start_controller, stop_everything
 from argosy.operate.view import EndpointView, SystemView
 from argosy.registry.versions import Version
@@ -79,8 +82,29 @@ def deploy(
     config = kept or (known.config if known is not None else EndpointConfig())
     output.line(f"     {plan_text(workspace, version.digest, config)}")
     start_controller(workspace.settings, workspace.launcher)
+    if project is not None and project.project.name == endpoint == version.name:
+        note_project(workspace, endpoint, file, version)
     view = _follow(output, workspace, endpoint, accepted.rollout, accepted.entry, detach=detach)
     _end(output, _with_grpc(workspace, view), endpoint, accepted.undo)
+
+
+def release(version: Version, *, file: Path, changes: list[str] | None, as_json: bool) -> None:
+    """Deploy what a run has just made, by the rules of its file."""
+    deploy(
+        version.digest,
+        name="",
+        file=file,
+        changes=changes,
+        replicas=0,
+        port=-1,
+        grpc_port=None,
+        now=False,
+        detach=False,
+        extra=None,
+        requires=None,
+        prepare=None,
+        as_json=as_json,
+    )
 
 
 def _with_replicas(config: EndpointConfig, replicas: int) -> EndpointConfig:
@@ -352,6 +376,8 @@ def up(*, as_json: bool) -> None:
     workspace = Workspace()
     accepted = commands.bring_back(workspace.registry)
     started = start_controller(workspace.settings, workspace.launcher)
+    if workspace.jobs.is_wanted(place_of(workspace.settings.home)):
+        start_scheduler(workspace.settings, workspace.launcher)
     output.line(f"{accepted.summary}; the controller {'was started' if started else 'runs already'}")
     view = workspace.observer.look()
     for found in view.endpoints:

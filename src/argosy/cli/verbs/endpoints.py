@@ -7,6 +7,7 @@ import msgspec
 from argosy.cli.endpoint_view import scaling_line
 from argosy.cli.output import Output
 from argosy.cli.verbs.models import when
+from argosy.cli.verbs.updates import in_rows, of_endpoint
 from argosy.cli.verbs.watch import find
 from argosy.cli.workspace import Workspace
 from argosy.core.errors import Conflict, Unavailable
@@ -63,10 +64,11 @@ def show(name: str, *, as_json: bool) -> None:
         "limits": _limits(endpoint.config),
         "urls": _urls(view, found),
         "snippets": _snippets(workspace, view, found),
+        "updates": of_endpoint(workspace, name),
     }
     output.result(page)
     if not as_json:
-        _Page(output).show(found, endpoint, page)
+        _Page(output).show(found, endpoint, page, workspace.clock.now())
 
 
 def calibrate(name: str, *, as_json: bool) -> None:
@@ -181,7 +183,7 @@ class _Page:
     def __init__(self, output: Output) -> None:
         self._output = output
 
-    def show(self, found: EndpointView, endpoint: Endpoint, page: dict[str, Any]) -> None:
+    def show(self, found: EndpointView, endpoint: Endpoint, page: dict[str, Any], now: float) -> None:
         """Write all of it."""
         style = {"ready": "green", "idle": "green", "failed": "red", "stopped": "dim"}.get(found.state, "yellow")
         self._output.line(f"[bold]{_plain(found.name)}[/]  [{style}]{found.state}[/]  {_plain(found.note)}".rstrip())
@@ -189,6 +191,8 @@ class _Page:
         self._route(found, endpoint.config)
         for ref, profile in page["calibration"].items():
             self._calibration(ref, profile)
+        if page["updates"] is not None:
+            self._rows("updates", in_rows(page["updates"], now))
         self._rows("limits", _limits_in_words(page["limits"]))
         self._rows("answered", _numbers(found))
         for name, text in page["snippets"].items():

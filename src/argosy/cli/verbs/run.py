@@ -10,7 +10,7 @@ from argosy.cli.project import FILE_NAME, Project, load_project
 from argosy.cli.run_view import RunView
 from argosy.cli.verbs.models import compression_table, main_metrics
 from argosy.cli.workspace import Workspace
-from argosy.core.errors import ArgosyError, Conflict
+from argosy.core.errors import ArgosyError, Conflict, InvalidInput
 from argosy.core.units import format_time
 from argosy.pipeline.engine import RunResult
 from argosy.pipeline.traced import traced_run
@@ -24,8 +24,13 @@ class GateFailed(ArgosyError):
     code = "gate_failed"
 
 
-def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> None:
-    """Execute what isn't done, show it live, and end with the versions and what to do with them."""
+def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool, deploy: bool = False) -> None:
+    """Execute what isn't done, show it live, and end with the versions and what to do with them.
+
+    `deploy`: release what passed its gates, as `argosy deploy` does; the one JSON document is the deployment's then.
+    """
+    if deploy and until != "publish":
+        raise InvalidInput(f"--deploy needs a version, but --until {until} ends before there is one")
     output = Output(as_json=as_json)
     project, base = load_project(file, changes)
     workspace = Workspace()
@@ -35,11 +40,17 @@ def run(file: Path, changes: list[str] | None, *, until: str, as_json: bool) -> 
         compression_table(output, search["rows"], brief=True)
     versions = _versions(workspace, result)
     _show_versions(output, versions)
-    output.result(as_plain(result, versions))
+    if not deploy:
+        output.result(as_plain(result, versions))
     for version in versions[-1:]:
         _check_gates(version)
     if versions:
         output.line(f"executed {len(result.executed)} stages in {format_time(result.seconds)}")
+    if versions and deploy:
+        from argosy.cli.verbs.deploy import release
+
+        release(versions[-1], file=file, changes=changes, as_json=as_json)
+    elif versions:
         output.line(f"next: argosy deploy {versions[-1]}" + (f" --file '{file}'" if file != Path() else ""))
 
 

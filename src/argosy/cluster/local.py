@@ -182,7 +182,7 @@ class LocalLauncher:
             identity = _identity(folder, record) if record else None
             if identity is not None:
                 _kill_left_behind(identity)
-            lock = _try_claim(folder, patience_s=0.1)
+            lock = self._claim_of_ended(folder, _LAST_S if identity is not None else 0.1)
         if lock is None:
             raise Conflict(
                 f"process '{name}' is running already", hint="stop it first, or choose another name", name=name
@@ -191,6 +191,18 @@ class LocalLauncher:
             yield lock
         finally:
             os.close(lock)
+
+    def _claim_of_ended(self, folder: Path, patience_s: float) -> int | None:
+        """Take the lock of a process that has ended, None if it is taken by another one meanwhile.
+
+        Its main thread may be gone while the kernel still takes away the others, which hold the lock too: on a busy
+        machine, and at a low priority, that was seen to last longer than a tenth of a second.
+        """
+        for _ in range(max(1, round(patience_s / 0.1))):
+            lock = _try_claim(folder, patience_s=0.1)
+            if lock is not None or self._is_living(folder):
+                return lock
+        return None
 
     def _is_living(self, folder: Path) -> bool:
         record = _read(folder / "record.json", _Record)

@@ -199,7 +199,12 @@ def wait(id_: str, *, timeout_s: float, as_json: bool) -> None:
 
 def look(workspace: Workspace) -> tuple[JobView, ...]:
     """Return all jobs as an operator sees them."""
-    return look_at_jobs(_jobs(workspace), workspace.launcher.list("job"), now=workspace.clock.now())
+    return look_at_jobs(
+        _jobs(workspace),
+        workspace.launcher.list("job"),
+        now=workspace.clock.now(),
+        usage_of=JobFolders(workspace.settings.home).usage,
+    )
 
 
 def _jobs(workspace: Workspace) -> Jobs:

@@ -105,6 +105,12 @@ def build_scheduler(settings: Settings, clock: Clock, report: Report) -> Schedul
             machine=machine,
             free_memory=free_memory,
             report=report,
+            environment={
+                "ARGOSY_HOME": str(settings.home),
+                "ARGOSY_STORE": settings.store,
+                "ARGOSY_RUNTIME": str(settings.runtime),
+                "ARGOSY_LOG_LEVEL": settings.log_level,
+            },
             updates=updater.move,
         )
     )

@@ -84,6 +84,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     machine: Resources
     free_memory: Callable[[], int]
     report: Report
+    environment: dict[str, str] = {}
+    """Where jobs find the home they belong to."""
     updates: "Callable[[Jobs, Desired], float] | None" = None
     """Moves the updates, after the jobs; returns after how many seconds to look again."""
 
@@ -340,9 +342,16 @@ class Scheduler:
             "gpus": list(job.gpus),
             "has_gpus": self._parts.machine.gpus > 0,
         }
-        self._launcher.start(
-            ProcessSpec(name=job.process, role=ROLE, entry=ENTRY, config=config, threads=max(1, len(job.cores)))
+        spec = ProcessSpec(
+            name=job.process,
+            role=ROLE,
+            entry=ENTRY,
+            config=config,
+            threads=max(1, len(job.cores)),
+            # What a job writes to the log, it writes in the name of whoever submitted it.
+            env={**self._parts.environment, "ARGOSY_ACTOR": job.actor},
         )
+        self._launcher.start(spec)
         self._since[job.process] = self._clock.monotonic()
 
     def _write(self, job: Job, kind: str, data: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What an operator sees of jobs and updates, as plain values; CLI and page only draw them. Nothing is changed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -11,6 +11,7 @@ from argosy.operate.jobs import fold as f
 from argosy.operate.jobs.config import UpdateConfig, next_time
 from argosy.operate.jobs.fold import Job, Jobs, Outcome, Watch
 from argosy.operate.jobs.schedule import Waiting, place_in_line
+from argosy.operate.jobs.scheduler import Usage
 from argosy.operate.jobs.sources import problem, read_project
 from argosy.operate.jobs.updates import in_words
 
@@ -73,13 +74,22 @@ class UpdateView(msgspec.Struct, frozen=True, kw_only=True):
     """When the next one is due by schedule, in seconds since 1970; 0: by nothing but data or hand."""
 
 
-def look_at_jobs(jobs: Jobs, processes: Iterable[ProcessInfo] = (), *, now: float) -> tuple[JobView, ...]:
-    """Return all known jobs: those that run, those that wait in their order, then those that ended, newest first."""
+def look_at_jobs(
+    jobs: Jobs,
+    processes: Iterable[ProcessInfo] = (),
+    *,
+    now: float,
+    usage_of: Callable[[str, int], Usage] = lambda _id, _attempt: Usage(),
+) -> tuple[JobView, ...]:
+    """Return all known jobs: those that run, those that wait in their order, then those that ended, newest first.
+
+    `processes`: those of role `job`; `usage_of`: what an attempt takes (`JobFolders(home).usage`).
+    """
     living = {info.name for info in processes if info.alive}
     line = sorted((job for job in jobs.jobs.values() if _state(job, living) == f.WAITING), key=_line_key)
     places = {job.id: number for number, job in enumerate(line, start=1)}
     shown = sorted(jobs.jobs.values(), key=lambda job: _order(job, places))
-    return tuple(_view(job, places, living, now) for job in shown)
+    return tuple(_view(job, places, living, now, usage_of) for job in shown)
 
 
 def look_at_updates(jobs: Jobs) -> tuple[UpdateView, ...]:
@@ -154,8 +164,11 @@ def _order(job: Job, places: dict[str, int]) -> tuple[int, float]:
     return (0, job.started) if job.is_open else (2, -job.ended)
 
 
-def _view(job: Job, places: dict[str, int], living: set[str], now: float) -> JobView:
+def _view(
+    job: Job, places: dict[str, int], living: set[str], now: float, usage_of: Callable[[str, int], Usage]
+) -> JobView:
     state = _state(job, living)
+    usage = usage_of(job.id, job.attempt) if job.is_open and job.attempt else Usage()
     running = max(0.0, now - job.attempted) if state in (f.RUNNING, f.STOPPING) else 0.0
     left = max(0.0, job.estimate_s - running) if job.estimate_s and job.is_open else -1.0
     return JobView(
@@ -177,7 +190,7 @@ def _view(job: Job, places: dict[str, int], living: set[str], now: float) -> Job
         seconds=round(job.seconds + running, 3),
         left_s=left,
         attempt=job.attempt,
-        peak_bytes=job.peak_bytes,
+        peak_bytes=max(job.peak_bytes, usage.peak_bytes),
         exit_code=job.exit_code,
         error=str(job.error.get("message", "")) or (job.reason if job.outcome == f.FAILED else ""),
         error_code=str(job.error.get("code", "")),

@@ -183,6 +183,15 @@ FLAGS = {
     "--weights",
     "--read-only",
     "--browser",
+    "--queue",
+    "--deploy",
+    "--cpus",
+    "--memory",
+    "--gpus",
+    "--estimate",
+    "--priority",
+    "--follow",
+    "--reason",
 }
 
 
@@ -193,7 +202,7 @@ def test_the_list_of_flags_is_the_one_that_was_decided():
 
 def test_every_kind_of_log_entry_is_explained():
     page_text = (DOCS / "how-to" / "read-the-audit-log.md").read_text()
-    subjects = "log|key|run|stage|version|alias|endpoint|gateway|rollout|controller|access|alert"
+    subjects = "log|key|run|stage|version|alias|endpoint|gateway|rollout|controller|access|alert|job|update"
     kinds = {kind for _, text in sources() for kind in re.findall(rf'"((?:{subjects})\.[a-z]+(?:ed|bound))"', text)}
     assert "version.published" in kinds
     assert {kind for kind in kinds if f"`{kind}`" not in page_text} == set()

@@ -106,7 +106,7 @@ def test_a_training_makes_way_after_its_checkpoint_and_goes_on_from_there_while_
         until(lambda: home.job(long).attempt == 2 and home.alive(long), 30)
         until(lambda: home.newest_checkpoint() > before, 90)
     assert traffic.failed == []
-    attempts = [entry for entry in home.registry.log.entries(kind=f.STARTED, subject=long)]
+    attempts = list(home.registry.log.entries(kind=f.STARTED, subject=long))
     assert [entry.data["attempt"] for entry in attempts] == [1, 2], "the killed scheduler found its job running"
     assert home.alive(long).pid != pid
     assert "needs its place" in next(iter(home.registry.log.entries(kind=f.INTERRUPTED, subject=long))).data["reason"]

@@ -1,5 +1,6 @@
 """What holds of the schedule of jobs, whatever they need and whenever they come."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,7 +117,9 @@ def simulate(capacity, jobs, *, may_pass=True, until=10**7):
             waiting.append(arrivals.pop(0))
         while True:
             seen = [
-                Running(id=i, needs=by_id[i].needs, priority=by_id[i].priority, submitted=by_id[i].submitted, left_s=e - now)
+                Running(
+                    id=i, needs=by_id[i].needs, priority=by_id[i].priority, submitted=by_id[i].submitted, left_s=e - now
+                )
                 for i, e in running.items()
             ]
             actions = schedule(capacity, waiting, seen)
@@ -134,7 +137,7 @@ def simulate(capacity, jobs, *, may_pass=True, until=10**7):
                     left[job.id] = max(1.0, running.pop(job.id) - now)
                     waiting.append(job)
             assert total([by_id[i] for i in running]).fits(capacity)
-        coming = [end for end in running.values()] + [job.submitted for job in arrivals[:1]]
+        coming = list(running.values()) + [job.submitted for job in arrivals[:1]]
         assert coming, f"{[job.id for job in waiting]} wait for ever on an idle machine"
         now = min(coming)
         assert now < until
@@ -150,7 +153,9 @@ BIG = Resources(4, 8, 2)
 
 def made(drawn, *, priority=None):
     return [
-        Waiting(id=f"j{i}", needs=n, priority=p if priority is None else priority, submitted=float(s), estimate_s=float(e))
+        Waiting(
+            id=f"j{i}", needs=n, priority=p if priority is None else priority, submitted=float(s), estimate_s=float(e)
+        )
         for i, (n, p, s, e) in enumerate(drawn)
     ]
 
@@ -166,10 +171,7 @@ def test_every_job_runs_in_the_end_and_the_machine_never_stands_idle_beside_a_wa
 @given(jobs_to_simulate)
 def test_who_passes_never_delays_the_head(drawn):
     """The first of the line that has to wait starts as early as in a strict line, where nobody passes anybody."""
-    jobs = [job for job in made(drawn, priority=0)]
-    for job in jobs:
-        job = Waiting(id=job.id, needs=job.needs, submitted=0.0, estimate_s=job.estimate_s)
-    same = [Waiting(id=job.id, needs=job.needs, submitted=0.0, estimate_s=job.estimate_s) for job in jobs]
+    same = [msgspec.structs.replace(job, submitted=0.0) for job in made(drawn, priority=0)]
     line = sorted(same, key=place_in_line)
     room, head = BIG, None
     for job in line:

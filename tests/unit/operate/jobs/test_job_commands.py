@@ -20,7 +20,7 @@ from argosy.operate.jobs.capacity import (
     jobs_capacity,
     machine_resources,
 )
-from argosy.operate.jobs.fold import KEPT_JOBS, Jobs
+from argosy.operate.jobs.fold import Jobs
 from argosy.operate.jobs.folders import JobFolders, keep_result, keep_usage, place_of
 from argosy.operate.jobs.needs import GUESS_BYTES, needs_like
 from argosy.operate.jobs.schedule import Resources
@@ -139,11 +139,12 @@ def test_entries_of_an_attempt_that_is_over_change_nothing(line):
     assert list(line.jobs().jobs) == [job]
 
 
-def test_of_jobs_that_ended_the_last_are_remembered(line):
-    for number in range(KEPT_JOBS + 20):
+def test_of_jobs_that_ended_the_last_are_remembered(line, monkeypatch):
+    monkeypatch.setattr("argosy.operate.jobs.fold.KEPT_JOBS", 10)
+    for number in range(15):
         job = line.submit("run", "--set", f"a.b={number}").job
         line.write(f.ENDED, job, attempt=0, outcome=f.CANCELLED)
-    assert len(line.jobs().jobs) == KEPT_JOBS
+    assert len(line.jobs().jobs) == 10
 
 
 @pytest.mark.capability("H1")

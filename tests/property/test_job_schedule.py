@@ -227,3 +227,14 @@ def test_a_job_that_endpoints_leave_no_room_for_holds_up_nobody():
     big = Waiting(id="big", needs=Resources(1, 10), submitted=0.0)
     small = Waiting(id="small", needs=Resources(1, 2), submitted=1.0)
     assert [a.id for a in schedule(Resources(2, 8), [big, small], [])] == ["small"]
+
+
+def test_who_is_no_more_urgent_stops_nobody_and_who_came_long_before_is_not_stopped():
+    head = Waiting(id="head", needs=Resources(2, 2), priority=1, submitted=10_000.0)
+
+    def stopped(**job):
+        return [a.id for a in schedule(Resources(2, 2), [head], [Running(id="r", needs=Resources(2, 2), **job)])]
+
+    assert stopped(priority=0, submitted=9_000.0) == ["r"]
+    assert stopped(priority=1, submitted=11_000.0) == [], "it passed the head, and is no less urgent"
+    assert stopped(priority=0, submitted=1_000.0) == [], "it would start again before the head, and be stopped again"

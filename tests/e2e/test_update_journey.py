@@ -120,11 +120,13 @@ def test_an_endpoint_follows_its_data_and_not_into_what_fails_a_gate(installed):
 
 @pytest.mark.capability("H1")
 def test_what_can_be_no_job_is_refused_and_says_what_could(installed):
-    (installed.folder / "argosy.toml").write_text(PROJECT)
+    (installed.folder / "argosy.toml").write_text('[project]\nname = "digits"\n[data]\ntrain = "rows.csv"\n')
+    (installed.folder / "rows.csv").write_text("a,label\n1,0\n2,1\n")
     for words, says in (
         (("jobs", "submit", "--", "deploy", "m"), "can't be a job"),
         (("jobs", "submit", "--", "run", "--fle", "x"), "No such option"),
         (("jobs", "submit", "--gpus", "99", "--", "run"), "this machine has"),
+        (("jobs", "submit", "--", "run", "--file", "nowhere"), "there is no 'nowhere'"),
         (("jobs", "cancel", "j7"), "there is no job 'j7'"),
         (("update", "digits"), "comes from no project"),
     ):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from argosy.cli.project import Project
 
 _LOOK_S = 0.3
+_OF_PROJECTS = ("run", "train", "evaluate")
+"""Commands that are always about a project."""
 
 
 class JobFailed(ArgosyError):
@@ -237,7 +239,7 @@ def _title(command: list[str], folder: Path) -> str:
 
 
 def _project_of(command: list[str], folder: Path) -> "tuple[Project, Path] | None":
-    """Return the project that a command is about, where it is about one."""
+    """Return the project that a command is about, where it is about one. Raises NotFound where it must be."""
     from argosy.cli.project import FILE_NAME, load_project
 
     place, changes = folder, []
@@ -250,15 +252,16 @@ def _project_of(command: list[str], folder: Path) -> "tuple[Project, Path] | Non
             changes.append(value if equals else next(words, ""))
         elif command[0] == "train" and not word.startswith("-") and (folder / word).exists():
             place = folder / word
-    if not (place / FILE_NAME if place.is_dir() else place).is_file():
-        return None
+    is_there = (place / FILE_NAME if place.is_dir() else place).is_file()
+    if command[0] not in _OF_PROJECTS and (not is_there or len(command) > 1):
+        return None  # what is about a model or a file needs no project
     return load_project(place, changes)
 
 
 def _needs(workspace: Workspace, command: list[str], title: str, stated: Stated) -> Needs:
     """Return what a job is counted with: as stated, else as the last one like it, else as the plan says."""
     planned_s, planned_bytes = 0.0, 0
-    project = _project_of(command, Path.cwd()) if command[0] in ("run", "train", "evaluate") else None
+    project = _project_of(command, Path.cwd()) if command[0] in _OF_PROJECTS else None
     if project is not None:
         planned_s, planned_bytes = _planned(workspace, *project)
     return needs_like(

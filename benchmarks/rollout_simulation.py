@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+from rollout_peers import Minutes
 
 from argosy.evaluate.evidence import EPOCH_S, RATIOS, odds
 from argosy.evaluate.judge import AGREEMENT, ERRORS, LATENCY, MIRRORED_ERRORS, Judge, JudgeConfig, WindowCounts
+from argosy.evaluate.siblings import LEAST_SIBLINGS, SPARED_PART, SPELL_AT, SPELL_BAD, SPELL_S, WITNESSED, Part
+from argosy.serve.ejection import BACKOFF_S, EJECT_AT, KEPT, PRIOR, SICK, USUAL
 
 CHECKED = 3
 """Rollouts of each cell that also go through the real judge."""
@@ -48,6 +51,14 @@ class Cell:
     """At each step, the share of replicas that serve the canary; default one in ten."""
     only_errors_weight: float = 0.0
     """When errors alone are simulated of several metrics: their weight."""
+    replicas: int = 0
+    """Processes of the canary that are told apart, by the judge and for ejection; 0: they are not."""
+    sick: tuple[float, float] = (0.0, 0.0)
+    """Share of requests that one of them fails during one spell at a random time, and the spell's seconds."""
+    is_told: bool = True
+    """Whether the judge hears which process failed."""
+    ejects: bool = True
+    """Whether the gateway ejects."""
     notes: str = ""
     expect: dict[str, float] = field(default_factory=dict)
     """Values of the specification's table to be met within 3 standard errors."""
@@ -76,6 +87,12 @@ class Counts:
     failed_canary: Array
     latency_ready: Array | None = None
     """Whether latency is counted, by the gateway's rule and the warm-up."""
+    handled: Array | None = None
+    """The canary's requests by process, rollouts x processes."""
+    bad_by: Array | None = None
+    """Those of them that failed."""
+    requests_stable: Array | None = None
+    """None where nobody asks."""
 
 
 # --- what happens to requests ---------------------------------------------------------------------------------------
@@ -121,7 +138,13 @@ def errors(cell: Cell, rng: np.random.Generator, repeats: int) -> Iterator[Count
             moved = np.where(rng.random(repeats) < late, bad_c, 0)
             bad_c, carried = bad_c - moved + carried, moved
         yield Counts(
-            i * cell.window_s, cell.window_s, share, {ERRORS: (bad_c, bad_c + bad_s)}, np.maximum(n_c, bad_c), bad_c
+            i * cell.window_s,
+            cell.window_s,
+            share,
+            {ERRORS: (bad_c, bad_c + bad_s)},
+            np.maximum(n_c, bad_c),
+            bad_c,
+            requests_stable=np.maximum(n - n_c, bad_s),
         )
 
 
@@ -170,6 +193,64 @@ def spells(cell: Cell, rng: np.random.Generator, repeats: int) -> Iterator[Count
             total_c += n_c
             left_c, left_s = np.maximum(0, left_c - tick), np.maximum(0, left_s - tick)
         yield Counts(i * cell.window_s, cell.window_s, share, {ERRORS: (bad_c, bad_c + bad_s)}, total_c, bad_c)
+
+
+def replicated(cell: Cell, rng: np.random.Generator, repeats: int) -> Iterator[Counts]:
+    """The canary has several processes, one of which may have a spell; the gateway may eject."""
+    k, tick = cell.replicas, 1.0
+    rate = np.minimum(1.0, factors(cell, rng, repeats) * cell.base)
+    begin = rng.uniform(0, max(0.0, cell.minutes * 60 - cell.sick[1]), repeats)
+    ward = Ward(repeats, k)
+    for i in range(cell.windows):
+        share = cell.share(i)
+        handled, bad = np.zeros((repeats, k), dtype=int), np.zeros((repeats, k), dtype=int)
+        bad_s = np.zeros(repeats, dtype=int)
+        for now in np.arange(i * cell.window_s, (i + 1) * cell.window_s, tick):
+            per_tick = cell.requests_per_min * tick / 60
+            at_work = ~ward.out
+            # Who is ejected is replaced by nobody here, so its siblings take its part.
+            n = rng.poisson(per_tick * share * at_work / at_work.sum(1, keepdims=True))
+            p = np.repeat((rate[:, i] * cell.ratio)[:, None], k, axis=1)
+            is_sick = (now >= begin) & (now < begin + cell.sick[1])
+            p[:, 0] = np.where(is_sick, np.maximum(p[:, 0], cell.sick[0]), p[:, 0])
+            failed = rng.binomial(n, np.minimum(1, p))
+            bad_s += rng.binomial(rng.poisson(per_tick * (1 - share), repeats), rate[:, i])
+            handled += n
+            bad += failed
+            if cell.ejects:
+                ward.note(failed, n - failed, now)
+        bad_c = bad.sum(1)
+        found = Counts(i * cell.window_s, cell.window_s, share, {ERRORS: (bad_c, bad_c + bad_s)}, handled.sum(1), bad_c)
+        yield replace(found, handled=handled, bad_by=bad) if cell.is_told else found
+
+
+class Ward:
+    """`serve.ejection.Health` and the pool's rule, for arrays: rollouts x processes."""
+
+    def __init__(self, repeats: int, k: int) -> None:
+        self.score, self.failed, self.answered = (np.zeros((repeats, k)) for _ in range(3))
+        self.out = np.zeros((repeats, k), dtype=bool)
+        self.back_at = np.full((repeats, k), np.inf)
+        self.ejections = np.zeros((repeats, k))
+
+    def note(self, failed: Array, answered: Array, now: float) -> None:
+        """Take in what came of a second; then eject, and let return whose time has come."""
+        keep = 1 - np.minimum(1.0, (failed + answered) / KEPT)
+        self.failed = self.failed * keep + failed
+        self.answered = self.answered * keep + answered
+        others_failed = self.failed.sum(1, keepdims=True) - self.failed
+        others = others_failed + self.answered.sum(1, keepdims=True) - self.answered
+        usual = np.clip((USUAL[0] * PRIOR + others_failed) / (PRIOR + others), *USUAL)
+        change = failed * np.log(SICK / usual) + answered * np.log((1 - SICK) / (1 - usual))
+        self.score = np.clip(self.score + change, 0, 2 * EJECT_AT)
+        back = self.out & (now >= self.back_at)
+        self.score[back] = EJECT_AT / 2
+        self.out &= ~back
+        sick = self.score >= EJECT_AT
+        ejected = sick & ~self.out & (~sick & ~self.out).any(1, keepdims=True)
+        self.back_at[ejected] = now + BACKOFF_S * 2 ** self.ejections[ejected]
+        self.ejections += ejected
+        self.out |= ejected
 
 
 def disagreement(cell: Cell, rng: np.random.Generator, repeats: int) -> Iterator[Counts]:
@@ -263,7 +344,7 @@ class Bets:
     def __init__(self, repeats: int) -> None:
         self.logs = np.zeros((repeats, 0, len(RATIOS)))
 
-    def window(self, q0: float, bad_canary: Array, bad_all: Array, epoch: int) -> None:
+    def window(self, q0: float | Array, bad_canary: Array, bad_all: Array, epoch: int) -> None:
         while self.logs.shape[1] <= epoch:
             self.logs = np.concatenate([self.logs, np.zeros((len(self.logs), 1, len(RATIOS)))], axis=1)
         self.logs += np.stack([gain(odds(q0, r), q0, bad_canary, bad_all) for r in RATIOS], axis=1)[:, None, :]
@@ -272,6 +353,87 @@ class Bets:
         logs = self.logs if row is None else self.logs[row : row + 1]
         priors = np.array([0.8 if j == 0 else 0.2 / (j * (j + 1)) for j in range(logs.shape[1])])
         return 1 - priors.sum() + (np.exp(np.minimum(logs, 600)).mean(2) * priors).sum(1)
+
+
+class SparedArrays:
+    """`siblings.Spared` for arrays, for errors alone: rollouts x processes."""
+
+    def __init__(self, repeats: int, k: int, window_s: float) -> None:
+        self.past, self.without = Bets(repeats), Bets(repeats * k)
+        self.handled = np.zeros((repeats, k))
+        self._recent: list[tuple[Counts, int, Array, Array]] = []
+        self._keep = round(SPELL_S / window_s)
+
+    def window(self, window: Counts, epoch: int) -> None:
+        """Take in one window."""
+        assert window.handled is not None
+        q0 = self._witness(window, epoch)
+        self._recent.append((window, epoch, q0, np.zeros(window.handled.shape, dtype=bool)))
+        bad = np.sum([_own(seen) for seen, *_ in self._recent], axis=0).astype(float)
+        trials = np.sum([_handled(seen) for seen, *_ in self._recent], axis=0).astype(float)
+        out = stand_out(bad, trials, bad.sum(1, keepdims=True) - bad, trials.sum(1, keepdims=True) - trials)
+        for seen, *_, marked in self._recent:
+            marked[:] = marked | (out & (_handled(seen) > 0))
+        while len(self._recent) > self._keep:
+            self._count(self.past, *self._recent.pop(0))
+
+    def _witness(self, window: Counts, epoch: int) -> Array:
+        handled, own = _handled(window), _own(window)
+        taken = handled / np.maximum(1, handled.sum(1, keepdims=True))
+        former = self.handled / np.maximum(1, self.handled.sum(1, keepdims=True))
+        q0 = odds(window.share, 1 - np.minimum(taken, np.where(former < 1, former, 0.0)))
+        bad = [(counts[:, None] - own).ravel() for counts in window.bad[ERRORS]]
+        self.without.window(q0.ravel(), *bad, epoch)
+        self.handled += handled
+        return q0
+
+    def allows(self, weight: float, total: Array, threshold: float) -> Array:
+        """Return where a rollback does not rest on one process."""
+        everything = self.handled.sum(1, keepdims=True)
+        has_siblings = (everything - self.handled >= LEAST_SIBLINGS * everything) & (self.handled > 0)
+        least = np.where(has_siblings, weight * self.without.value().reshape(self.handled.shape), np.inf).min(1)
+        enough = (total >= threshold) & (weight * self.value() >= SPARED_PART * threshold)
+        return enough & (least >= min(WITNESSED, threshold))
+
+    def value(self, row: int | None = None) -> Array:
+        rows = slice(None) if row is None else slice(row, row + 1)
+        bets = Bets(0)
+        bets.logs = self.past.logs[rows].copy()
+        for seen, epoch, q0, marked in self._recent:
+            self._count(bets, seen, epoch, q0, marked, rows)
+        return bets.value()
+
+    @staticmethod
+    def _count(bets: Bets, seen: Counts, epoch: int, q0: Array, marked: Array, rows: slice = slice(None)) -> None:  # noqa: PLR0917
+        own, marked = _own(seen)[rows], marked[rows]
+        bad_canary, bad_all = (counts[rows] for counts in seen.bad[ERRORS])
+        every = np.arange(len(own))
+        worst = np.where(marked, own, -1).argmax(1)
+        is_out = marked.any(1)
+        mine = np.where(is_out, own[every, worst], 0)
+        against = np.where(is_out, q0[rows][every, worst], seen.share)
+        bets.window(against, bad_canary - mine, bad_all - mine, epoch)
+
+
+def _own(window: Counts) -> Array:
+    assert window.bad_by is not None
+    return window.bad_by
+
+
+def _handled(window: Counts) -> Array:
+    assert window.handled is not None
+    return window.handled
+
+
+def stand_out(bad: Array, trials: Array, others_bad: Array, others_trials: Array) -> Array:
+    """`siblings.stands_out` for arrays."""
+
+    def likelihood(x: Array, n: Array) -> Array:
+        return sum(part * np.log(np.where(part > 0, part, 1) / np.where(part > 0, n, 1)) for part in (x, n - x))
+
+    ratio = likelihood(bad, trials) + likelihood(others_bad, others_trials)
+    ratio = ratio - likelihood(bad + others_bad, trials + others_trials)
+    return (bad >= SPELL_BAD) & (others_trials > 0) & (bad * others_trials > others_bad * trials) & (ratio >= SPELL_AT)
 
 
 class Assurance:
@@ -297,7 +459,7 @@ class Assurance:
         return (found + np.exp(np.minimum(self.singles[rows], 600)).mean(1)) / 2
 
 
-def gain(bet: float, against: float, bad_canary: Array, bad_all: Array) -> Array:
+def gain(bet: float | Array, against: float | Array, bad_canary: Array, bad_all: Array) -> Array:
     """`log_gain` for arrays."""
     s = bad_canary / np.where(bad_all > 0, bad_all, 1)
     stake = np.minimum(1.0, bad_all)
@@ -310,6 +472,7 @@ def judge(cell: Cell, windows: Iterator[Counts], repeats: int, alphas: tuple[flo
     assurance = {name: Assurance(repeats, {ERRORS: 1, AGREEMENT: 2}.get(name, 0)) for name in cell.metrics}
     weights = {ERRORS: cell.only_errors_weight} if cell.only_errors_weight else cell.config.weights()
     real = [Judge(cell.config) for _ in range(min(CHECKED, repeats))]
+    spared = SparedArrays(repeats, cell.replicas, cell.window_s) if cell.replicas and cell.is_told else None
     outcome = Outcome(
         highest=np.ones(repeats),
         crossed={alpha: np.full(repeats, np.inf) for alpha in alphas},
@@ -320,11 +483,15 @@ def judge(cell: Cell, windows: Iterator[Counts], repeats: int, alphas: tuple[flo
         one(cell, window, bets, assurance)
         total = sum(weights[name] * found.value() for name, found in bets.items())
         check(window, index, real, bets, assurance)
+        if spared is not None:
+            spared.window(window, int(window.start_s // EPOCH_S))
+            check_spared(index, real, spared)
         minute = (window.start_s + window.seconds) / 60
         outcome.highest = np.maximum(outcome.highest, total)
         outcome.failed += np.where(np.isinf(outcome.crossed[alphas[0]]), window.failed_canary, 0)
         for alpha, crossed in outcome.crossed.items():
-            crossed[(total >= 1 / alpha) & np.isinf(crossed)] = minute
+            found = total >= 1 / alpha if spared is None else spared.allows(weights[ERRORS], total, 1 / alpha)
+            crossed[found & np.isinf(crossed)] = minute
         deciding = [a.value() for name, a in assurance.items() if name != MIRRORED_ERRORS]
         sure = np.min(deciding, axis=0) >= 20
         outcome.promoted[sure & np.isinf(outcome.promoted) & np.isinf(outcome.crossed[alphas[0]])] = minute
@@ -365,12 +532,31 @@ def check(
                 bad=bad,
                 requests_canary=int(window.requests_canary[row]),
                 failed_canary=int(window.failed_canary[row]),
+                replicas=_parts(window, row),
             )
         )
         if index % 20 in (0, 19):
             for name, state in actual.state.metrics.items():
                 compare(name, index, bets[name].value(row), state.worse.value())
                 compare(name, index, assurance[name].value(row), state.not_worse.value())
+
+
+def _parts(window: Counts, row: int) -> dict[str, Part]:
+    if window.handled is None or window.bad_by is None:
+        return {}
+    pairs = zip(window.handled[row], window.bad_by[row], strict=True)
+    return {f"r{i}": Part(int(n), {ERRORS: (float(bad), float(bad))}) for i, (n, bad) in enumerate(pairs) if n}
+
+
+def check_spared(index: int, real: list[Judge], spared: SparedArrays) -> None:
+    """Compare what both judges make of single processes."""
+    if index % 20 in (0, 19):
+        for row, actual in enumerate(real):
+            found = actual.state.metrics[ERRORS].spared
+            compare("spared", index, spared.value(row), found.value())
+            for name, worse in found.without.items():
+                at = row * spared.handled.shape[1] + int(name[1:])
+                compare("without", index, spared.without.value(at), worse.value())
 
 
 def compare(name: str, index: int, here: Array, real: float) -> None:
@@ -385,6 +571,8 @@ Simulate = Callable[[Cell, np.random.Generator, int], Iterator[Counts]]
 def simulator(cell: Cell) -> Simulate:
     if cell.pattern == "hot caller, sticky":
         return sticky
+    if cell.replicas:
+        return replicated
     if cell.spell[0]:
         return spells
     if cell.metrics == (AGREEMENT,):
@@ -396,7 +584,8 @@ def run(cell: Cell, repeats: int, seed: int = 2024) -> dict[str, object]:
     """Simulate one cell and sum it up."""
     rng = np.random.default_rng([seed, *cell.name.encode()])
     before = time.perf_counter()
-    outcome = judge(cell, simulator(cell)(cell, rng, repeats), repeats)
+    minutes = Minutes(cell.window_s)
+    outcome = judge(cell, minutes.watch(simulator(cell)(cell, rng, repeats)), repeats)
     at = outcome.crossed[0.01]
     found = np.isfinite(at)
     return {
@@ -411,6 +600,7 @@ def run(cell: Cell, repeats: int, seed: int = 2024) -> dict[str, object]:
         if np.isfinite(outcome.promoted).any()
         else None,
         "checked_against_the_real_judge": outcome.checked,
+        "peers": minutes.verdicts(),
         "seconds": round(time.perf_counter() - before, 2),
         "cell": {k: v for k, v in asdict(cell).items() if k != "name"},
     }

@@ -1,17 +1,21 @@
 """Does the judge keep its promise? Simulated rollouts, many at once, and how fast bad versions are found.
 
-    python benchmarks/rollouts.py [--repeats 2000] [--only WORD]     about 8 minutes; writes results/rollouts.{json,md}
+    python benchmarks/rollouts.py [--repeats 2000] [--only WORD]     writes results/rollouts.{json,md}
 
-Rollouts are simulated side by side in NumPy. The arithmetic is `evaluate.judge`'s written for arrays; for every cell
+The rules of Argo Rollouts, Flagger and Kayenta see the same requests (rollout_peers.py). Rollouts are simulated side by
+side in NumPy. The arithmetic is `evaluate.judge`'s written for arrays; for every cell
 the first rollouts go through the real judge as well, window by window, and must come to the same numbers. The draw is
 the router's: every request is the canary's with probability `share`, whatever happens to it later.
 """
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,7 @@ def good_cells() -> list[Cell]:
         Cell(f"{pattern}, {base:.1%}, {rate}/min, {minutes} min", rate, base, pattern=pattern, minutes=minutes)
         for pattern in ("independent", "bad minutes", "autocorrelated")
         for base in (0.001, 0.005, 0.05)
-        for rate, minutes in ((60, 60), (600, 30), (6000, 30))
+        for rate, minutes in ((6, 60), (60, 60), (600, 30), (6000, 30))
     ]
     cells += [
         Cell(f"{pattern}, {base:.1%}, 600/min, 60 min", 600, base, pattern=pattern, minutes=60)
@@ -162,6 +166,12 @@ def bad_cells() -> list[Cell]:
         replace(alone, name="errors alone: 0.5%, 5x, 60/min, 15 min", minutes=15, expect={"rolled_back_1pct": 0.96}),
         replace(alone, name="errors alone: 1%, 5x, 60/min", base=0.01, expect={"rolled_back_1pct": 0.98}),
     ]
+    slow = replace(at, requests_per_min=600, metrics=ALL, only_errors_weight=0.0)
+    cells += [
+        replace(alone, name="errors alone: 0.5%, 5x, 600/min", requests_per_min=6000),
+        replace(slow, name="four metrics: 2x slower, 60/min", slower=2.0),
+        replace(slow, name="four metrics: 1.5x slower, 60/min", slower=1.5),
+    ]
     demo = Cell("", window_s=1, shares=(0.1, 0.25), minutes=2, requests_per_min=12000, metrics=ALL, warm_up_block_s=10)
     cells += [
         replace(demo, name="as the demo: errors on 3 % of inputs, 1 s windows", base=0.0002, ratio=150),
@@ -186,6 +196,59 @@ def promotion_cells() -> list[Cell]:
     ]
 
 
+MODES = {
+    "judge told nothing, no ejection": {"is_told": False, "ejects": False},
+    "ejection alone": {"is_told": False},
+    "judge told alone": {"ejects": False},
+    "both": {},
+}
+
+
+def sick_cells() -> list[Cell]:
+    """Good versions of which one of the canary's replicas is sick for a minute."""
+    cells = []
+    for rate, fails in ((60, 1.0), (600, 1.0), (600, 0.3), (6000, 1.0), (6000, 0.3)):
+        cell = Cell("", rate, 0.005, replicas=3, sick=(fails, 60.0))
+        modes = MODES if rate == 600 else {name: MODES[name] for name in list(MODES)[::3]}
+        cells += [
+            replace(cell, name=f"one of 3 fails {fails:.0%} for 1 min, {rate}/min: {mode}", **changes)
+            for mode, changes in modes.items()
+        ]
+    two = Cell("", 600, 0.005, replicas=2, sick=(1.0, 60.0))
+    cells += [
+        replace(two, name="one of 2 fails 100% for 1 min, 60/min: both", requests_per_min=60),
+        replace(two, name="one of 2 fails 100% for 1 min, 600/min: both"),
+        replace(two, name="nobody is sick, 3 replicas, 600/min: both", replicas=3, sick=(0.0, 0.0)),
+        replace(
+            two, name="nobody is sick, 3 replicas, 6000/min: both", replicas=3, sick=(0.0, 0.0), requests_per_min=6000
+        ),
+    ]
+    return cells
+
+
+def witnessed_cells() -> list[Cell]:
+    """What it costs to ask the siblings: bad versions, all of whose replicas fail alike."""
+    return [
+        Cell(
+            f"{base:.1%}, {ratio}x, {rate // 10} canary requests/min, {minutes} min, {replicas or 1} replicas",
+            rate,
+            base,
+            ratio=ratio,
+            shares=(0.1,),
+            minutes=minutes,
+            replicas=replicas,
+        )
+        for base, ratio, rate, minutes in (
+            (0.005, 5, 600, 15),
+            (0.01, 5, 600, 10),
+            (0.02, 5, 600, 10),
+            (0.005, 20, 600, 10),
+            (0.005, 5, 6000, 10),
+        )
+        for replicas in (0, 2, 3, 4)
+    ]
+
+
 GROUPS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "good": ("False rollbacks of good versions, windows of 10 s, steps 5/25/50", good_cells),
     "dense": (
@@ -195,6 +258,8 @@ GROUPS: dict[str, tuple[str, Callable[[], list[Cell]]]] = {
     "limits": ("Where short windows stop being safe (false rollbacks of good versions)", limit_cells),
     "bad": ("Bad versions found", bad_cells),
     "promotion": ("Promotion", promotion_cells),
+    "sick": ("A sick replica of a good version (false rollbacks), steps 5/25/50, 30 minutes", sick_cells),
+    "witnesses": ("Bad versions with several replicas: what asking the siblings costs", witnessed_cells),
 }
 
 
@@ -223,31 +288,88 @@ def table(title: str, rows: list[dict[str, object]]) -> str:
     lines = [
         f"## {title}",
         "",
-        "| rollouts | repeats | rolled back at 1 % | at 5 % | median min | failed | promoted | median min |",
     ]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    heads = ("rollouts", "repeats", "rolled back at 1 %", "at 5 %", "median min", "failed", "promoted", "median min")
+    lines.append("| " + " | ".join((*heads, "Argo Rollouts", "Flagger", "Kayenta")) + " |")
+    lines.append("|---" * 11 + "|")
     for row in rows:
         shown = [row["name"], row["repeats"], *(f"{row[k]:.2%}" for k in ("rolled_back_1pct", "rolled_back_5pct"))]
         shown += ["-" if row[k] is None else f"{row[k]:.3g}" for k in ("median_min", "failed_canary_median")]
         shown += [f"{row['promoted']:.1%}"]
         shown += ["-" if row["promoted_median_min"] is None else f"{row['promoted_median_min']:.3g}"]
+        shown += [_peer(row["peers"], name) for name in ("argo", "flagger", "kayenta")]
         lines.append("| " + " | ".join(map(str, shown)) + " |")
     return "\n".join([*lines, ""])
+
+
+def _peer(peers: dict[str, dict[str, float]], name: str) -> str:
+    if name not in peers:
+        return "-"
+    found = peers[name]
+    if found["median_min"] is None:
+        return "0%"
+    return f"{found['rolled_back']:.1%}, {found['median_min']:g} min, {found['failed_canary_median']:g} failed"
+
+
+def goals(results: dict[str, list[dict[str, object]]]) -> list[tuple[str, str, bool]]:
+    """Return what was asked of the judge, what was found, and whether it holds."""
+    rows = {row["name"]: row for group in results.values() for row in group}
+    good = [row for group in ("good", "dense") for row in results[group]]
+    found = []
+    for alpha, key in ((0.01, "rolled_back_1pct"), (0.05, "rolled_back_5pct")):
+        worst = max(good, key=lambda row: row[key])
+        what = f"good versions rolled back in at most {alpha:.0%}, {len(good)} kinds of rollouts"
+        found.append((what, f"{worst[key]:.2%} at most ({worst['name']})", worst[key] <= alpha))
+
+    def share(name: str, least: float) -> None:
+        row = rows[name]
+        found.append(
+            (f"{name}: found in {least:.0%}", f"{row['rolled_back_1pct']:.1%}", row["rolled_back_1pct"] >= least)
+        )
+
+    share("errors alone: 1%, 5x, 60/min", 0.95)
+    share("2.0%, 5x, 60 canary requests/min", 0.95)
+    share("errors alone: 0.5%, 5x, 60/min, 15 min", 0.95)
+    share("four metrics: 2x slower, 60/min", 0.98)
+    dense = rows["0.5%, 5x, 600 canary requests/min"]
+    shown = f"{dense['median_min']:.2f} min, {dense['failed_canary_median']:g} failed"
+    within = dense["median_min"] <= 1.5 and dense["failed_canary_median"] <= 25
+    found.append(("0.5%, 5x, 600 canary requests/min: 1.5 min, 25 failed", shown, within))
+    sick = [row for row in results["sick"] if "one of 3" in row["name"] and row["name"].endswith("both")]
+    worst = max(sick, key=lambda row: row["rolled_back_1pct"])
+    found.append(
+        (
+            "one sick replica of three: rolled back in at most 2%",
+            f"{worst['rolled_back_1pct']:.2%} at most ({worst['name']})",
+            worst["rolled_back_1pct"] <= 0.02,
+        )
+    )
+    return found
+
+
+def repeats_of(cell: Cell, repeats: int) -> int:
+    """Return how often a cell is repeated: where every latency is drawn, or an hour has 3,600 windows, less often."""
+    few = (len(cell.metrics) > 1 and cell.requests_per_min * cell.minutes > 9000) or cell.windows > 1000
+    return max(200, repeats // 4) if few else repeats
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=2000)
     parser.add_argument("--only", default="", help="cells whose group or name holds this; writes no results")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells simulated at a time")
     asked = parser.parse_args()
+    work = [
+        (group, cell, repeats_of(cell, asked.repeats))
+        for group, (_, cells) in GROUPS.items()
+        for cell in cells()
+        if asked.only in group or asked.only in cell.name
+    ]
     results: dict[str, list[dict[str, object]]] = {}
-    for group, (_, cells) in GROUPS.items():
-        for cell in cells():
-            if asked.only not in group and asked.only not in cell.name:
-                continue
-            # Where every latency is drawn, or an hour has 3,600 windows, a quarter of the repeats must do.
-            few = (len(cell.metrics) > 1 and cell.requests_per_min * cell.minutes > 9000) or cell.windows > 1000
-            row = run(cell, max(200, asked.repeats // 4) if few else asked.repeats)
+    # Each cell's seed is its name, so that the number of jobs changes nothing.
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as jobs:
+        rows = jobs.map(run, [cell for _, cell, _ in work], [repeats for *_, repeats in work])
+        for (group, cell, _), row in zip(work, rows, strict=True):
             results.setdefault(group, []).append(row)
             print(
                 f"{row['seconds']:6.1f} s  {row['rolled_back_1pct']:7.2%} {row['rolled_back_5pct']:7.2%} "
@@ -266,6 +388,11 @@ def main() -> None:
     }
     (folder / "rollouts.json").write_text(json.dumps(found, indent=1) + "\n")
     text = [f"# Simulated rollouts\n\n`{found['command']}` on {', '.join(f'{k} {v}' for k, v in machine().items())}.\n"]
+    text.append(
+        "Beside each kind of rollout: what the rules of other tools do with the same requests (rollout_peers.py).\n"
+    )
+    text.append("| asked | found | holds |\n|---|---|---|")
+    text[-1] += "".join(f"\n| {a} | {b} | {'yes' if c else 'NO'} |" for a, b, c in goals(results)) + "\n"
     text += [table(title, results[group]) for group, (title, _) in GROUPS.items()]
     (folder / "rollouts.md").write_text("\n".join(text))
 

@@ -19,6 +19,7 @@ from argosy.core.config import Config
 from argosy.core.errors import InvalidInput
 from argosy.core.units import format_time
 from argosy.evaluate.evidence import EPOCH_S, EXCLUDABLE, NotWorse, Worse, odds
+from argosy.evaluate.siblings import SPARED_PART, WITNESSED, Part, Spared
 
 ERRORS, LATENCY, AGREEMENT, MIRRORED_ERRORS = "errors", "latency", "agreement", "mirrored_errors"
 CONSTANT = "constant"
@@ -92,6 +93,9 @@ class WindowCounts(Config, frozen=True):
     latency_stable: dict[int, int] = msgspec.field(default_factory=dict)
     """Answers per bucket of latency, each bucket LATENCY_GROWTH times the one before. Used until latency is warm."""
     latency_canary: dict[int, int] = msgspec.field(default_factory=dict)
+    replicas: dict[str, Part] = msgspec.field(default_factory=dict)
+    """Which process of the canary handled how much of it, by its name. Empty where that is not known: then no process
+    can be told from the version."""
 
 
 class MetricVerdict(Config, frozen=True):
@@ -130,10 +134,18 @@ class Verdict(Config, frozen=True):
     """The smallest ratio that is excluded for every metric."""
     warming: bool
     """Latency is judged but not counted yet, because the canary may still be warming up."""
+    spared: float = 1.0
+    """The same total without what single processes did while they failed more than their siblings; it must reach half
+    of `threshold` too."""
+    witnessed: float | None = None
+    """The least total without any one process; it must reach 3 too. None: there are no siblings to be witnesses."""
+    spells: dict[str, float] = msgspec.field(default_factory=dict)
+    """Those processes, and how much that was bad is left out of `spared` for each."""
 
 
 class _Metric(msgspec.Struct):
     worse: Worse
+    spared: Spared
     not_worse: NotWorse
     bad_canary: float = 0.0
     bad_all: float = 0.0
@@ -176,7 +188,9 @@ class Judge:
         config.check()
         self.config = config
         self.state = state or JudgeState(
-            metrics={name: _Metric(Worse(), NotWorse.new(_singles(name, config))) for name in config.metrics},
+            metrics={
+                name: _Metric(Worse(), Spared(Worse()), NotWorse.new(_singles(name, config))) for name in config.metrics
+            },
             warm_up=_WarmUp(done=LATENCY not in config.metrics),
         )
         self._weights = config.weights()
@@ -235,15 +249,32 @@ class Judge:
             metrics=metrics,
             excluded=excluded,
             warming=warming,
+            spared=self._spared(),
+            witnessed=self._witnessed(),
+            spells=self.spells(),
         )
 
     def _count(self, name: str, window: WindowCounts, bad_canary: float, bad_all: float) -> None:
         share = self._alike(name, window.share)
         if not 0 < share < 1:  # nobody was drawn, so nothing can be learned
             return
-        q0 = share if name in (LATENCY, AGREEMENT) else odds(share, self._tolerated(name))
+        ratio = 1.0 if name in (LATENCY, AGREEMENT) else self._tolerated(name)
+        q0 = odds(share, ratio)
+        epoch = max(0, int(window.start_s // EPOCH_S))
+        is_paired = name in (AGREEMENT, MIRRORED_ERRORS, CONSTANT)
         metric = self.state.metrics[name]
-        metric.worse.window(q0, bad_canary, bad_all, max(0, int(window.start_s // EPOCH_S)))
+        metric.spared.window(
+            metric.worse,
+            window.replicas,
+            name,
+            (bad_canary, bad_all),
+            end_s=window.start_s + window.seconds,
+            epoch=epoch,
+            # What is left out of pairs has no other half; of drawn requests, the canary's share shrinks.
+            q0=lambda part: q0 if is_paired else odds(share, ratio * part),
+            is_paired=name == AGREEMENT,
+        )
+        metric.worse.window(q0, bad_canary, bad_all, epoch)
         metric.not_worse.window(share, bad_canary, bad_all)
         if name == AGREEMENT:
             metric.not_worse.pairs(share, bad_canary, bad_all)
@@ -263,9 +294,41 @@ class Judge:
         return sum(self._weights[name] * metric.worse.value() for name, metric in self.state.metrics.items())
 
     def _settle(self) -> None:
-        total = self._total()
-        if self.state.rolled_back is None and total >= 1 / self.config.false_alarm:
-            self.state.rolled_back = self._heaviest(), total
+        if self.state.rolled_back is None and self._is_enough():
+            self.state.rolled_back = self._heaviest(), self._total()
+
+    def _is_enough(self) -> bool:
+        threshold = 1 / self.config.false_alarm
+        if self._total() < threshold or self._spared() < SPARED_PART * threshold:
+            return False
+        witnessed = self._witnessed()
+        return witnessed is None or witnessed >= min(WITNESSED, threshold)
+
+    def _witnessed(self) -> float | None:
+        """Return the least total without any one process that has siblings."""
+        metrics = self.state.metrics
+        names = {name for metric in metrics.values() for name in metric.spared.witnessed()}
+        return min(
+            (
+                sum(
+                    self._weights[m] * found.spared.without.get(name, found.worse).value()
+                    for m, found in metrics.items()
+                )
+                for name in names
+            ),
+            default=None,
+        )
+
+    def _spared(self) -> float:
+        return sum(self._weights[name] * metric.spared.value() for name, metric in self.state.metrics.items())
+
+    def spells(self) -> dict[str, float]:
+        """Return which of the canary's processes failed more than their siblings, and with how much that was bad."""
+        found: dict[str, float] = {}
+        for metric in self.state.metrics.values():
+            for name, bad in metric.spared.spells().items():
+                found[name] = found.get(name, 0.0) + bad
+        return found
 
     def _heaviest(self) -> str:
         return max(self.config.metrics, key=lambda name: self._weights[name] * self.state.metrics[name].worse.value())
@@ -279,7 +342,9 @@ class Judge:
         if self.state.windows == 0:
             return "wait", ""
         least = min((name for name in metrics if self._decides(name)), key=lambda name: metrics[name].assurance)
-        return ("promote" if metrics[least].assurance >= PROMOTE_AT else "wait"), least
+        if metrics[least].assurance >= PROMOTE_AT:
+            return "promote", least
+        return "wait", (self._heaviest() if self._total() >= 1 / self.config.false_alarm else least)
 
     def _metric(self, name: str) -> MetricVerdict:
         found = self.state.metrics[name]
@@ -347,6 +412,12 @@ def _reason(said: str, metric: str, metrics: Mapping[str, MetricVerdict], total:
         )
     if said == "promote":
         return f"after {after} no metric can be twice as bad (least assurance {found.assurance:.3g}, for {metric})"
+    if said == "wait" and total >= 1 / judge.config.false_alarm:
+        spells = ", ".join(f"; {bad:.3g} bad in spells of '{name}'" for name, bad in sorted(judge.spells().items()))
+        return (
+            f"undecided after {after}; {metric}: {found.bad_canary:.4g} of {found.bad_all:.4g} bad ones are the new "
+            f"version's, but one replica may be all there is to it; waiting whether its siblings fail too{spells}"
+        )
     waits = f"waiting for {metric}: assurance {found.assurance:.3g} of {PROMOTE_AT:g} that it is not twice as bad"
     if metric == LATENCY and not state.warm_up.done:
         waits = "waiting for the new version to warm up before latency is compared"

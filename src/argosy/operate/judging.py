@@ -7,6 +7,7 @@ import msgspec
 
 from argosy.core.errors import InvalidInput
 from argosy.evaluate.judge import Judge, JudgeConfig, WindowCounts
+from argosy.evaluate.siblings import Part
 from argosy.operate.config import RolloutConfig
 from argosy.operate.desired import Rollout
 from argosy.serve.control import Window
@@ -43,6 +44,7 @@ class WindowJudge:
                     failed_canary=window.failed_canary,
                     latency_stable=window.latency_stable,
                     latency_canary=window.latency_canary,
+                    replicas={name: Part(part.handled, part.bad) for name, part in window.replicas.items()},
                 )
             )
             return

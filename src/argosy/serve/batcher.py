@@ -78,11 +78,13 @@ class Work:
 class Batch:
     """Requests that run together."""
 
-    __slots__ = ("id", "works")
+    __slots__ = ("id", "replica", "works")
 
-    def __init__(self, number: int, works: list[Work]) -> None:
+    def __init__(self, number: int, works: list[Work], replica: str = "") -> None:
         self.id = number
         self.works = works
+        self.replica = replica
+        """Who was handed it."""
         for work in works:
             work.batch = self
 

@@ -266,6 +266,15 @@ class GatewayStatus(Config, frozen=True):
     """Closed windows thrown away because no controller took them in time."""
 
 
+class ReplicaPart(Config, frozen=True):
+    """One process's part of a window, of the canary only."""
+
+    handled: int
+    """Requests drawn for the canary, and halves of mirrored pairs, that it was the first to be handed."""
+    bad: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)
+    """Its part of the window's `bad`."""
+
+
 class Window(Config, frozen=True):
     """What the judge needs of one stretch of a rollout with a constant share.
 
@@ -304,6 +313,8 @@ class Window(Config, frozen=True):
     """How many of stable's answers fell into each bucket of latency, see `latency_bucket`; for the latency warm-up,
     merge the windows of a block with `merge_latency` and compare `median_latency`."""
     latency_canary: dict[int, int] = msgspec.field(default_factory=dict)
+    replicas: dict[str, ReplicaPart] = msgspec.field(default_factory=dict)
+    """Which of the canary's processes handled how much, so that a sick one is not taken for the version."""
 
 
 _GROWTH = math.log(1.02)

@@ -43,7 +43,8 @@ class Call(Work):
     """One request for an inference, until it is answered. Read `outputs` or `error` when `on_done` is called."""
 
     __slots__ = (
-        "arm", "arrived", "attempts", "caller", "charged", "digest", "endpoint", "error", "failover", "first", "hedge",
+        "arm", "arrived", "attempts", "caller", "charged", "culprit", "digest", "endpoint", "error", "failover",
+        "first", "hedge",
         "is_pinned", "is_timed", "on_done", "outputs", "pair", "plane", "prediction", "ref", "segment", "signature",
         "suspected",
     )  # fmt: skip
@@ -78,6 +79,8 @@ class Call(Work):
         """Why the first attempt failed, if it did."""
         self.charged = ""
         """Digest of the version that failed it."""
+        self.culprit = ""
+        """The replica at which it did; empty if none had been handed the request."""
         self.suspected = False
         """The drawn version took the input for wrong; if another takes it, that was a failure."""
         self.segment: Segment | None = None
@@ -375,6 +378,8 @@ class DataPlane:
         """Charge the version that failed, and try again once where that may help, within deadline and budget."""
         call.state = WAITING
         endpoint = call.endpoint
+        if call.attempts == 1:
+            call.culprit = call.culprit or _handed_to(call)
         if trouble.is_callers:
             call.suspected |= call.attempts == 1
         elif call.attempts == 1 and call.first is None:
@@ -472,7 +477,7 @@ class DataPlane:
                 endpoint.answers.append(seconds)
                 endpoint.health.good += 1
             if call.pair is not None and not call.failover:
-                call.pair.put(is_canary=call.arm == CANARY, outputs=call.outputs)
+                call.pair.put(is_canary=call.arm == CANARY, outputs=call.outputs, replica=_handed_to(call))
         else:
             self.counters.count("argosy_requests_total", endpoint.route.name, call.ref, call.error.code)
             if not isinstance(call.error, InvalidInput):
@@ -506,6 +511,7 @@ class DataPlane:
             failed=call.first is not None or refused,
             batch=call.first.batch if call.first is not None else 0,
             caller=call.caller,
+            replica=_handed_to(call) if clean else call.culprit,
         )
 
     def _diagnose(self, call: Call, first: Trouble) -> None:
@@ -553,8 +559,9 @@ class DataPlane:
         call.first = trouble
         call.charged = call.digest
         self.counters.count("argosy_first_failures_total", call.endpoint.route.name, call.ref)
+        call.culprit = call.culprit or _handed_to(call)
         if call.pair is not None:
-            call.pair.put(is_canary=call.arm == CANARY, outputs=None, batch=trouble.batch)
+            call.pair.put(is_canary=call.arm == CANARY, outputs=None, batch=trouble.batch, replica=call.culprit)
 
     def _target(self, call: Call, trouble: Trouble) -> tuple[str, str] | None:
         """Return digest and name of the version that may answer instead."""
@@ -717,6 +724,10 @@ class DataPlane:
             found.append(("argosy_failover_active", (name,), float(bool(endpoint.stand_in))))
             found.append(("argosy_failed_total", (name,), float(endpoint.failed)))
         return found
+
+
+def _handed_to(call: Call) -> str:
+    return call.batch.replica if call.batch is not None else ""
 
 
 def _expired(call: Call) -> DeadlineExceeded:

@@ -27,29 +27,47 @@ _MARKED_BYTES = 1 << 16
 class Pair:
     """Waits for both halves, then tells the rollout. Either half may be dropped; then nothing is counted."""
 
-    __slots__ = ("_halves", "_inputs", "_rollout", "_tolerance")
+    __slots__ = ("_canary_at", "_halves", "_inputs", "_rollout", "_tolerance")
 
     def __init__(self, rollout: Rollout, tolerance: float, inputs: Inputs) -> None:
         self._rollout = rollout
         self._tolerance = tolerance
         self._inputs = inputs
         self._halves: list[Any] = [_MISSING, _MISSING]
+        self._canary_at = "", False
 
-    def put(self, *, is_canary: bool, outputs: Sequence[Tensor] | None, batch: int = 0) -> bool:
+    def put(
+        self,
+        *,
+        is_canary: bool,
+        outputs: Sequence[Tensor] | None,
+        batch: int = 0,
+        replica: str = "",
+        is_copy: bool = False,
+    ) -> bool:
         """Take one half, None if that version failed; return whether the pair is complete and counted with it.
 
         Only the first call per side has an effect. `batch` names the batch that failed as a whole; it counts once.
+        `replica` is who was handed this half; `is_copy`: it is the mirrored one.
         """
         if self._halves[is_canary] is not _MISSING:
             return False
         self._halves[is_canary] = (outputs, batch)
+        if is_canary:
+            self._canary_at = replica, is_copy
         if _MISSING in self._halves:
             return False
         (stable, _), (canary, _) = self._halves
         batches = [batch for _, batch in self._halves if batch]
         agree = stable is not None and canary is not None and agrees(stable, canary, self._tolerance)
+        at, is_copied = self._canary_at
         self._rollout.pair(
-            stable_failed=stable is None, canary_failed=canary is None, agree=agree, batch=batches[0] if batches else 0
+            stable_failed=stable is None,
+            canary_failed=canary is None,
+            agree=agree,
+            batch=batches[0] if batches else 0,
+            replica=at,
+            is_copy=is_copied,
         )
         if stable is not None and canary is not None:
             self._compare_with_the_last(stable, canary)
@@ -95,7 +113,8 @@ class Copy(Work):
     def _put(self, outputs: Sequence[Tensor] | None, batch: int) -> None:
         self.state = OVER
         self.wheel.remove(self)
-        self.pair.put(is_canary=self.is_canary, outputs=outputs, batch=batch)
+        replica = self.batch.replica if self.batch is not None else ""
+        self.pair.put(is_canary=self.is_canary, outputs=outputs, batch=batch, replica=replica, is_copy=True)
 
 
 def preload() -> None:

@@ -18,6 +18,7 @@ from argosy.serve import wire
 from argosy.serve.arena import LEAST_BYTES, MOST_BYTES, Arena
 from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
 from argosy.serve.control import GatewayConfig, ReplicaStatus, VersionLoad
+from argosy.serve.ejection import Health
 from argosy.serve.values import item_size
 
 log = get_logger()
@@ -62,6 +63,7 @@ class Replica:
         self.answered = 0
         self.failed = 0
         self.failed_runs = 0
+        self.health = Health()
         self.last_heard = pool.clock.monotonic()
         self.leaving_since = math.inf
         self.transport = transport
@@ -87,7 +89,7 @@ class Replica:
 
     def run(self, works: list[Work], now: float) -> None:
         """Send a batch: input after input, the raw bytes of all requests one behind the other."""
-        self.batch = Batch(self._pool.next_batch(), works)
+        self.batch = Batch(self._pool.next_batch(), works, self.hello.replica)
         self.owed, self.owed_since = self.batch.id, now
         first = works[0].inputs
         body: list[bytes | memoryview]
@@ -163,6 +165,8 @@ class Replica:
         self._pool.observer.ran(self.hello.ref, done.run_s)
         if done.error[0]:
             self.failed_runs += done.error[0] != wire.TOO_LATE
+            # A run that fails as a whole is one failure, whoever shared it.
+            self._pool.note(self, int(done.error[0] != wire.TOO_LATE), 0)
             self.failed += len(works)
             if batch is not None:
                 batch.give_up(Trouble(*done.error, batch.id if len(works) > 1 else 0))
@@ -171,6 +175,8 @@ class Replica:
         if works:
             rows = sum([work.inputs.rows for work in works])
             self._pool.queues[self.hello.digest].ran(len(works), self._pool.clock.monotonic() - self.owed_since, rows)
+            own = sum(not failure.is_callers for failure in failures.values()) if failures else 0
+            self._pool.note(self, own, len(works) - len(failures))
         self.failed += len(failures)
         self.answered += len(works) - len(failures)
         if failures:
@@ -198,6 +204,11 @@ class Replica:
         if batch is not None:
             self.failed += len(batch.works)
             batch.give_up(Trouble(code, message, batch.id, is_replayable=True))
+
+    @property
+    def is_sick(self) -> bool:
+        """Whether it fails so much more than the others of its version that these should go on without it."""
+        return self.failed_runs >= _FAULTY_AFTER or self.health.is_sick
 
     def let_go(self) -> None:
         """Free what is held for it: its connection has ended."""
@@ -370,7 +381,7 @@ class Pool:
 
     def finished(self, replica: Replica) -> None:
         """Hand the next batch to a replica that has answered one."""
-        if replica.state == READY and replica.failed_runs < _FAULTY_AFTER:
+        if replica.state == READY and not replica.is_sick:
             queue = self.queues[replica.hello.digest]
             queue.idle.append(replica)
             queue.dispatch(self.clock.monotonic())
@@ -409,6 +420,21 @@ class Pool:
                 self._freeze(replica, "is silent" if silent else f"has not finished within {limit:.0f} s")
             if replica.state == DRAINING or replica.leaving_since < math.inf:
                 self._settle(replica)
+            if replica.state == FAULTY and replica.health.may_return(now):
+                # Whoever watches over processes has not replaced it: it gets a chance, on probation.
+                replica.state, replica.failed_runs = READY, 0
+                replica.health.give_chance()
+                log.info("replica_on_probation", replica=replica.hello.replica, ejections=replica.health.ejections)
+                self._review()
+
+    def note(self, replica: Replica, failed: int, answered: int) -> None:
+        """Compare what a replica did with what the others of its version do, where there are any."""
+        if not failed and not replica.health.score:
+            replica.health.note(0, answered, ())
+            return
+        group = replicas_of(self, replica.hello.digest)
+        others = [other.health for other in group if other is not replica]
+        replica.health.note(failed, answered, others)
 
     def _freeze(self, replica: Replica, why: str) -> None:
         log.warning("replica_frozen", replica=replica.hello.replica, why=why)
@@ -437,7 +463,7 @@ class Pool:
         for replica in self.replicas.values():
             groups.setdefault(replica.hello.digest, []).append(replica)
         for group in groups.values():
-            _find_faulty(group)
+            _find_faulty(group, self.clock.monotonic())
         ready = frozenset(d for d, group in groups.items() if any(r.state == READY for r in group))
         for digest, queue in self.queues.items():
             group = groups.get(digest, [])
@@ -459,15 +485,23 @@ class Pool:
             queue.dispatch(now)
 
 
-def _find_faulty(group: list[Replica]) -> None:
+def _find_faulty(group: list[Replica], now: float) -> None:
     """Set aside replicas that fail while others of their version work; take all back when none is left."""
-    healthy = [r for r in group if r.state == READY and r.failed_runs < _FAULTY_AFTER]
+    healthy = [r for r in group if r.state == READY and not r.is_sick]
     for replica in group:
         if healthy and replica.state == READY and replica not in healthy:
             replica.state = FAULTY
-            log.warning("replica_faulty", replica=replica.hello.replica, failed_runs=replica.failed_runs)
+            replica.health.eject(now)
+            log.warning(
+                "replica_faulty",
+                replica=replica.hello.replica,
+                failed_runs=replica.failed_runs,
+                failed_lately=round(replica.health.failed, 1),
+                answered_lately=round(replica.health.answered, 1),
+            )
         elif not healthy and replica.state == FAULTY:
             replica.state, replica.failed_runs = READY, 0
+            replica.health.give_chance()
 
 
 def replicas_of(pool: Pool, digest: str) -> Iterator[Replica]:

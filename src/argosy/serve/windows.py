@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from argosy.core.clock import Clock
-from argosy.serve.control import EndpointRoute, Window, latency_bucket
+from argosy.serve.control import EndpointRoute, ReplicaPart, Window, latency_bucket
 from argosy.serve.router import CANARY
 
 _STABLE_ANSWERS = 500
@@ -14,8 +14,20 @@ _STABLE_ENOUGH = 200
 _MAX_CALLERS = 100_000
 # A window of a share that is no longer drawn waits so long for its last requests.
 _LATE_S = 60.0
+# More processes of a canary are not told apart; an endpoint has at most so many replicas of a version.
+_MAX_REPLICAS = 64
 MAX_WINDOWS = 4096
 """Closed windows kept for a controller that is away: eleven hours of 10 s."""
+
+
+class _Part:
+    """One process's part of an open window."""
+
+    __slots__ = ("bad", "handled")
+
+    def __init__(self) -> None:
+        self.handled = 0
+        self.bad: dict[str, list[float]] = {}
 
 
 class _Counts:
@@ -31,6 +43,20 @@ class _Counts:
         self.bad: dict[str, list[float]] = {"errors": [0.0, 0.0]}
         if thresholds is not None:
             self.bad["latency"] = [0.0, 0.0]
+        self.replicas: dict[str, _Part] = {}
+
+    def add(self, metric: str, badness: float, is_canary: int, replica: str) -> None:
+        """Count something bad, for both versions and for the canary's process that did it."""
+        _add(self.bad[metric], badness, is_canary)
+        part = self.part(replica) if is_canary else None
+        if part is not None:
+            _add(part.bad.setdefault(metric, [0.0, 0.0]), badness, 1)
+
+    def part(self, replica: str) -> "_Part | None":
+        """Return the part of one of the canary's processes; None for nobody, and for more of them than are kept."""
+        if not replica or (replica not in self.replicas and len(self.replicas) >= _MAX_REPLICAS):
+            return None
+        return self.replicas.setdefault(replica, _Part())
 
     @property
     def is_empty(self) -> bool:
@@ -81,20 +107,32 @@ class Rollout:
         return self.segment
 
     def finished(
-        self, segment: Segment, arm: str, latency_s: float | None, *, failed: bool, batch: int, caller: str
+        self,
+        segment: Segment,
+        arm: str,
+        latency_s: float | None,
+        *,
+        failed: bool,
+        batch: int,
+        caller: str,
+        replica: str = "",
     ) -> None:
         """Count a drawn request. `latency_s` is None if its first attempt gave no answer.
 
-        `batch` is the batch that failed as a whole and took it down, or 0; `caller` is empty unless routing is sticky.
+        `batch` is the batch that failed as a whole and took it down, or 0; `caller` is empty unless routing is sticky;
+        `replica` is who was handed it first, empty if nobody was.
         """
         segment.in_flight -= 1
         counts = segment.counts
         side = 1 if arm == CANARY else 0
         counts.requests[side] += 1
+        part = counts.part(replica) if side else None
+        if part is not None:
+            part.handled += 1
         if failed:
             counts.failed[side] += 1
             if self._is_new(batch) and self._first_time("errors", caller):
-                _add(counts.bad["errors"], 1.0, side)
+                counts.add("errors", 1.0, side, replica)
         if latency_s is None:
             return
         bucket = latency_bucket(latency_s)
@@ -103,22 +141,39 @@ class Rollout:
             judged = latency_s / self.route.tolerate_latency if side else latency_s
             slow = sum(0.5 for threshold in counts.thresholds if judged > threshold)
             if slow and self._first_time("latency", caller):
-                _add(counts.bad["latency"], slow, side)
+                counts.add("latency", slow, side, replica)
 
     def dropped(self, segment: Segment) -> None:
         """Forget a drawn request of which nothing can be said: its caller has gone, or is to blame."""
         segment.in_flight -= 1
 
-    def pair(self, *, stable_failed: bool, canary_failed: bool, agree: bool, batch: int = 0) -> None:
-        """Count a request that both versions have had; `batch` failed as a whole and counts once."""
-        bad = self.segment.counts.bad
+    def pair(
+        self,
+        *,
+        stable_failed: bool,
+        canary_failed: bool,
+        agree: bool,
+        batch: int = 0,
+        replica: str = "",
+        is_copy: bool = False,
+    ) -> None:
+        """Count a request that both versions have had; `batch` failed as a whole and counts once.
+
+        `replica` is who was handed the canary's half, `is_copy` whether that half was the copy. A half that was drawn
+        for the canary is counted as handled when its request ends.
+        """
+        counts = self.segment.counts
+        part = counts.part(replica)
+        if part is not None and is_copy:
+            part.handled += 1
+        tables = [counts.bad] if part is None else [counts.bad, part.bad]
         if stable_failed != canary_failed:
             if self._is_new(-batch):
-                _add(bad.setdefault("mirrored_errors", [0.0, 0.0]), 1.0, int(canary_failed))
+                for bad in tables:
+                    _add(bad.setdefault("mirrored_errors", [0.0, 0.0]), 1.0, int(canary_failed))
         elif not stable_failed:
-            pairs = bad.setdefault("agreement", [0.0, 0.0])
-            pairs[0] += 0.0 if agree else 1.0
-            pairs[1] += 1.0
+            for bad in tables:
+                _add(bad.setdefault("agreement", [0.0, 0.0]), 1.0, int(not agree))
 
     def varied(self, *, stable: bool, canary: bool) -> None:
         """Count a mirrored request to which exactly one version answered as it had answered another input before."""
@@ -167,6 +222,12 @@ class Rollout:
             bad={metric: (canary, both) for metric, (canary, both) in counts.bad.items()},
             latency_stable=counts.latency[0],
             latency_canary=counts.latency[1],
+            replicas={
+                name: ReplicaPart(
+                    handled=part.handled, bad={metric: (canary, both) for metric, (canary, both) in part.bad.items()}
+                )
+                for name, part in counts.replicas.items()
+            },
         )
         self.closed.append(window)
         # Late requests of a segment that was closed by force go nowhere.

@@ -11,6 +11,7 @@ import pytest
 
 from argosy.evaluate.judge import Judge, JudgeConfig, WindowCounts
 from argosy.serve.control import EndpointRoute, latency_bucket
+from argosy.serve.ejection import Health
 from argosy.serve.router import CANARY, choose, resolve
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -60,6 +61,55 @@ def test_bad_versions_are_found_as_often_and_as_soon_as_specified(cell):
     if "median_min" in cell.expect:
         assert found["median_min"] == pytest.approx(cell.expect["median_min"], rel=0.15, abs=0.2)
         assert found["failed_canary_median"] == pytest.approx(cell.expect["failed_canary_median"], rel=0.15, abs=1.5)
+
+
+SICK = named(rollouts.sick_cells(), "one of 3")
+WITH_BOTH = [dataclasses.replace(cell, minutes=15) for cell in SICK if cell.name.endswith("both")]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [*WITH_BOTH[1:2], *(pytest.param(cell, marks=pytest.mark.slow) for cell in WITH_BOTH[:1] + WITH_BOTH[2:])],
+    ids=lambda cell: cell.name,
+)
+def test_one_sick_replica_of_three_is_not_taken_for_the_version(cell):
+    repeats = 200
+    found = simulation.run(cell, repeats)
+    assert found["checked_against_the_real_judge"] == simulation.CHECKED
+    assert at_most(found["rolled_back_1pct"], 0.02, repeats)
+
+
+def test_without_names_and_ejection_a_sick_replica_would_be_taken_for_the_version():
+    cell = next(cell for cell in SICK if cell.requests_per_min == 600 and "told nothing" in cell.name)
+    assert simulation.run(dataclasses.replace(cell, minutes=15), 200)["rolled_back_1pct"] > 0.1
+
+
+def test_a_version_all_of_whose_replicas_are_bad_is_found_nearly_as_soon():
+    alone, *_, four = named(rollouts.witnessed_cells(), "2.0%, 5x")
+    found = [simulation.run(cell, 200) for cell in (alone, four)]
+    assert min(row["rolled_back_1pct"] for row in found) >= 0.95
+    assert found[1]["median_min"] <= found[0]["median_min"] + 1
+
+
+def test_the_scores_in_the_simulation_are_the_gateways():
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        ward = simulation.Ward(1, 3)
+        ward.score, ward.failed, ward.answered = (
+            rng.random((1, 3)) * 10,
+            rng.random((1, 3)) * 5,
+            rng.random((1, 3)) * 80,
+        )
+        healths = [Health(s, f, a) for s, f, a in zip(ward.score[0], ward.failed[0], ward.answered[0], strict=True)]
+        failed, answered = rng.integers(0, 4, (2, 3))
+        ward.note(failed[None], answered[None], 0.0)
+        # There all report at once, in the gateway one after the other: so each is told the others' news first.
+        others = [Health(0, f, a) for f, a in zip(ward.failed[0], ward.answered[0], strict=True)]
+        for i, health in enumerate(healths):
+            health.note(int(failed[i]), int(answered[i]), [other for j, other in enumerate(others) if j != i])
+        assert ward.failed[0] == pytest.approx([health.failed for health in healths])
+        assert ward.score[0] == pytest.approx([health.score for health in healths])
+        assert (ward.out[0] == [health.is_sick for health in healths]).all() or all(h.is_sick for h in healths)
 
 
 def test_versions_twice_as_bad_are_promoted_at_most_once_in_twenty():

@@ -1,12 +1,13 @@
 """From the gateway's windows to the judge: time counts from the first window, whoever replays them."""
 
+import msgspec
 import pytest
 
 from argosy.operate import desired as d
 from argosy.operate.config import RolloutConfig
 from argosy.operate.desired import Rollout, Target
 from argosy.operate.judging import WindowJudge, judge_config
-from argosy.serve.control import Window
+from argosy.serve.control import ReplicaPart, Window
 
 
 def rollout(first_step: float) -> Rollout:
@@ -72,3 +73,32 @@ def test_mirrored_errors_are_judged_where_requests_are_mirrored():
     assert "mirrored_errors" in judge_config(RolloutConfig()).metrics
     assert "mirrored_errors" not in judge_config(RolloutConfig(mirror=0)).metrics
     assert "mirrored_errors" not in judge_config(RolloutConfig(judge=("latency",))).metrics
+
+
+def test_the_names_of_replicas_reach_the_judge_also_through_the_log():
+    """One of three fails all it gets: held back; the same windows without the names: rolled back."""
+    parts = {name: ReplicaPart(handled=5, bad={"errors": (5.0, 5.0)} if name == "a" else {}) for name in "abc"}
+    windows = [
+        Window(
+            rollout="r1",
+            index=n,
+            start=10.0 * n,
+            seconds=10.0,
+            share=0.1,
+            requests_canary=15,
+            failed_canary=5,
+            bad={"errors": (5.0, 5.0)},
+            replicas=parts,
+        )
+        for n in range(12)
+    ]
+    told, stored, untold = WindowJudge(rollout(0.0)), WindowJudge(rollout(0.0)), WindowJudge(rollout(0.0))
+    for window in windows:
+        told.take(window)
+        plain = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(window, str_keys=True)))
+        stored.take(msgspec.convert(plain, Window, str_keys=True))
+        untold.take(msgspec.structs.replace(window, replicas={}))
+    assert told.verdict() == stored.verdict()
+    assert told.verdict()["verdict"] == "wait"
+    assert told.verdict()["spells"] == {"a": 60.0}
+    assert untold.verdict()["verdict"] == "rollback"

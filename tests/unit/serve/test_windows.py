@@ -53,6 +53,49 @@ def test_a_window_counts_requests_and_first_failures_of_both_versions():
     assert window.start == 1_800_000_000.0
 
 
+def test_the_canarys_replicas_are_told_apart_and_stables_are_not():
+    trial = Trial(answers=[0.01] * 300)
+    for arm, failed, latency, replica in (
+        (STABLE, True, 0.01, "s"),
+        (CANARY, True, 0.01, "one"),
+        (CANARY, False, 1.0, "two"),
+        (CANARY, False, 0.001, "two"),
+        (CANARY, True, 0.01, ""),
+    ):
+        segment = trial.rollout.drawn()
+        found = None if failed else latency
+        trial.rollout.finished(segment, arm, found, failed=failed, batch=0, caller="", replica=replica)
+    trial.rollout.pair(stable_failed=False, canary_failed=False, agree=False, replica="one")
+    trial.rollout.pair(stable_failed=False, canary_failed=True, agree=False, replica="three", is_copy=True)
+    (window,) = trial.close()
+    assert window.bad["errors"] == (2.0, 3.0)
+    assert {name: (part.handled, part.bad) for name, part in window.replicas.items()} == {
+        "one": (1, {"errors": (1.0, 1.0), "agreement": (1.0, 1.0)}),
+        "two": (2, {"latency": (1.0, 1.0)}),
+        "three": (1, {"mirrored_errors": (1.0, 1.0)}),
+    }
+
+
+def test_what_counts_once_counts_once_for_its_replica_too():
+    trial = Trial()
+    for _ in range(3):
+        segment = trial.rollout.drawn()
+        trial.rollout.finished(segment, CANARY, None, failed=True, batch=7, caller="ada", replica="one")
+    (window,) = trial.close()
+    assert (window.bad["errors"], window.replicas["one"].handled) == ((1.0, 1.0), 3)
+    assert window.replicas["one"].bad == {"errors": (1.0, 1.0)}
+
+
+def test_only_so_many_replicas_are_told_apart():
+    trial = Trial()
+    for number in range(100):
+        segment = trial.rollout.drawn()
+        trial.rollout.finished(segment, CANARY, None, failed=True, batch=0, caller="", replica=f"r{number}")
+    (window,) = trial.close()
+    assert len(window.replicas) == 64
+    assert window.bad["errors"] == (100.0, 100.0)
+
+
 def test_nothing_is_kept_of_a_window_without_requests():
     assert Trial().close() == []
 

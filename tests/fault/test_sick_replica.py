@@ -86,7 +86,7 @@ def test_a_version_all_of_whose_replicas_are_sick_is_rolled_back(home, tmp_path)
     assert ended.outcome == desired.ROLLED_BACK
     # By the judge, or sooner because replica after replica was replaced in vain.
     assert ended.reason.startswith(("errors: ", "its replicas cannot start: "))
-    # At half of the traffic the budget for second attempts is soon used up, so some of its failures are seen; but what
-    # the former version answered was right, and afterwards it alone answers.
+    # What it failed the former version answered, however much that was.
+    assert traffic.failed == []
     assert set(traffic.since(0.0)) == {2.0}
     assert home.infer([[1.0]])[0] == 200

@@ -385,7 +385,10 @@ class DataPlane:
         elif call.attempts == 1 and call.first is None:
             self._charge(call, trouble)
         target = self._target(call, trouble)
-        if not target or call.attempts >= _MAX_ATTEMPTS[call.arm] or not endpoint.budget.spend():
+        # What stable answers for a canary it answered alone before the rollout: that is no load it has not had.
+        is_free = call.arm == CANARY and call.attempts == 1 and target is not None and target[0] != call.digest
+        may = bool(target) and call.attempts < _MAX_ATTEMPTS[call.arm] and (is_free or endpoint.budget.spend())
+        if not may or target is None:
             call.error = _as_error(trouble)
             if trouble.code == TOO_LATE and self.clock.monotonic() >= call.deadline:
                 # The replica noticed before the wheel did.
@@ -616,7 +619,7 @@ class DataPlane:
         self.counters.count("argosy_refused_total", error.code)
         self._charge(call, Trouble(error.code, error.message))
         target = self._target(call, Trouble(error.code, error.message)) if call.arm == CANARY else None
-        if target is not None and call.endpoint.budget.spend():
+        if target is not None:
             stable = self._queue(target[0])
             with contextlib.suppress(Unavailable):
                 stable.check_room(call, call.arrived)

@@ -22,6 +22,7 @@ from faultlab.report import MISSES, Line, write
 
 PARTS = {
     "changes": "20 version changes under HTTP and gRPC load, a third of them to versions that fail to start",
+    "decisions": "a verdict, a return by hand, a version that fails everywhere: how soon it holds",
     "kills": "the busiest replica killed 50 times and frozen 10 times",
     "overload": "an open loop at 1x to 10x of the capacity",
     "slow_clients": "500 slow connections of four kinds, and readers that never read",

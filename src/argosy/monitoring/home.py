@@ -15,6 +15,7 @@ from argosy.core.files import write_atomic
 from argosy.monitoring import files
 from argosy.monitoring.files import ALERTMANAGER, PROMETHEUS, TOOLS, Place, Ports
 from argosy.monitoring.process import ENTRY, NAME, MonitorConfig, monitor_lock
+from argosy.operate.companions import keep_running, let_go
 from argosy.operate.desired import Desired
 from argosy.operate.loopback import HOST, monitoring_token, read_taken
 
@@ -115,20 +116,24 @@ def start(settings: Settings, launcher: Launcher, clock: Clock, chosen: Chosen) 
     text = msgspec.json.encode(config)
     is_same = started_with.exists() and started_with.read_bytes() == text
     is_changed = not (is_same and monitor_lock(settings).is_taken())
+    spec = ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=plain, threads=1)
     if is_changed:
+        # While it is exchanged nobody else shall start the former one.
+        let_go(settings, NAME)
         if is_same:
             launcher.stop(NAME)  # its tools go on, and the next one takes them over
         else:
-            stop(launcher)
+            stop(settings, launcher)
             _refuse_taken(chosen.ports, programs)
         write_atomic(started_with, text, mode=0o600)
         try:
-            launcher.start(ProcessSpec(name=NAME, role=NAME, entry=ENTRY, config=plain, threads=1))
+            launcher.start(spec)
         except Conflict as error:
             raise Unavailable(
                 "another command starts the monitor now", hint="try again", code="monitor_down"
             ) from error
     _wait(settings, launcher, clock, chosen.ports, programs)
+    keep_running(settings, spec)
     return Started(is_changed=is_changed, chosen=chosen, programs=programs, missing=missing)
 
 
@@ -179,8 +184,9 @@ def _last_words(launcher: Launcher, name: str) -> str:
     return lines[-1][:500] if lines else "it says nothing"
 
 
-def stop(launcher: Launcher) -> list[str]:
+def stop(settings: Settings, launcher: Launcher) -> list[str]:
     """Stop the monitor and its tools; return what ran."""
+    let_go(settings, NAME)
     living = [name for name in (NAME, *TOOLS) if (info := launcher.get(name)) is not None and info.alive]
     for name in (NAME, *TOOLS):  # the monitor first: it would start again what is stopped
         launcher.stop(name, 10.0)

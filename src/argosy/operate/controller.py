@@ -92,8 +92,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     report: Report
     readings: Readings = msgspec.field(default_factory=NoReadings)
     """Where metrics of the user's own come from."""
-    keep_scheduler: Callable[[], None] = lambda: None
-    """Sees to it that jobs are looked after; never raises."""
+    keep_others: Callable[[], None] = lambda: None
+    """Sees to it that the scheduler of jobs and the companions run; never raises."""
 
 
 class Reconciler:
@@ -162,7 +162,7 @@ class Reconciler:
             return min(POLL_S, self._next_look - now)
         self._next_look = now
         requeue = self._reconcile()
-        self._parts.keep_scheduler()
+        self._parts.keep_others()
         self._next_look = self._clock.monotonic() + requeue
         return min(requeue, POLL_S)
 

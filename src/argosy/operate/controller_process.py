@@ -17,6 +17,7 @@ from argosy.core.config import Settings, private_folder
 from argosy.core.errors import ArgosyError, IntegrityError
 from argosy.core.files import FileLock
 from argosy.operate import commands
+from argosy.operate.companions import Companions
 from argosy.operate.controller import RETRY_S, Deposed, Parts, Reconciler, Report
 from argosy.operate.desired import Desired
 from argosy.operate.exposition import ControllerMetrics, open_exposition
@@ -238,6 +239,13 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
         )
 
     launcher = LocalLauncher(folder, clock)
+    keep_scheduler = make_keeper(settings, registry.log, launcher, clock, report)
+    companions = Companions(settings, launcher, clock, report)
+
+    def keep_others() -> None:
+        keep_scheduler()
+        companions.keep()
+
     return Reconciler(
         Parts(
             log=registry.log,
@@ -258,7 +266,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             make_front=make_front,
             report=report,
             readings=ProcessReadings(launcher, clock, settings.runtime / "metrics", registry.blobs.get),
-            keep_scheduler=make_keeper(settings, registry.log, launcher, clock, report),
+            keep_others=keep_others,
         )
     )
 

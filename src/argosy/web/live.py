@@ -15,6 +15,7 @@ from argosy.web.actions import Operator, Role
 from argosy.web.app import Admin, create_app
 from argosy.web.feed import Feed
 from argosy.web.guard import Guard, check_routes
+from argosy.web.jobs import jobs_of
 from argosy.web.page.shell import Page
 from argosy.web.runs import running_stages
 
@@ -39,7 +40,8 @@ def make_page(
 
     Raises Internal when a route has no policy.
     """
-    feed = Feed(registry, observer, clock, lambda: running_stages(launcher, settings.home))
+    jobs = jobs_of(settings.home, launcher, clock)
+    feed = Feed(registry, observer, clock, lambda: running_stages(launcher, settings.home), jobs)
     operator = Operator(settings, launcher, clock, role)
     app = create_app(Admin(registry, observer, lambda: running_stages(launcher, settings.home)))
     _attach(app, feed, operator, str(settings.home))

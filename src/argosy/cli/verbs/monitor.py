@@ -33,7 +33,8 @@ def up(*, port: int, every: str, as_json: bool) -> None:
 def down(*, as_json: bool) -> None:
     """Stop the monitor and its tools."""
     output = Output(as_json=as_json)
-    stopped = home.stop(Workspace().launcher)
+    workspace = Workspace()
+    stopped = home.stop(workspace.settings, workspace.launcher)
     output.line(f"stopped {', '.join(stopped)}" if stopped else "nothing of the monitor was running")
     output.result({"stopped": stopped})
 

@@ -93,6 +93,7 @@ def build_scheduler(settings: Settings, clock: Clock, report: Report) -> Schedul
         place=place,
         machine=machine,
         needs=lambda jobs, title: needs_like(jobs, title, machine),
+        put=registry.blobs.put,
         report=report,
     )
     return Scheduler(

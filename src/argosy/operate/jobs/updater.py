@@ -56,14 +56,17 @@ class Updater:
         place: str,
         machine: Resources,
         needs: Callable[[Jobs, str], Needs],
+        put: Callable[[bytes], str],
         report: Report,
     ) -> None:
+        """`put` keeps a blob: the code of a rollout's own metrics."""
         self._registry = registry
         self._log = registry.log
         self._clock = clock
         self._place = place
         self._machine = machine
         self._needs = needs
+        self._put = put
         self._report = report
         self._seen: dict[str, _Seen] = {}
 
@@ -179,6 +182,8 @@ class Updater:
         rollout = project.rollout if project is not None else None
         is_switch = watch.current is not None and watch.current.is_switch
         try:
+            if rollout is not None and project is not None and not is_switch:
+                rollout = serving.file_metrics(rollout, project.base, self._put)
             serving.deploy(
                 self._registry,
                 move.digest,

@@ -60,15 +60,22 @@ class Home:
 
         log = FakeLog(self.entries, self.clock, "scheduler", hook)
         registry = SimpleNamespace(log=log, versions=self.registry.versions)
+        self.blobs = {}
         self.updater = Updater(
             registry,
             self.clock,
             place="here",
             machine=MACHINE,
             needs=lambda jobs, title: Needs(resources=Resources(1, 10, 0)),
+            put=self.blob,
             report=lambda event, **fields: None,
         )
         self.updater_log = log
+
+    def blob(self, data):
+        digest = f"sha256:{len(self.blobs)}"
+        self.blobs[digest] = data
+        return digest
 
     def state(self):
         self.log.refresh()
@@ -121,6 +128,19 @@ class Home:
 @pytest.fixture
 def home(tmp_path):
     return Home(tmp_path)
+
+
+def test_a_rollouts_own_metrics_go_along_with_an_update(home):
+    """Their code is kept with the deployment, as `argosy deploy` keeps it: the file may change meanwhile."""
+    (home.folder / "watch.py").write_text("def bad(window):\n    return 0.0\n")
+    own = "[rollout.metrics.own]\npython = 'watch:bad'\nlow = 0\nhigh = 1\n"
+    home.file.write_text(home.file.read_text().replace("[update]", own + "[update]"))
+    home.write("2,1\n3,0\n")
+    home.look(times=3)
+    home.end_job()
+    home.look()
+    rollout = home.state()[1].endpoints["m"].rollout
+    assert home.blobs[rollout.config.metrics["own"].code] == (home.folder / "watch.py").read_bytes()
 
 
 @pytest.mark.capability("R5")

@@ -256,7 +256,7 @@ def test_a_rollout_is_started_followed_and_aborted_as_on_the_command_line(world,
         take_pictures(world, page)
     card.get_by_role("button", name="Abort rollout").click()
     until(lambda: "'ranker' stays with 'ranker:1'" in dialog.inner_text(), 20)
-    assert "argosy rollback ranker" in dialog.inner_text()
+    assert "argosy abort ranker" in dialog.inner_text()
     dialog.get_by_role("button", name="Cancel").click()
     assert watched(world)["rollout"] is not None  # asked, and not done
     card.get_by_role("button", name="Abort rollout").click()

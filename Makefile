@@ -31,7 +31,7 @@ demo: .venv/demo  ## The whole life of a model: data to a rolled-back canary, on
 	$(BIN)/python examples/digits/demo.py
 
 test: .venv/dev  ## Run the tests (slow ones excepted)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 test-slow: .venv/dev  ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m 'slow or not slow' --timeout 1800

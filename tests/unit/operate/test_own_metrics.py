@@ -3,7 +3,11 @@
 import http.server
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -65,13 +69,28 @@ def test_a_function_is_read_once_in_every_window():
         ("def sales(window):\n    return 5\n", "returned '5' and not"),
         ("def sales(window):\n    raise KeyError('gone')\n", "KeyError: 'gone'"),
         ("def sales(window):\n    return {'current': 'a', 'new': 1}\n", "ValueError"),
-        ("def sales(window):\n    while True: pass\n", "it took longer than 1 s"),
         ("import nowhere_at_all\n", "'shop.py' can't be loaded"),
         ("sold = 1\n", "has no function 'sales'"),
     ],
 )
 def test_whatever_is_wrong_with_a_function_is_the_metrics_trouble(source, says):
     assert says in states(source, 1)[0].trouble
+
+
+def test_a_function_that_never_returns_is_ended_and_told_of():
+    """In a process of its own, as metrics are read: it takes the process's alarm, which tests have a use for."""
+    code = "from test_own_metrics import states; print(states('def sales(window):\\n    while True: pass\\n', 1)[0].trouble)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "it took longer than 1 s" in done.stdout
 
 
 def test_what_is_not_finite_is_ignored_and_counted_and_readings_are_bounded():

@@ -369,15 +369,29 @@ def test_stable_is_charged_by_the_same_clock_but_may_use_all_of_the_time(world):
     assert only_window(world).failed_stable == 1
 
 
-def test_the_retry_budget_bounds_second_attempts(trial):
+def test_whatever_a_canary_fails_stable_answers(trial):
+    """Before the rollout it answered all of it alone, so no budget is needed."""
     world, stable, canary = trial
+    calls = []
+    for _ in range(400):
+        calls.append(world.send())
+        canary.fail()
+        world.turn()
+        stable.answer()
+    assert {call.error for call in calls} == {None}
+
+
+def test_the_retry_budget_bounds_second_attempts(trial):
+    """What stable fails the version in reserve answers, as far as the budget goes."""
+    world, stable, reserve = trial
+    world.route(backup="2", failover=0.0)
     saved = 0
     for _ in range(400):
         world.send()
-        canary.fail()
+        stable.fail()
         world.turn()
-        if stable.run:
-            stable.answer()
+        if reserve.run:
+            reserve.answer()
             saved += 1
     # The burst of 256, and a tenth of the 400.
     assert 280 <= saved <= 300

@@ -93,7 +93,7 @@ def test_every_action_writes_the_entry_that_its_command_writes(home):
     assert home.operator.act("undo", "m").is_changed
     assert home.operator.act("remove", "m").is_changed
     actions = [action for action, _ in entries(home)]
-    assert actions == ["deploy", "deploy", "promote", "rollback", "deploy", "rollback", "remove"]
+    assert actions == ["deploy", "deploy", "promote", "abort", "deploy", "rollback", "remove"]
     assert {actor for _, actor in entries(home)} == {home.settings.actor}
     assert set(home.launcher.started) == {"controller"}  # whoever asks sees to it that somebody acts
 

@@ -79,7 +79,8 @@ def test_whatever_is_wrong_with_a_function_is_the_metrics_trouble(source, says):
 
 def test_a_function_that_never_returns_is_ended_and_told_of():
     """In a process of its own, as metrics are read: it takes the process's alarm, which tests have a use for."""
-    code = "from test_own_metrics import states; print(states('def sales(window):\\n    while True: pass\\n', 1)[0].trouble)"
+    hangs = "def sales(window):\n    while True: pass\n"
+    code = f"from test_own_metrics import states; print(states({hangs!r}, 1)[0].trouble)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code],

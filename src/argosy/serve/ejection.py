@@ -45,7 +45,7 @@ def weights(usual: float) -> tuple[float, float]:
     return math.log(SICK / usual), math.log((1 - SICK) / (1 - usual))
 
 
-class Health(msgspec.Struct):
+class Conduct(msgspec.Struct):
     """How one replica does, compared with its siblings."""
 
     score: float = 0.0
@@ -61,7 +61,7 @@ class Health(msgspec.Struct):
         """Whether it should be ejected, if a sibling is there."""
         return self.score >= EJECT_AT
 
-    def note(self, failed: int, answered: int, others: Sequence["Health"]) -> None:
+    def note(self, failed: int, answered: int, others: Sequence["Conduct"]) -> None:
         """Take in what came of a run; with no others there is nothing to compare it with."""
         keep = 1 - min(1.0, (failed + answered) / KEPT)
         self.failed = self.failed * keep + failed

@@ -18,7 +18,7 @@ from argosy.serve import wire
 from argosy.serve.arena import LEAST_BYTES, MOST_BYTES, Arena
 from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
 from argosy.serve.control import GatewayConfig, ReplicaStatus, VersionLoad
-from argosy.serve.ejection import Health
+from argosy.serve.ejection import Conduct
 from argosy.serve.values import item_size
 
 log = get_logger()
@@ -63,7 +63,7 @@ class Replica:
         self.answered = 0
         self.failed = 0
         self.failed_runs = 0
-        self.health = Health()
+        self.conduct = Conduct()
         self.last_heard = pool.clock.monotonic()
         self.leaving_since = math.inf
         self.transport = transport
@@ -208,7 +208,7 @@ class Replica:
     @property
     def is_sick(self) -> bool:
         """Whether it fails so much more than the others of its version that these should go on without it."""
-        return self.failed_runs >= _FAULTY_AFTER or self.health.is_sick
+        return self.failed_runs >= _FAULTY_AFTER or self.conduct.is_sick
 
     def let_go(self) -> None:
         """Free what is held for it: its connection has ended."""
@@ -420,21 +420,21 @@ class Pool:
                 self._freeze(replica, "is silent" if silent else f"has not finished within {limit:.0f} s")
             if replica.state == DRAINING or replica.leaving_since < math.inf:
                 self._settle(replica)
-            if replica.state == FAULTY and replica.health.may_return(now):
+            if replica.state == FAULTY and replica.conduct.may_return(now):
                 # Whoever watches over processes has not replaced it: it gets a chance, on probation.
                 replica.state, replica.failed_runs = READY, 0
-                replica.health.give_chance()
-                log.info("replica_on_probation", replica=replica.hello.replica, ejections=replica.health.ejections)
+                replica.conduct.give_chance()
+                log.info("replica_on_probation", replica=replica.hello.replica, ejections=replica.conduct.ejections)
                 self._review()
 
     def note(self, replica: Replica, failed: int, answered: int) -> None:
         """Compare what a replica did with what the others of its version do, where there are any."""
-        if not failed and not replica.health.score:
-            replica.health.note(0, answered, ())
+        if not failed and not replica.conduct.score:
+            replica.conduct.note(0, answered, ())
             return
         group = replicas_of(self, replica.hello.digest)
-        others = [other.health for other in group if other is not replica]
-        replica.health.note(failed, answered, others)
+        others = [other.conduct for other in group if other is not replica]
+        replica.conduct.note(failed, answered, others)
 
     def _freeze(self, replica: Replica, why: str) -> None:
         log.warning("replica_frozen", replica=replica.hello.replica, why=why)
@@ -491,17 +491,17 @@ def _find_faulty(group: list[Replica], now: float) -> None:
     for replica in group:
         if healthy and replica.state == READY and replica not in healthy:
             replica.state = FAULTY
-            replica.health.eject(now)
+            replica.conduct.eject(now)
             log.warning(
                 "replica_faulty",
                 replica=replica.hello.replica,
                 failed_runs=replica.failed_runs,
-                failed_lately=round(replica.health.failed, 1),
-                answered_lately=round(replica.health.answered, 1),
+                failed_lately=round(replica.conduct.failed, 1),
+                answered_lately=round(replica.conduct.answered, 1),
             )
         elif not healthy and replica.state == FAULTY:
             replica.state, replica.failed_runs = READY, 0
-            replica.health.give_chance()
+            replica.conduct.give_chance()
 
 
 def replicas_of(pool: Pool, digest: str) -> Iterator[Replica]:

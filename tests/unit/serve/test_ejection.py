@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from argosy.serve.ejection import BACKOFF_S, EJECT_AT, MAX_BACKOFF_S, USUAL, Health, usual_rate
+from argosy.serve.ejection import BACKOFF_S, EJECT_AT, MAX_BACKOFF_S, USUAL, Conduct, usual_rate
 from plane import World
 
-WELL = Health(answered=50)
+WELL = Conduct(answered=50)
 
 
 def test_five_failures_in_a_row_eject_where_siblings_answer():
-    health = Health()
+    health = Conduct()
     states = []
     for _ in range(5):
         health.note(1, 0, [WELL])
@@ -21,7 +21,7 @@ def test_five_failures_in_a_row_eject_where_siblings_answer():
 
 
 def test_half_of_the_requests_failing_ejects_within_some_twenty():
-    health, count = Health(), 0
+    health, count = Conduct(), 0
     while not health.is_sick:
         health.note(count % 2, 1 - count % 2, [WELL])
         count += 1
@@ -29,7 +29,7 @@ def test_half_of_the_requests_failing_ejects_within_some_twenty():
 
 
 def test_nobody_is_ejected_where_all_fail():
-    both = Health(), Health()
+    both = Conduct(), Conduct()
     for _ in range(50):
         both[0].note(1, 0, [both[1]])
         both[1].note(1, 0, [both[0]])
@@ -43,7 +43,7 @@ def test_nobody_is_ejected_where_all_fail():
 
 
 def test_an_only_replica_is_never_ejected():
-    health = Health()
+    health = Conduct()
     for _ in range(100):
         health.note(1, 0, [])
     assert not health.is_sick
@@ -53,7 +53,7 @@ def test_an_only_replica_is_never_ejected():
 def test_replicas_alike_are_hardly_ever_ejected(rate):
     """Page's rule: once in exp(EJECT_AT) requests at least, if the siblings' rate is known."""
     rng = np.random.default_rng(3)
-    replicas = [Health(answered=100) for _ in range(3)]
+    replicas = [Conduct(answered=100) for _ in range(3)]
     for _ in range(3000):
         for one in replicas:
             failed = int(rng.random() < rate)
@@ -64,16 +64,16 @@ def test_replicas_alike_are_hardly_ever_ejected(rate):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=60), st.integers(0, 100))
 def test_the_score_is_bounded_and_the_memory_forgets(runs, answered):
-    health = Health()
+    health = Conduct()
     for failed, good in runs:
-        health.note(failed, good, [Health(answered=answered)])
+        health.note(failed, good, [Conduct(answered=answered)])
         assert 0 <= health.score <= 2 * EJECT_AT
         assert 0 <= health.failed + health.answered <= 120
     assert USUAL[0] <= usual_rate(health.failed, health.answered) <= USUAL[1]
 
 
 def test_back_off_doubles_up_to_a_bound():
-    health, waits = Health(), []
+    health, waits = Conduct(), []
     for _ in range(6):
         health.eject(100.0)
         waits.append(health.back_at - 100.0)
@@ -138,7 +138,7 @@ def test_one_that_nobody_replaces_is_tried_again_and_ejected_sooner(world):
     assert bad.inside.state == "ready"
     for _ in range(40):
         both_answer(world, bad, good, fails=False)
-    assert bad.inside.health.score == 0
+    assert bad.inside.conduct.score == 0
 
 
 def test_failures_are_told_with_the_name_of_the_replica_that_was_handed_them_first(world):

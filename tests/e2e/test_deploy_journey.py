@@ -130,7 +130,9 @@ def test_a_switch_and_its_undo(installed, model):
 
 
 @pytest.mark.capability("R2", "R3")
-@pytest.mark.parametrize("victim", ["controller", "gateway", "replica"])
+@pytest.mark.parametrize(
+    "victim", ["controller", *(pytest.param(other, marks=pytest.mark.slow) for other in ("gateway", "replica"))]
+)
 def test_a_bad_version_is_rolled_back_though_a_process_is_killed_in_the_middle(installed, model, victim):
     """The canary fails for negative inputs; one process of each kind dies when it has its first share."""
     (installed.folder / "argosy.toml").write_text(ROLLOUT)

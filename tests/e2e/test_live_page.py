@@ -265,7 +265,7 @@ def test_a_rollout_is_started_followed_and_aborted_as_on_the_command_line(world,
     assert (last["outcome"], last["to"]["ref"]) == ("rolled_back", "ranker:2")
     until(lambda: "rolled back" in card.locator(".last").inner_text(), 20)
     actions = [(e.data["action"], e.actor) for e in registry_entries(world) if e.subject == "ranker"]
-    assert [action for action, _ in actions] == ["deploy", "deploy", "rollback"]
+    assert [action for action, _ in actions] == ["deploy", "deploy", "abort"]
     assert len({actor for _, actor in actions}) == 1
 
 

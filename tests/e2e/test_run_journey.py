@@ -156,7 +156,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "that_raises" else pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS]
+)
 def test_a_wrong_model_gets_one_clear_error(cancer, kind):
     code, says = MODELS[kind]
     (cancer.folder / "model.py").write_text(code)
@@ -164,6 +166,7 @@ def test_a_wrong_model_gets_one_clear_error(cancer, kind):
     assert cancer.json("models", "list") == []
 
 
+@pytest.mark.slow
 def test_nothing_is_left_running_after_a_run(cancer):
     cancer.ok("run", *FEW)
     deadline = time.monotonic() + 5

@@ -37,8 +37,12 @@ def test_an_endpoint_sleeps_wakes_with_its_next_request_and_says_why(installed):
     def endpoint():
         return installed.json("endpoints", "show", "m")["endpoint"]
 
-    asleep = until(lambda: found if (found := endpoint())["state"] == "idle" else None)
-    assert [version["replicas"] for version in asleep["versions"]] == [[]]
+    def is_asleep():
+        found = endpoint()
+        left = [replica for version in found["versions"] for replica in version["replicas"]]
+        return found if found["state"] == "idle" and not left else None
+
+    asleep = until(is_asleep)
     assert (asleep["scaling"]["low"], asleep["scaling"]["high"], asleep["scaling"]["wanted"]) == (0, 2, 0)
     assert "no request for 2 s" in installed.ok("endpoints", "show", "m")
     assert "the next request starts one" in installed.ok("watch", "--once")

@@ -172,6 +172,7 @@ def test_a_recurrent_net_of_tokens_with_named_outputs_becomes_onnx_and_openvino(
 
 
 @pytest.mark.capability("F4")
+@pytest.mark.slow
 def test_a_model_that_decides_by_values_is_scripted_or_refused_by_its_line(nets, tmp_path):
     error = refused(nets("Deciding"), tmp_path / "net.onnx", inputs=("x:batch,4",))
     assert error.code == "control_flow"
@@ -180,11 +181,13 @@ def test_a_model_that_decides_by_values_is_scripted_or_refused_by_its_line(nets,
 
 
 @pytest.mark.capability("F4")
+@pytest.mark.slow
 def test_a_model_whose_rows_depend_on_each_other_is_told_apart_from_a_wrong_converter(nets, tmp_path):
     assert refused(nets("Mixing"), tmp_path / "net.pt", inputs=("x:batch,4",)).code == "rows_depend"
 
 
 @pytest.mark.capability("F1")
+@pytest.mark.slow
 def test_tied_weights_come_from_a_file_that_keeps_one_of_them(nets, tmp_path):
     from safetensors.numpy import save_file
 
@@ -204,6 +207,7 @@ def test_tied_weights_come_from_a_file_that_keeps_one_of_them(nets, tmp_path):
     assert error.code == "weights_differ"
 
 
+@pytest.mark.slow
 def test_a_bfloat16_model_is_compared_within_what_bfloat16_can_hold(nets, tmp_path):
     found = carried_out(nets("Half"), tmp_path / "net.pt", inputs=("x:batch,4",))
     assert set(found.steps[0].tolerances.values()) == {0.05}
@@ -248,6 +252,7 @@ def test_a_wrong_converter_is_caught_and_the_layer_it_spoils_is_named(nets, tmp_
 
 
 @pytest.mark.capability("F4")
+@pytest.mark.slow
 def test_a_converter_that_freezes_the_batch_is_caught(nets, tmp_path, monkeypatch):
     wrong(monkeypatch, "frozen_batch")
     error = refused(nets("Plain"), tmp_path / "net.onnx", inputs=("x:batch,4",))
@@ -320,6 +325,7 @@ def test_the_command_shows_plan_progress_and_proof_and_json_is_one_document(inst
     assert "it isn't said into what" in installed.refused("convert", "net.pt")
 
 
+@pytest.mark.slow
 def test_a_conversion_killed_in_the_middle_leaves_nothing_half(installed):
     (installed.folder / "nets.py").write_text(
         NETS + "\nimport os, time\ndef slow():\n    open('started', 'w').close()\n    time.sleep(600)\n"

@@ -104,7 +104,7 @@ class Together:
 
 
 @pytest.mark.capability("T1")
-@pytest.mark.parametrize(("hosts", "workers"), [(2, 1), (2, 2)])
+@pytest.mark.parametrize(("hosts", "workers"), [(2, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_hosts_learn_what_one_process_does(place, hosts, workers):
     """Each rank draws its own dropout, so there is none here."""
     model = ModelConfig(family="mlp", options={"hidden": [16, 8], "batch_norm": True})
@@ -198,6 +198,7 @@ def test_a_lost_rank_on_one_host_brings_all_back_to_the_last_checkpoint_and_the_
 
 
 @pytest.mark.capability("T7")
+@pytest.mark.slow
 def test_a_host_without_checkpoints_gets_those_of_another(place):
     settings = msgspec.structs.replace(TRAIN, epochs=60)
     undisturbed = Together(place, "kept", settings, model=PLAIN).run()
@@ -224,7 +225,8 @@ class _Gone(Exception):
 
 
 @pytest.mark.capability("T7")
-@pytest.mark.parametrize("strategy", ["data-parallel", pytest.param("local-sgd", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["data-parallel", "local-sgd"])
 def test_the_others_go_on_without_a_host_and_with_it_when_it_comes_back(place, strategy):
     settings = msgspec.structs.replace(
         TRAIN, strategy=strategy, epochs=400, learning_rate=0.01, local=LocalConfig(interval=3, delay=2)

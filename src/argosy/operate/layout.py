@@ -155,7 +155,9 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
         return None
     rollout = None if is_safe else endpoint.rollout
     share = rollout.share if rollout else 0.0
-    backup = endpoint.sibling if _has(endpoint.sibling, ready) else endpoint.backup
+    # Which of them is ready at the moment the gateway sees by itself, where there is only one.
+    is_sibling = endpoint.backup is None or _has(endpoint.sibling, ready)
+    backup = endpoint.sibling if is_sibling else endpoint.backup
     if rollout and _may_stand_in(rollout, share, ready) and (rollout.phase == d.PROMOTING or not _has(backup, ready)):
         backup = rollout.to  # better the new version than none, should the current one die, and the controller too
     route = EndpointRoute(

@@ -21,7 +21,7 @@ from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import wanted_replicas
 from argosy.operate.replicas import key_of, version_key
 from argosy.operate.scaling_file import ScalingView
-from argosy.serve.control import GatewayStatus, ReplicaStatus, VersionStatus, Window
+from argosy.serve.control import EndpointStatus, GatewayStatus, ReplicaStatus, VersionStatus, Window
 
 EVENTS = 12
 """How many of the last events are shown."""
@@ -296,7 +296,7 @@ def _endpoint(endpoint: Endpoint, scene: _Scene, url: str, happened: tuple[Event
     note = served.note if served else ""
     return EndpointView(
         name=endpoint.name,
-        state=_state(endpoint, versions, has_note=bool(note), is_held=bool(served and served.held)),
+        state=_state(endpoint, versions, served, has_note=bool(note)),
         url=f"{url}/predict/{endpoint.name}" if url else "",
         note=note,
         versions=versions,
@@ -322,13 +322,17 @@ def _scaling(endpoint: Endpoint, scene: _Scene) -> ScalingView | None:
     return found if (found.low, found.high) == config.replica_range() else None
 
 
-def _state(endpoint: Endpoint, versions: Iterable[VersionView], *, has_note: bool, is_held: bool = False) -> str:
+def _state(
+    endpoint: Endpoint, versions: Iterable[VersionView], served: EndpointStatus | None, *, has_note: bool
+) -> str:
     if not endpoint.is_active:
         return "stopped"
     current = next((version for version in versions if version.role == "current"), None)
     if current is None:
         return "starting" if endpoint.rollout else "failed"
-    if not current.ready and not current.wanted and not is_held:
+    if served is None and current.ready:
+        return "starting"  # its replicas are there, and callers would still be told that there is no such endpoint
+    if not current.ready and not current.wanted and not (served and served.held):
         return "idle"
     if not current.ready:
         return "degraded" if any(version.ready for version in versions) else "failed" if current.error else "starting"

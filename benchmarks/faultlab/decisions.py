@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from argosy.core.clock import SystemClock
 from argosy.operate import desired as d
+from argosy.operate.processes import gateway_socket
 from argosy.registry.registry import open_registry
+from argosy.serve.control import EndpointStatus, GatewayClient
 from faultlab.deployment import Deployment, until
 from faultlab.kills import Quiet
 from faultlab.load import Heard, clients, stop_all, together
@@ -42,9 +44,7 @@ def _verdicts(home: Deployment, repeats: int) -> list[Line]:
         bad = home.publish(told(_NAN))
         with clients(_load(home)) as running:
             time.sleep(0.5)
-            watch = Moment(
-                lambda: home.status().endpoints[0].share == 0, after=lambda: home.status().endpoints[0].share
-            )
+            watch = Moment(home, lambda seen: seen.share == 0, after=lambda seen: seen.share)
             home("deploy", bad, "--name", "m")
             lags.append(watch.wait() - _entry_time(home))
             heard.append(stop_all(running))
@@ -55,14 +55,14 @@ def _verdicts(home: Deployment, repeats: int) -> list[Line]:
 def _returns(home: Deployment, repeats: int) -> list[Line]:
     """`argosy rollback`, from the command's start to the former version's answering."""
     times, heard = [], []
-    for number in range(repeats):
+    for _ in range(repeats):
         # An undo keeps no former version, so each needs a deployment of its own before it.
         former = home.status().endpoints[0].serving
-        home("deploy", home.publish(told(float(100 + number))), "--name", "m")
+        home("deploy", home.publish(told(float(_next_number(home)))), "--name", "m")
         with clients(_load(home)) as running:
             time.sleep(0.5)
             begun = time.monotonic()
-            watch = Moment(lambda former=former: home.status().endpoints[0].serving == former)
+            watch = Moment(home, lambda seen, former=former: seen.serving == former)
             home("rollback", "m")
             times.append(watch.wait_monotonic() - begun)
             heard.append(stop_all(running))
@@ -77,8 +77,8 @@ def _failovers(home: Deployment, repeats: int) -> list[Line]:
         bad = home.publish(told(_NAN))
         with clients(_load(home)) as running:
             time.sleep(0.5)
-            served = Moment(lambda bad=bad: home.status().endpoints[0].stable == bad.digest)
-            left = Moment(lambda bad=bad: _stood_in(home, bad.digest))
+            served = Moment(home, lambda seen, bad=bad: seen.stable == bad.digest)
+            left = Moment(home, lambda seen, bad=bad: seen.stable == bad.digest != seen.serving)
             home("deploy", bad, "--name", "m")
             times.append(left.wait_monotonic() - served.wait_monotonic())
             time.sleep(1.0)
@@ -88,18 +88,27 @@ def _failovers(home: Deployment, repeats: int) -> list[Line]:
     return [_seconds("a version that fails everywhere: until another one answers", times, _FAILOVER_S), _lost(heard)]
 
 
-def _stood_in(home: Deployment, stable: str) -> bool:
-    endpoint = home.status().endpoints[0]
-    return endpoint.stable == stable and endpoint.serving != stable
+def _next_number(home: Deployment) -> int:
+    """Return the number that the next version gets: clients know right answers by it."""
+    registry = open_registry(home.settings, SystemClock())
+    registry.log.refresh()
+    return len(registry.versions.list("m")) + 1
 
 
 class Moment:
     """Notes when something becomes true, looking every few milliseconds in a thread of its own."""
 
-    def __init__(self, holds: Callable[[], object], after: Callable[[], object] = lambda: True) -> None:
+    def __init__(
+        self,
+        home: Deployment,
+        holds: Callable[[EndpointStatus], object],
+        after: Callable[[EndpointStatus], object] = lambda _: True,
+    ) -> None:
         """`after`: something that must have been true before."""
         self._wall = self._monotonic = 0.0
         self._holds, self._after = holds, after
+        # A connection of its own: one serves one thread.
+        self._gateway = GatewayClient(str(gateway_socket(home.settings)))
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -116,9 +125,10 @@ class Moment:
         return self._monotonic
 
     def _watch(self) -> None:
-        until(self._after, 100, every_s=0.005)
-        until(self._holds, 100, every_s=0.005)
+        for condition in (self._after, self._holds):
+            until(lambda condition=condition: condition(self._gateway.status().endpoints[0]), 100, every_s=0.005)
         self._wall, self._monotonic = time.time(), time.monotonic()
+        self._gateway.close()
 
 
 def _entry_time(home: Deployment) -> float:

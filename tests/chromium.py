@@ -7,13 +7,16 @@ import subprocess
 
 import pytest
 
+from debian import apt
+
 
 def executable():
     """Return the path of Chromium; where it is missing root installs it, and others skip, but not in CI."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not found and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "update", "-qq"], check=False, timeout=300)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, timeout=600)
+        with apt():
+            subprocess.run(["apt-get", "update", "-qq"], check=False, timeout=300)
+            subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, timeout=600)
         found = shutil.which("chromium")
     if not found:
         reason = "there is no Chromium here; install it with: apt-get install chromium"

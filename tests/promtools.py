@@ -6,6 +6,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from debian import apt
+
 TEMPLATES = Path("/usr/share/prometheus/alertmanager")
 """Where Debian's Alertmanager looks for its templates, wherever it is itself."""
 PACKAGES = {"prometheus": ("prometheus", "promtool"), "prometheus-alertmanager": ("prometheus-alertmanager", "amtool")}
@@ -21,7 +23,7 @@ def programs():
     place = cache / "prometheus"
     if not all((place / "usr/bin" / name).is_file() for name in wanted):
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as work:
+        with apt(), tempfile.TemporaryDirectory(dir=cache) as work:
             if subprocess.run(["apt-get", "download", *PACKAGES], cwd=work, timeout=300, check=False).returncode:
                 subprocess.run(["apt-get", "update", "-q"], timeout=300, check=False)
                 subprocess.run(["apt-get", "download", *PACKAGES], cwd=work, timeout=300, check=True)

@@ -387,8 +387,8 @@ class DataPlane:
         target = self._target(call, trouble)
         # What stable answers for a canary it answered alone before the rollout: that is no load it has not had.
         is_free = call.arm == CANARY and call.attempts == 1 and target is not None and target[0] != call.digest
-        may = bool(target) and call.attempts < _MAX_ATTEMPTS[call.arm] and (is_free or endpoint.budget.spend())
-        if not may or target is None:
+        is_last = call.attempts >= _MAX_ATTEMPTS[call.arm]
+        if target is None or is_last or not (is_free or endpoint.budget.spend()):
             call.error = _as_error(trouble)
             if trouble.code == TOO_LATE and self.clock.monotonic() >= call.deadline:
                 # The replica noticed before the wheel did.

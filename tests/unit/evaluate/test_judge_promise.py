@@ -11,7 +11,7 @@ import pytest
 
 from argosy.evaluate.judge import Judge, JudgeConfig, WindowCounts
 from argosy.serve.control import EndpointRoute, latency_bucket
-from argosy.serve.ejection import Health
+from argosy.serve.ejection import Conduct
 from argosy.serve.router import CANARY, choose, resolve
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -100,11 +100,11 @@ def test_the_scores_in_the_simulation_are_the_gateways():
             rng.random((1, 3)) * 5,
             rng.random((1, 3)) * 80,
         )
-        healths = [Health(s, f, a) for s, f, a in zip(ward.score[0], ward.failed[0], ward.answered[0], strict=True)]
+        healths = [Conduct(s, f, a) for s, f, a in zip(ward.score[0], ward.failed[0], ward.answered[0], strict=True)]
         failed, answered = rng.integers(0, 4, (2, 3))
         ward.note(failed[None], answered[None], 0.0)
         # There all report at once, in the gateway one after the other: so each is told the others' news first.
-        others = [Health(0, f, a) for f, a in zip(ward.failed[0], ward.answered[0], strict=True)]
+        others = [Conduct(0, f, a) for f, a in zip(ward.failed[0], ward.answered[0], strict=True)]
         for i, health in enumerate(healths):
             health.note(int(failed[i]), int(answered[i]), [other for j, other in enumerate(others) if j != i])
         assert ward.failed[0] == pytest.approx([health.failed for health in healths])

@@ -11,6 +11,8 @@ from argosy.monitoring.dashboards import DASHBOARDS
 from argosy.monitoring.files import is_kept
 from argosy.operate import commands
 from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.jobs.fold import WATCHED
+from argosy.operate.jobs.folders import place_of
 from controlled import Traffic
 from installed import ARGOSY
 from monitored import Monitored, add_tools_to_path
@@ -64,6 +66,8 @@ def test_every_query_of_every_panel_returns_data(home, training):
     home.start()
     home.ended(first.rollout)
     home.serving("m:1")
+    place = place_of(home.settings.home)
+    home.registry.log.append(WATCHED, "m", {"file": str(home.folder / "project" / "argosy.toml"), "place": place})
     home.monitor()
     commands.deploy(home.registry, str(home.publish(constant(1.0 + 1e-6))), rollout=SLOW)
     queries = [

@@ -138,4 +138,17 @@ METRICS: dict[str, Metric] = {
         "counter", "Stages of runs that were finished, by the log.", ("stage",), part="monitor"
     ),
     "argosy_runs_started_total": Metric("counter", "Runs that were started, by the log.", (), part="monitor"),
+    "argosy_jobs": _monitor("Jobs that have not ended, by state.", "state"),
+    "argosy_jobs_oldest_wait_seconds": _monitor("Time since the job that waits longest was submitted."),
+    "argosy_jobs_reserved_cores": _monitor("Cores set aside for jobs that run."),
+    "argosy_jobs_reserved_memory_bytes": _monitor("Memory set aside for jobs that run."),
+    "argosy_jobs_reserved_gpus": _monitor("GPUs set aside for jobs that run."),
+    "argosy_jobs_ended_total": Metric("counter", "Jobs that ended, by outcome.", ("outcome",), part="monitor"),
+    "argosy_jobs_interrupted_total": Metric(
+        "counter", "Attempts of jobs that were stopped or lost before their job had ended.", (), part="monitor"
+    ),
+    "argosy_update_active": _monitor("1 while an update of the endpoint is under way.", "endpoint"),
+    "argosy_updates_ended_total": Metric(
+        "counter", "Updates that ended, by outcome.", ("endpoint", "outcome"), part="monitor"
+    ),
 }

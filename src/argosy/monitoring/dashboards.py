@@ -184,11 +184,34 @@ TRAINING = Dashboard(
     ),
 )
 
+JOBS = Dashboard(
+    "Argosy: jobs and updates",
+    (
+        Panel("Jobs", (("argosy_jobs", "{{state}}"),), kind="stat"),
+        Panel("The longest wait", (("argosy_jobs_oldest_wait_seconds", "since submitted"),), "s", kind="stat"),
+        Panel("Waiting and running", (("argosy_jobs", "{{state}}"),), is_wide=True),
+        Panel(
+            "Cores set aside for jobs",
+            (("argosy_jobs_reserved_cores", "set aside"), ("argosy_host_cpu_cores", "there are")),
+        ),
+        Panel(
+            "Memory set aside for jobs",
+            (("argosy_jobs_reserved_memory_bytes", "set aside"), ("argosy_host_memory_bytes", "there is")),
+            "bytes",
+        ),
+        Panel("Ended", (("argosy_jobs_ended_total", "{{outcome}}"),)),
+        Panel("Attempts stopped or lost", (("argosy_jobs_interrupted_total", "attempts"),)),
+        Panel("Updates under way", (("argosy_update_active", "{{endpoint}}"),), kind="stat"),
+        Panel("Updates ended", (("argosy_updates_ended_total", "{{endpoint}} {{outcome}}"),)),
+    ),
+)
+
 DASHBOARDS = {
     "argosy-endpoints": ENDPOINTS,
     "argosy-rollouts": ROLLOUT,
     "argosy-replicas": REPLICAS,
     "argosy-training": TRAINING,
+    "argosy-jobs": JOBS,
 }
 
 _SOURCE = {"type": "prometheus", "uid": "argosy"}

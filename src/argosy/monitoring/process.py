@@ -26,9 +26,11 @@ from argosy.monitoring import files
 from argosy.monitoring.alerts import ACTOR, OUTCOMES, Receiver, answer_of, read_notification
 from argosy.monitoring.files import ALERTMANAGER, CONTROLLER, GATEWAY, MONITOR, PROMETHEUS, Ports
 from argosy.monitoring.host import RunCounts, host_samples, process_samples, running_stages, stage_samples
+from argosy.monitoring.jobs import JobMetrics
 from argosy.operate import access
 from argosy.operate.commands import RegistryLike
 from argosy.operate.desired import Desired
+from argosy.operate.jobs.folders import place_of
 from argosy.operate.loopback import HOST, Answer, LoopbackServer, monitoring_token, read_taken
 from argosy.operate.processes import process_folder
 from argosy.security.api_keys import ApiKey, key_digest, key_id, make_key
@@ -162,6 +164,7 @@ class Monitor:
         self._key = self._settings.home / "keys" / "monitoring.key"
         self._counters = Counters()
         self._runs = RunCounts()
+        self._jobs = JobMetrics(place_of(self._settings.home))
         self._desired = Desired()
         self._trouble = ""
         commands = {PROMETHEUS: files.prometheus_command, ALERTMANAGER: files.alertmanager_command}
@@ -244,14 +247,16 @@ class Monitor:
         return answer_of(done), "application/json"
 
     def metrics(self) -> Answer:
-        """Return the metrics of the machine, its processes and its runs."""
+        """Return the metrics of the machine, its processes, its runs and its jobs."""
         home = self._settings.home
+        processes = self._launcher.list()
         samples = [
             *self._counters.samples(),
             *host_samples(home),
-            *process_samples(self._launcher.list()),
+            *process_samples(processes),
             *stage_samples(running_stages(home)),
             *self._runs.samples(self._registry.log),
+            *self._jobs.samples(self._registry.log, processes, self._clock.now()),
         ]
         for tool in self.tools:
             samples.append(("argosy_monitor_up", (tool.name,), float(tool.is_running)))

@@ -14,6 +14,7 @@ The fold takes every entry in order, never fails on one, and gives the same stat
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -140,6 +141,12 @@ class Jobs:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.watches: dict[str, Watch] = {}
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """For each home and outcome, how many jobs have ended so, forgotten ones included."""
+        self.interrupted: Counter[str] = Counter()
+        """For each home, how many attempts were stopped or lost before their job had ended."""
+        self.updated: Counter[tuple[str, str]] = Counter()
+        """For each endpoint and outcome, how many updates have ended so."""
         self.head = 0
 
     def catch_up(self, log: LogLike) -> bool:
@@ -172,12 +179,23 @@ class Jobs:
         elif entry.kind in (ASKED, RELEASED, UPDATED):
             watch = self.watches.get(entry.subject)
             if watch is not None:
+                was = watch.last
                 _update(watch, entry)
+                if watch.last is not None and watch.last is not was:
+                    self.updated[watch.endpoint, watch.last.outcome] += 1
         elif entry.kind in KINDS:
             job = self.jobs.get(entry.subject)
             if job is not None and job.is_open:
-                _advance(job, entry)
-                self._forget()
+                self._advance(job, entry)
+
+    def _advance(self, job: Job, entry: LogEntry) -> None:
+        was = job.state
+        _advance(job, entry)
+        if job.state == STOPPING and was != STOPPING:
+            self.interrupted[job.place] += 1
+        elif not job.is_open:
+            self.ended[job.place, job.outcome] += 1
+        self._forget()
 
     def _submitted(self, entry: LogEntry) -> None:
         fields = {**entry.data, "id": f"j{entry.seq}", "submitted": entry.time, "actor": entry.actor}

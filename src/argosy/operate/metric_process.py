@@ -150,6 +150,8 @@ def query(url: str, promql: str, *, at: float) -> float:
         raise InvalidInput(f"Prometheus at '{url}' answered {error.code}: {said}") from error
     except OSError as error:
         raise Unavailable(f"Prometheus at '{url}' does not answer: {getattr(error, 'reason', error)}") from error
+    except DeadlineExceeded as error:
+        raise Unavailable(f"Prometheus at '{url}' does not answer: {error.message}") from error
     return number(body)
 
 

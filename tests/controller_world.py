@@ -21,7 +21,7 @@ from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig, to_p
 from argosy.operate.controller import Deposed, Parts, Reconciler
 from argosy.operate.desired import Desired
 from argosy.operate.layout import wanted_replicas
-from argosy.operate.memory import FakeGateway
+from argosy.operate.memory import FakeGateway, FakeLog
 from argosy.operate.replicas import key_of, version_key
 from argosy.operate.sharing import Machine
 from argosy.registry.versions import Evaluation, GateResult, Manifest, Version
@@ -52,49 +52,6 @@ class FakeVersions:
         if ref not in self.by_ref:
             raise NotFound(f"no version '{ref}'")
         return self.by_ref[ref]
-
-
-class FakeLog:
-    """The registry's log without bytes and signatures: same calls, same transaction; `entries_` are shared."""
-
-    def __init__(self, entries_, clock, actor="ada", hook=None):
-        self._entries = entries_
-        self._clock = clock
-        self._actor = actor
-        self._hook = hook or (lambda what, name: None)
-        self.head = 0
-
-    def refresh(self):
-        self._hook("refresh", "log")
-        self.head = len(self._entries)
-        return self.head
-
-    def append(self, kind, subject, data, *, check=None):
-        self._hook("before append", kind)
-        self.head = len(self._entries)
-        if check is not None:
-            check(self)
-        entry = SimpleNamespace(
-            seq=self.head + 1,
-            time=self._clock.now(),
-            actor=self._actor,
-            kind=kind,
-            subject=subject,
-            data=data(self) if callable(data) else data,
-        )
-        self._entries.append(entry)
-        self.head = entry.seq
-        self._hook("after append", kind)
-        return entry
-
-    def entries(self, *, after=0, kind=None, subject=None):
-        for entry in self._entries[after : self.head]:
-            if kind in (None, entry.kind) and subject in (None, entry.subject):
-                yield entry
-
-    def last(self, kind, subject):
-        found = [e for e in self._entries[: self.head] if (e.kind, e.subject) == (kind, subject)]
-        return found[-1] if found else None
 
 
 class CountingJudge:

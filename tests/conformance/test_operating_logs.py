@@ -6,8 +6,8 @@ from argosy.core.clock import FakeClock
 from argosy.core.errors import Conflict
 from argosy.operate import desired as d
 from argosy.operate.desired import Desired
+from argosy.operate.memory import FakeLog
 from argosy.registry.backends.memory import MemoryStore
-from controller_world import FakeLog
 from logs import make_log
 
 DEPLOY = {"action": "deploy", "version": {"digest": "sha256:1", "ref": "m:1"}, "endpoint": {}, "rollout": None}

@@ -13,7 +13,8 @@ from argosy.operate.jobs import fold as f
 from argosy.operate.jobs.fold import Jobs
 from argosy.operate.jobs.schedule import Resources
 from argosy.operate.jobs.scheduler import ROLE, Parts, Scheduler, Usage
-from controller_world import FakeLog, Hooked, Killed, require
+from argosy.operate.memory import FakeLog
+from controller_world import Hooked, Killed, require
 
 MACHINE = Resources(4, 8_000_000_000, 1)
 

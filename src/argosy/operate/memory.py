@@ -1,19 +1,91 @@
-"""A gateway that lives in memory, for tests and simulations of whatever talks to one.
+"""A gateway and a log that live in memory, for tests and simulations of whatever talks to them.
 
-It keeps the promises of `serve.control.GatewayClient`: routes are replaced at once and survive a restart, windows stay
-until they are acknowledged, indexes grow over restarts, a canary without a ready replica gets no share. Where its
-replicas come from, and when it is dead, the test says.
+The gateway keeps the promises of `serve.control.GatewayClient`: routes are replaced at once and survive a restart,
+windows stay until they are acknowledged, indexes grow over restarts, a canary without a ready replica gets no share.
+Where its replicas come from, and when it is dead, the test says.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from argosy.core.clock import Clock
 from argosy.core.errors import Unavailable
 from argosy.serve.access import AccessRules
 from argosy.serve.control import EndpointRoute, EndpointStatus, GatewayStatus, ReplicaStatus, VersionLoad, Window
 from argosy.serve.wire import Advice
+
+
+class FakeEntry(msgspec.Struct, frozen=True):
+    """One entry of a `FakeLog`."""
+
+    seq: int
+    time: float
+    actor: str
+    kind: str
+    subject: str
+    data: dict[str, Any]
+
+
+class FakeLog:
+    """The registry's log without bytes and signatures: same calls, same transaction.
+
+    `entries` are shared by all who have the log open. `hook` is called with `"refresh"`, `"before append"` and
+    `"after append"`, and may raise.
+    """
+
+    def __init__(
+        self,
+        entries: list[FakeEntry],
+        clock: Clock,
+        actor: str = "ada",
+        hook: Callable[[str, str], None] = lambda what, name: None,  # noqa: ARG005 - nothing happens
+    ) -> None:
+        self._entries = entries
+        self._clock = clock
+        self._actor = actor
+        self._hook = hook
+        self.head = 0
+
+    def refresh(self) -> int:
+        """Take in what others have written; return the head."""
+        self._hook("refresh", "log")
+        self.head = len(self._entries)
+        return self.head
+
+    def append(
+        self,
+        kind: str,
+        subject: str,
+        data: dict[str, Any] | Callable[[Any], dict[str, Any]],
+        *,
+        check: Callable[[Any], None] | None = None,
+    ) -> FakeEntry:
+        """Write an entry if `check` agrees."""
+        self._hook("before append", kind)
+        self.head = len(self._entries)
+        if check is not None:
+            check(self)
+        found = data(self) if callable(data) else data
+        entry = FakeEntry(self.head + 1, self._clock.now(), self._actor, kind, subject, found)
+        self._entries.append(entry)
+        self.head = entry.seq
+        self._hook("after append", kind)
+        return entry
+
+    def entries(self, *, after: int = 0, kind: str | None = None, subject: str | None = None) -> Iterator[FakeEntry]:
+        """Return entries in order."""
+        for entry in self._entries[after : self.head]:
+            if kind in (None, entry.kind) and subject in (None, entry.subject):
+                yield entry
+
+    def last(self, kind: str, subject: str) -> FakeEntry | None:
+        """Return the newest entry of a kind about a subject."""
+        for entry in reversed(self._entries[: self.head]):
+            if (entry.kind, entry.subject) == (kind, subject):
+                return entry
+        return None
 
 
 class FakeGateway:

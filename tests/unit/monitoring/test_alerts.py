@@ -23,7 +23,8 @@ from argosy.operate import commands
 from argosy.operate import desired as d
 from argosy.operate.config import RolloutConfig
 from argosy.operate.desired import Desired
-from controller_world import FakeLog, FakeVersions, make_version
+from argosy.operate.memory import FakeLog
+from controller_world import FakeVersions, make_version
 
 
 class World:

@@ -16,7 +16,7 @@ from argosy.monitoring.host import (
     running_stages,
     stage_samples,
 )
-from controller_world import FakeLog
+from argosy.operate.memory import FakeLog
 
 
 def stage(home, name, lines, *, held=True):

@@ -12,7 +12,7 @@ from argosy.monitoring.jobs import JobMetrics
 from argosy.operate.jobs import commands
 from argosy.operate.jobs import fold as f
 from argosy.operate.jobs.schedule import Resources
-from controller_world import FakeLog
+from argosy.operate.memory import FakeLog
 
 MACHINE = Resources(4, 16_000_000_000, 1)
 

@@ -11,7 +11,8 @@ from argosy.operate import commands
 from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig
 from argosy.operate.desired import Desired
-from controller_world import FakeLog, FakeVersions, make_version
+from argosy.operate.memory import FakeLog
+from controller_world import FakeVersions, make_version
 
 OTHER = Signature(
     inputs=(TensorSpec(name="image", datatype="UINT8", shape=(-1, 8, 8)),),

@@ -13,12 +13,11 @@ from argosy.operate import desired as d
 from argosy.operate.desired import Desired
 from argosy.operate.gateway_process import NAME, GatewayProcess
 from argosy.operate.gateway_settings import GatewaySettings, check_host
-from argosy.operate.memory import FakeGateway
+from argosy.operate.memory import FakeGateway, FakeLog
 from argosy.security.api_keys import make_key
 from argosy.security.certificates import self_signed
 from argosy.serve.access import AccessKey, AccessRules
 from argosy.serve.control import LISTENING
-from controller_world import FakeLog
 
 
 @pytest.fixture

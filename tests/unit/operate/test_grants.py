@@ -13,9 +13,9 @@ from argosy.operate import desired as d
 from argosy.operate.desired import Desired
 from argosy.operate.gateway_settings import GatewaySettings
 from argosy.operate.grants import GRANTED, LIFTED, REVOKED, Grants
+from argosy.operate.memory import FakeLog
 from argosy.security.api_keys import key_digest, make_key
 from argosy.serve.access import Access
-from controller_world import FakeLog
 
 KEY = make_key(Random(3).randbytes)
 

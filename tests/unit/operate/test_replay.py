@@ -13,9 +13,10 @@ from argosy.operate.config import RolloutConfig
 from argosy.operate.desired import Desired
 from argosy.operate.evidence import Evidence
 from argosy.operate.judging import WindowJudge
+from argosy.operate.memory import FakeLog
 from argosy.operate.replay import entries_of, replay
 from argosy.serve.control import Window
-from controller_world import FakeLog, FakeVersions, make_version
+from controller_world import FakeVersions, make_version
 
 
 @pytest.fixture

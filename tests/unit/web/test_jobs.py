@@ -6,8 +6,8 @@ from argosy.cluster.memory import MemoryLauncher
 from argosy.core.clock import FakeClock
 from argosy.operate.jobs import commands
 from argosy.operate.jobs.schedule import Resources
+from argosy.operate.memory import FakeLog
 from argosy.web.jobs import MOST_JOBS, jobs_of
-from controller_world import FakeLog
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from argosy.operate.jobs.needs import GUESS_BYTES, needs_like
 from argosy.operate.jobs.schedule import Resources
 from argosy.operate.jobs.scheduler import Usage
 from argosy.operate.jobs.view import look_at_jobs
+from argosy.operate.memory import FakeLog
 from argosy.operate.replicas import version_key
-from controller_world import FakeLog
 
 MACHINE = Resources(4, 16_000_000_000, 0)
 

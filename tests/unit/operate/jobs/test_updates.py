@@ -16,7 +16,8 @@ from argosy.operate.jobs.schedule import Resources
 from argosy.operate.jobs.sources import read_data, read_project
 from argosy.operate.jobs.updater import Needs, Updater
 from argosy.operate.jobs.view import look_at_update, look_at_updates
-from controller_world import FakeLog, FakeVersions, Killed, make_version
+from argosy.operate.memory import FakeLog
+from controller_world import FakeVersions, Killed, make_version
 
 MACHINE = Resources(2, 8_000_000_000, 0)
 FILE = """[project]

@@ -6,6 +6,9 @@ The rules of Argo Rollouts, Flagger and Kayenta see the same requests (rollout_p
 side in NumPy. The arithmetic is `evaluate.judge`'s written for arrays; for every cell
 the first rollouts go through the real judge as well, window by window, and must come to the same numbers. The draw is
 the router's: every request is the canary's with probability `share`, whatever happens to it later.
+
+Some kinds of rollouts go through the real controller too, one at a time, with nothing written anew: its log, its table
+of moves, its routes and its judge (rollout_controller.py). That takes most of the time.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import rollout_controller
 from rollout_simulation import Cell, run
 
 import argosy
@@ -311,6 +315,23 @@ def _peer(peers: dict[str, dict[str, float]], name: str) -> str:
     return f"{found['rolled_back']:.1%}, {found['median_min']:g} min, {found['failed_canary_median']:g} failed"
 
 
+def controller_table(rows: list[dict[str, object]]) -> str:
+    """Return the rollouts that went through the real controller."""
+    lines = [
+        "## Through the real controller, one rollout at a time",
+        "",
+        "| rollouts | repeats | rolled back | median min | failed | promoted | median min |",
+        "|---" * 7 + "|",
+    ]
+    for row in rows:
+        shown = [row["name"], row["repeats"], f"{row['rolled_back']:.2%}"]
+        shown += ["-" if row[k] is None else f"{row[k]:.3g}" for k in ("median_min", "failed_canary_median")]
+        shown += [f"{row['promoted']:.1%}"]
+        shown += ["-" if row["promoted_median_min"] is None else f"{row['promoted_median_min']:.3g}"]
+        lines.append("| " + " | ".join(map(str, shown)) + " |")
+    return "\n".join([*lines, ""])
+
+
 def goals(results: dict[str, list[dict[str, object]]]) -> list[tuple[str, str, bool]]:
     """Return what was asked of the judge, what was found, and whether it holds."""
     rows = {row["name"]: row for group in results.values() for row in group}
@@ -344,6 +365,24 @@ def goals(results: dict[str, list[dict[str, object]]]) -> list[tuple[str, str, b
             worst["rolled_back_1pct"] <= 0.02,
         )
     )
+    return found + controller_goals({row["name"]: row for row in results["controller"]})
+
+
+def controller_goals(rows: dict[str, dict[str, object]]) -> list[tuple[str, str, bool]]:
+    """Return the same of the rollouts that went through the real controller."""
+    found = []
+    for alpha in (0.01, 0.05):
+        stated = f"false_alarm {alpha:.0%}"
+        good = [row for name, row in rows.items() if name.startswith("good") and stated in name]
+        worst = max(good, key=lambda row: row["rolled_back"])
+        what = f"through the real controller: good versions rolled back in at most {alpha:.0%}, {len(good)} kinds"
+        found.append((what, f"{worst['rolled_back']:.2%} at most ({worst['name']})", worst["rolled_back"] <= alpha))
+    for name, row in rows.items():
+        if name.startswith("5x"):
+            shown = (
+                f"{row['rolled_back']:.1%}, after {row['median_min']:.2f} min, {row['failed_canary_median']:g} failed"
+            )
+            found.append((f"through the real controller: {name}: found in 95%", shown, row["rolled_back"] >= 0.95))
     return found
 
 
@@ -377,6 +416,16 @@ def main() -> None:
                 f"{row['promoted_median_min']}  {row['name']}  {cell.expect or ''}",
                 flush=True,
             )
+        journeys = [
+            one for one in rollout_controller.journeys() if asked.only in "controller" or asked.only in one.name
+        ]
+        for row in jobs.map(rollout_controller.run, journeys, [asked.repeats] * len(journeys)):
+            results.setdefault("controller", []).append(row)
+            print(
+                f"{row['seconds']:6.1f} s  {row['rolled_back']:7.2%} {row['median_min']} {row['failed_canary_median']} "
+                f"| promoted {row['promoted']:.1%} {row['promoted_median_min']}  {row['name']}",
+                flush=True,
+            )
     if asked.only:
         return
     folder = Path(__file__).parent / "results"
@@ -393,6 +442,7 @@ def main() -> None:
     )
     text.append("| asked | found | holds |\n|---|---|---|")
     text[-1] += "".join(f"\n| {a} | {b} | {'yes' if c else 'NO'} |" for a, b, c in goals(results)) + "\n"
+    text += [controller_table(results["controller"])]
     text += [table(title, results[group]) for group, (title, _) in GROUPS.items()]
     (folder / "rollouts.md").write_text("\n".join(text))
 

@@ -17,6 +17,7 @@ from argosy.serve.router import CANARY, choose, resolve
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 rollouts = importlib.import_module("rollouts")
 simulation = importlib.import_module("rollout_simulation")
+controller = importlib.import_module("rollout_controller")
 sys.path.pop(0)
 
 pytestmark = pytest.mark.capability("R2")
@@ -171,3 +172,24 @@ def test_the_routers_own_draw_keeps_the_promise(sticky):
 def test_the_gateways_latency_buckets_are_the_judges():
     for seconds in (0.001, 0.03, 2.0):
         assert latency_bucket(seconds * 1.02**10 * 1.0001) - latency_bucket(seconds * 1.0001) == 10
+
+
+JOURNEYS = {journey.name: journey for journey in controller.journeys()}
+
+
+@pytest.mark.parametrize(("word", "outcome"), [("5x, 1%, 60", "rolled_back"), ("bad minutes", "promoted")])
+def test_the_real_controller_ends_rollouts_by_the_evidence_and_alike_when_it_is_killed(word, outcome):
+    journey = next(journey for name, journey in JOURNEYS.items() if word in name)
+    found = [controller.once(journey, (number,)) for number in range(8)]
+    killed = [controller.once(dataclasses.replace(journey, kills=3), (number,)) for number in range(8)]
+    assert sum(ended[0] == outcome for ended in found) >= 7
+    assert [ended[0] for ended in killed] == [ended[0] for ended in found]
+    # Windows that were under way when it was killed may be judged one later.
+    assert all(abs(a[2] - b[2]) <= 1.0 for a, b in zip(found, killed, strict=True))
+
+
+def test_a_slow_rollout_that_stays_undecided_ends_by_its_time_limit_in_the_real_controller():
+    cell = dataclasses.replace(JOURNEYS["good, 0.5%, 60/min, 30 min, false_alarm 1%"].cell, requests_per_min=6.0)
+    for undecided, outcome in (("promote", "promoted"), ("rollback", "rolled_back")):
+        ended = controller.once(controller.Journey(cell, undecided=undecided), (1,))
+        assert (ended[0], round(ended[2])) == (outcome, 30)

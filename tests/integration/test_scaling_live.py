@@ -21,7 +21,7 @@ pytestmark = pytest.mark.capability("R6")
 def home():
     made = Controlled()
     made.observer = Observer(
-        made.registry.log, made.launcher, made.client, time.time, ScalingFile(made.settings.runtime).read
+        made.registry.log, made.launcher, made.client, time.time, scaling=ScalingFile(made.settings.runtime).read
     )
     yield made
     made.close()

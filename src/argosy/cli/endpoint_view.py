@@ -39,9 +39,17 @@ def picture(view: SystemView, endpoint: str = "") -> "Group":
             parts += _endpoint(found)
     if not parts:
         parts.append(Text("nothing is deployed; begin with: argosy deploy model.onnx", style="dim"))
-    if view.controller != "running" and any(e.state != "stopped" for e in view.endpoints):
+    if view.controller == "down" and any(e.state != "stopped" for e in view.endpoints):
         parts.append(Text("the controller is down; start it with: argosy up", style="yellow"))
+    if view.leader:
+        parts.append(Text(f"{leader_line(view)}; what is shown of replicas is this home's", style="yellow"))
     return Group(*parts)
+
+
+def leader_line(view: SystemView) -> str:
+    """Return who acts instead of this home."""
+    does = "takes over should it fall silent" if view.controller == "waiting" else "does not run"
+    return f"the controller on '{view.leader}' acts for all homes on this store; this home's {does}"
 
 
 def _endpoint(found: EndpointView) -> list["RenderableType"]:

@@ -10,6 +10,7 @@ from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import Settings, load_settings, private_folder
 from argosy.core.errors import Unavailable
 from argosy.operate.jobs.fold import Jobs
+from argosy.operate.lease import home_id
 from argosy.operate.processes import gateway_socket, prediction_key, process_folder
 from argosy.operate.scaling_file import ScalingFile
 from argosy.operate.view import Observer
@@ -64,7 +65,14 @@ class Workspace:
         """Looks at what runs."""
         gateway = GatewayClient(str(gateway_socket(self.settings)))
         scaling = ScalingFile(self.settings.runtime).read
-        return Observer(self.registry.log, self.launcher, gateway, self.clock.now, scaling)
+        return Observer(
+            self.registry.log,
+            self.launcher,
+            gateway,
+            self.clock.now,
+            scaling=scaling,
+            home=home_id(self.settings.home),
+        )
 
     @cached_property
     def jobs(self) -> Jobs:

@@ -75,6 +75,8 @@ class Spared(msgspec.Struct):
     without: dict[str, Worse] = {}
     """For each process the evidence, had it never been there."""
     handled: dict[str, float] = {}
+    usual: dict[str, tuple[float, float]] = {}
+    """For each process, what was bad of how many trials before the windows in `recent`, its spells left out."""
 
     def window(
         self,
@@ -114,6 +116,9 @@ class Spared(msgspec.Struct):
             seen.count(self.past, seen.worst)
             for name in seen.marked:
                 self.left_out[name] = self.left_out.get(name, 0.0) + seen.own[name][0]
+            for name in seen.own.keys() - set(seen.marked):
+                usual = self.usual.get(name, (0.0, 0.0))
+                self.usual[name] = usual[0] + seen.own[name][0], usual[1] + seen.own[name][2]
         while len(self.left_out) > _MAX_PROCESSES:
             del self.left_out[min(self.left_out, key=lambda name: self.left_out[name])]
 
@@ -155,7 +160,13 @@ class Spared(msgspec.Struct):
         bad = sum(total[0] for total in totals.values())
         trials = sum(total[1] for total in totals.values())
         for name, (mine, tried) in totals.items():
-            if mine >= SPELL_BAD and stands_out(mine, tried, bad - mine, trials - tried):
+            if mine < SPELL_BAD or not stands_out(mine, tried, bad - mine, trials - tried):
+                continue
+            # Siblings that fail now and then had none of it in this minute by chance: their past is a witness too.
+            before = [self.usual[other] for other in self.usual if other != name]
+            others_bad = bad - mine + sum(past[0] for past in before)
+            others_trials = trials - tried + sum(past[1] for past in before)
+            if stands_out(mine, tried, others_bad, others_trials):
                 for seen in self.recent:
                     if name in seen.own and name not in seen.marked:
                         seen.marked.append(name)

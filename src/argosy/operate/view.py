@@ -166,9 +166,11 @@ class SystemView(msgspec.Struct, frozen=True, kw_only=True):
     """running, down, stopped."""
     gateway_error: str
     controller: str
-    """running, down."""
+    """running, down, waiting (it would act, but the controller of another home does)."""
     controller_error: str
     endpoints: tuple[EndpointView, ...]
+    leader: str = ""
+    """The host of another home on the same store whose controller was elected last; empty when it is this home's."""
 
 
 class Observer:
@@ -180,14 +182,17 @@ class Observer:
         launcher: Launcher,
         gateway: Gateway,
         now: Callable[[], float],
+        *,
         scaling: Callable[[], Mapping[str, ScalingView]] = dict,
+        home: str = "",
     ) -> None:
-        """`scaling`: what the controller said last of scaling, by endpoint."""
+        """`scaling`: what the controller said last of scaling, by endpoint; `home`: by `lease.home_id`."""
         self._log = log
         self._launcher = launcher
         self._gateway = gateway
         self._now = now
         self._scaling = scaling
+        self._home = home
         self.desired = Desired()
         self.windows: list[Window] = []
         """What the gateway held back of running rollouts at the last look: nobody has written it down yet."""
@@ -207,6 +212,7 @@ class Observer:
             error_of=self._launcher.error,
             events_of=lambda name: events(self._log, name),
             scaling=self._scaling(),
+            leader=leader(self._log, self._home),
         )
 
 
@@ -220,12 +226,14 @@ def observe(
     error_of: Callable[[str], ArgosyError | None],
     events_of: Callable[[str], tuple[EventView, ...]] = lambda _: (),
     scaling: Mapping[str, ScalingView] | None = None,
+    leader: str = "",
 ) -> SystemView:
     """Put together what an operator sees. Pure but for `error_of` and `events_of`."""
     named = {info.name: info for info in processes}
     scene = _Scene(desired, status, windows, processes, now, error_of, scaling or {})
     port = status.port if status else desired.bound_port or desired.port
     grpc_port = status.grpc_port if status else desired.bound_grpc_port or desired.grpc_port
+    is_controlled = "controller" in named and named["controller"].alive
     url = desired.gateway.url(port) if desired.is_running and port else ""
     endpoints = (
         _endpoint(endpoint, scene, url, events_of(name)) for name, endpoint in sorted(desired.endpoints.items())
@@ -236,10 +244,19 @@ def observe(
         grpc=desired.gateway.url(grpc_port).partition("//")[2] if desired.is_running and grpc_port > 0 else "",
         gateway="running" if status else "down" if desired.is_running else "stopped",
         gateway_error="" if status else _error(named.get(GATEWAY), error_of),
-        controller="running" if "controller" in named and named["controller"].alive else "down",
+        controller="down" if not is_controlled else "waiting" if leader else "running",
         controller_error=_error(named.get("controller"), error_of),
         endpoints=tuple(endpoints),
+        leader=leader,
     )
+
+
+def leader(log: LogLike, home: str) -> str:
+    """Return the host of the home that was elected last, if that is not this one; `home` empty: there is but one."""
+    last = log.last(d.ELECTED, "controller") if home else None
+    if last is None or last.data.get("home", home) == home:
+        return ""
+    return str(last.data.get("host") or "another host")
 
 
 def events(log: LogLike, endpoint: str) -> tuple[EventView, ...]:

@@ -181,4 +181,4 @@ def offered(endpoint: EndpointView, role: Role) -> list[Action]:
 
 def needs_controller(view: SystemView) -> bool:
     """Return whether something is wanted and nobody sees to it."""
-    return view.controller != "running" and any(endpoint.state != "stopped" for endpoint in view.endpoints)
+    return view.controller == "down" and any(endpoint.state != "stopped" for endpoint in view.endpoints)

@@ -171,6 +171,28 @@ class Loop:
         self.is_done = found == "done"
 
 
+def test_a_home_that_waits_for_another_ones_controller_says_for_whom(world):
+    from rich.console import Console
+
+    from argosy.cli.endpoint_view import picture
+
+    world.observer = Observer(world.registry.log, world.launcher, world.gateway, world.clock.now, home="here")
+    commands.deploy(world.registry, "m:1")
+    assert world.see().leader == "", "an election that names no home is this one's"
+    world.registry.log.append("controller.elected", "controller", {"home": "there", "host": "big-box"})
+    seen = world.observer.look()
+    assert (seen.leader, seen.controller) == ("big-box", "down")
+    world.launcher.start(ProcessSpec(name="controller", role="controller", entry="argosy.x:main"))
+    seen = world.observer.look()
+    assert (seen.leader, seen.controller) == ("big-box", "waiting")
+    console = Console(width=200)
+    with console.capture() as text:
+        console.print(picture(seen))
+    assert "the controller on 'big-box' acts for all homes on this store" in text.get()
+    world.registry.log.append("controller.elected", "controller", {"home": "here", "host": "this"})
+    assert world.observer.look().leader == ""
+
+
 class Lock:
     def __init__(self):
         self.log = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from argosy.cli.endpoint_view import LineView, picture
+from argosy.cli.endpoint_view import LineView, leader_line, picture
 from argosy.cli.output import Output
 from argosy.cli.project import FILE_NAME, Project, load_project, serving_rules
 from argosy.cli.verbs.endpoints import plan_text
@@ -254,6 +254,8 @@ def _is_over(
     last = found.last
     if rollout and (last is None or last.rollout != rollout):
         return False
+    if view.leader:
+        return True  # whether its replicas answer, this home can't see
     if rollout and last is not None and last.outcome != d.PROMOTED:
         return True
     return _is_served(found, waited)
@@ -282,6 +284,9 @@ def _end(output: Output, view: SystemView, endpoint: str, undo: str) -> None:
         output.line(f"{last.to.ref} was judged in shadow: {last.reason}")
     if found.rollout is not None:
         output.line(f"the rollout of {found.rollout.to} goes on; follow it with: argosy watch {endpoint}")
+    elif view.leader:
+        output.line(f"[green]✓[/] {leader_line(view)}: ask for {endpoint} there")
+        return
     else:
         current = next(v for v in found.versions if v.role == "current")
         output.line(

@@ -175,6 +175,8 @@ def _trouble(trouble: str, view: SystemView | None) -> str:
         return "Looking for the first time."
     told = [error for error in (view.gateway_error, view.controller_error) if error]
     why = f" ({'; '.join(told)})" if told else ""
+    if view.leader:
+        return f"The controller on '{view.leader}' acts for all homes on this store. Replicas shown are this home's."
     if view.gateway == "down" and needs_controller(view):
         return f"Gateway and controller are down{why}: nothing is served. Start them here, or with: argosy up"
     if view.gateway == "down":

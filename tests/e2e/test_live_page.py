@@ -7,8 +7,10 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ from chromium import browser
 from installed import ARGOSY, Installed
 from served import Served, constant, until
 
+IS_PICTURED = bool(os.environ.get("ARGOSY_SCREENSHOTS"))
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -96,6 +99,10 @@ class Ui:
 def world(tmp_path_factory):
     """An endpoint `ranker` with two versions that answer alike, the first served, requests coming in, and the page."""
     folder = tmp_path_factory.mktemp("live page")
+    if IS_PICTURED:  # it stands on the page
+        folder = Path(tempfile.gettempdir()) / "models"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
     argosy = Installed(folder / "home", folder)
     settings = load_settings(argosy.environment)
     registry = open_registry(settings, SystemClock())
@@ -191,7 +198,6 @@ def test_what_is_shown_is_what_the_command_line_shows(world, page):
     world.traffic = Traffic(world.url)
 
 
-IS_PICTURED = bool(os.environ.get("ARGOSY_SCREENSHOTS"))
 FORMS = {"rollout": ("light", {"width": 1280, "height": 1320}), "dark": ("dark", {"width": 1280, "height": 1320}),
          "narrow": ("light", NARROW)}  # fmt: skip
 
@@ -264,6 +270,11 @@ def test_a_rollout_is_started_followed_and_aborted_as_on_the_command_line(world,
     last = until(lambda: (e := watched(world))["rollout"] is None and e["last"], 60)
     assert (last["outcome"], last["to"]["ref"]) == ("rolled_back", "ranker:2")
     until(lambda: "rolled back" in card.locator(".last").inner_text(), 20)
+    past = card.get_by_role("button", name="Evidence of the last rollout")
+    until(past.is_visible, 20)
+    past.click()
+    card.get_by_role("img", name="Evidence that it was worse").wait_for(timeout=20_000)
+    past.click()
     actions = [(e.data["action"], e.actor) for e in registry_entries(world) if e.subject == "ranker"]
     assert [action for action, _ in actions] == ["deploy", "deploy", "abort"]
     assert len({actor for _, actor in actions}) == 1

@@ -75,15 +75,14 @@ def entries_of(log: LogLike, rollout: str) -> list[LogEntry]:
 def replay(entries: list[LogEntry]) -> Replay:
     """Give the windows in a rollout's entries to a judge and compare it with what they say."""
     asked = entries[0]
-    config = msgspec.convert(asked.data.get("rollout") or {}, RolloutConfig)
-    judge = WindowJudge(_rollout(asked, config))
+    rollout = rollout_of(asked)
+    judge = WindowJudge(rollout)
     moments: list[Moment] = []
     compared: list[Compared] = []
     began: float | None = None
     verdict: dict[str, Any] = {}
     for entry in entries[1:]:
-        for plain in entry.data.get("windows", ()):
-            window = msgspec.convert(plain, Window, str_keys=True)
+        for window in windows_of(entry):
             began = window.start if began is None else began
             judge.take(window)
             verdict = judge.verdict()
@@ -100,9 +99,9 @@ def replay(entries: list[LogEntry]) -> Replay:
                 )
             )
     return Replay(
-        rollout=f"r{asked.seq}",
-        endpoint=asked.subject,
-        threshold=1 / config.false_alarm,
+        rollout=rollout.id,
+        endpoint=rollout.endpoint,
+        threshold=1 / rollout.config.false_alarm,
         verdict=verdict,
         moments=tuple(moments),
         compared=tuple(compared),
@@ -113,7 +112,14 @@ def _is_about(entry: LogEntry, rollout: str, number: int) -> bool:
     return (entry.kind == d.ENDPOINT and entry.seq == number) or entry.data.get("rollout") == rollout
 
 
-def _rollout(asked: LogEntry, config: RolloutConfig) -> Rollout:
+def windows_of(entry: LogEntry) -> list[Window]:
+    """Return the windows that an entry brought."""
+    return [msgspec.convert(plain, Window, str_keys=True) for plain in entry.data.get("windows", ())]
+
+
+def rollout_of(asked: LogEntry) -> Rollout:
+    """Return a rollout as it was asked for, by its first entry."""
+    config = msgspec.convert(asked.data.get("rollout") or {}, RolloutConfig)
     version = asked.data.get("version") or {"digest": "", "ref": ""}
     return Rollout(
         id=f"r{asked.seq}",

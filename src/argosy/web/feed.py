@@ -10,6 +10,7 @@ import structlog
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError
 from argosy.operate.desired import Desired, LogLike
+from argosy.operate.replay import entries_of
 from argosy.operate.view import SystemView
 from argosy.registry.registry import Registry
 from argosy.registry.versions import Version
@@ -147,11 +148,17 @@ class Feed:
             self.history.take(scene.view)
 
     def _follow_evidence(self) -> None:
-        for name, endpoint in self._observer.desired.endpoints.items():
+        endpoints = self._observer.desired.endpoints
+        for name, endpoint in endpoints.items():
             rollout = endpoint.rollout
-            if rollout is None:
-                continue
             known = self.evidence.get(name)
+            if rollout is None:
+                last = endpoint.last
+                is_known = known is not None and last is not None and known.rollout == last.rollout and known.is_over
+                if last is not None and not is_known and len(endpoints) <= _MOST_EVIDENCE:
+                    # From the log: its last windows came with the entry that ended it, and nobody may have looked.
+                    self.evidence[name] = EvidenceHistory.of_ended(entries_of(self.registry.log, last.rollout))
+                continue
             if known is None or known.rollout != rollout.id:
                 known = self.evidence[name] = EvidenceHistory(rollout)
             known.follow(rollout, self._observer.windows)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from argosy.operate.desired import Rollout
+from argosy.operate.desired import LogEntry, Rollout
 from argosy.operate.judging import WindowJudge
+from argosy.operate.replay import rollout_of, windows_of
 from argosy.operate.view import EndpointView, SystemView, VersionView
 from argosy.serve.control import Window
 
@@ -142,6 +143,7 @@ class EvidenceHistory:
 
     def __init__(self, rollout: Rollout) -> None:
         self.rollout = rollout.id
+        self.is_over = False
         self.threshold = 1 / rollout.config.false_alarm
         self.points: list[EvidencePoint] = []
         self._judge = WindowJudge(rollout)
@@ -150,6 +152,16 @@ class EvidenceHistory:
         self._read = 0
         self._every = 1
         self._taken = 0
+
+    @classmethod
+    def of_ended(cls, entries: Sequence[LogEntry]) -> "EvidenceHistory":
+        """Return the whole evidence of a rollout that has ended, from its entries, oldest first."""
+        found = cls(rollout_of(entries[0]))
+        for entry in entries[1:]:
+            for window in windows_of(entry):
+                found._take(window)
+        found.is_over = True
+        return found
 
     def follow(self, rollout: Rollout, waiting: Sequence[Window] = ()) -> None:
         """Take in windows that are new: those in the log, then those that the gateway still holds."""

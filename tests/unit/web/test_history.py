@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from argosy.core.clock import FakeClock
 from argosy.operate import desired as d
-from argosy.operate.config import RolloutConfig
+from argosy.operate.config import RolloutConfig, to_plain
 from argosy.operate.desired import Rollout, Target
 from argosy.operate.judging import WindowJudge
+from argosy.operate.memory import FakeLog
+from argosy.operate.replay import entries_of
 from argosy.operate.view import EndpointView, SystemView, VersionView
 from argosy.serve.control import Window
 from argosy.web.history import KEPT, MOST_EVIDENCE, MOST_LINES, EvidenceHistory, History, Line, Point, thinned
@@ -115,6 +118,22 @@ def test_evidence_is_what_the_judge_says_whether_it_was_written_or_is_waiting_an
     assert [point.seconds for point in history.points] == [1, 2, 3, 4, 5, 6]
     assert history.points[-1].total > history.points[0].total > 1
     assert history.threshold == 100
+
+
+def test_a_rollout_that_has_ended_shows_what_it_showed_while_it_ran_and_its_last_windows():
+    clock = FakeClock()
+    log = FakeLog([], clock)
+    windows = [msgspec.structs.replace(window(n, 3.0, 3.0), rollout="r1") for n in range(6)]
+    plain = [msgspec.to_builtins(w, str_keys=True) for w in windows]
+    config = to_plain(rollout().config)
+    log.append(d.ENDPOINT, "m", {"action": "deploy", "version": {"digest": "b", "ref": "m:2"}, "rollout": config})
+    log.append(d.OBSERVED, "m", {"rollout": "r1", "windows": plain[:4]})
+    log.append(d.ENDED, "m", {"rollout": "r1", "outcome": d.ROLLED_BACK, "windows": plain[4:]})
+    past = EvidenceHistory.of_ended(entries_of(log, "r1"))
+    live = EvidenceHistory(msgspec.structs.replace(rollout(), id="r1"))
+    live.follow(msgspec.structs.replace(rollout(), id="r1"), windows)
+    assert (past.rollout, past.is_over, live.is_over, len(past.points)) == ("r1", True, False, 6)
+    assert past.points == live.points
 
 
 def test_a_long_rollout_is_thinned_to_the_bound_and_keeps_its_beginning_and_its_end():

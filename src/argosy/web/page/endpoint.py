@@ -67,6 +67,11 @@ class EndpointCard:
                 self._last = Text("span", "", "quiet")
                 self._outcome = State()
                 self._reason = Text("span", "", "quiet")
+            with ui.expansion("Evidence of the last rollout", value=False).classes("more") as self._past:
+                with box("div", "charts two"):
+                    self._against = Chart("Evidence that it was worse")
+                    self._good = Chart("Evidence that it was good enough")
+            self._past_shown = ("", False)
             self._versions = Grid(_VERSIONS, f"Versions of {name}")
             with box("div", "charts"):
                 self._traffic = Chart("Traffic, requests/s")
@@ -133,6 +138,22 @@ class EndpointCard:
             self._outcome.show(last.outcome)
             self._reason.show(last.reason)
         self._ended.set_visibility(last is not None)
+        self._show_past(last.rollout if last is not None else "", is_dark=is_dark)
+
+    def _show_past(self, rollout: str, *, is_dark: bool) -> None:
+        history = self._feed.evidence.get(self._name)
+        points = list(history.points) if history is not None and history.rollout == rollout else []
+        self._past.set_visibility(bool(points))
+        if history is None or not points or self._past_shown == (rollout, is_dark):
+            return
+        self._past_shown = (rollout, is_dark)
+        at_end = points[-1]
+        for chart, side, numbers in (
+            (self._against, "against", {**at_end.against, "sum": at_end.total}),
+            (self._good, "good", at_end.good),
+        ):
+            options = charts.growing(points, side, threshold=history.threshold, is_dark=is_dark)
+            chart.show(options, [(look.words(name), look.evidence(value)) for name, value in numbers.items()], "")
 
     def _build_rollout(self) -> None:
         view = self._feed.scene.view

@@ -14,6 +14,7 @@ from argosy.core.tracing import open_tracing
 from argosy.pipeline.traced import traced_run
 from collector import Collector
 from installed import Installed
+from rpc import Rpc, grpc_port
 from served import Served, constant, logarithm, slow, until
 
 SERVER, ERROR = 2, 2  # opentelemetry.proto.trace.v1: SPAN_KIND_SERVER, STATUS_CODE_ERROR
@@ -65,6 +66,37 @@ def test_a_request_is_a_span_of_its_callers_trace_with_queue_batch_and_replica_i
     assert (batch.attributes["argosy.replica"], batch.attributes["argosy.batch.requests"]) == ("one", 1)
     assert before <= root.start <= queue.start <= queue.end == batch.start <= replica.start
     assert replica.start < replica.end <= batch.end <= root.end <= time.time_ns()
+
+
+@pytest.mark.capability("M1")
+def test_a_call_over_grpc_belongs_to_its_callers_trace(collector, served):
+    version = served.publish(constant(3.0), name="called")
+    served.ready(served.replica(version))
+    served.route(version)
+    trace, headers = parent(8)
+    rpc, row = Rpc(grpc_port(served)), np.ones((1, 1), "float32")
+    for metadata in ([*headers.items(), ("tracestate", "vendor=1")], [], [("traceparent", "x" * 5000)]):
+        assert rpc.infer(row, metadata=metadata).code == "OK"
+    found = by_name(until(lambda: len(collector.of(trace)) == 4 and collector.of(trace)))
+    assert found["infer m"].parent == f"{15:016x}"
+
+
+@pytest.mark.capability("M1")
+def test_a_request_through_a_front_belongs_to_its_callers_trace(collector):
+    world = Served()
+    try:
+        version = world.publish(constant(3.0), name="fronted")
+        world.gateway(fronts=1)
+        world.ready(world.replica(version)).route(version)
+        world.front()
+        until(lambda: world.ask("GET", "/v2/health/ready")[0] == 200)
+        trace, headers = parent(9)
+        assert world.infer([[1.0]], headers=headers)[0] == 200
+        assert world.infer([[1.0]])[0] == 200
+        found = by_name(until(lambda: len(collector.of(trace)) == 4 and collector.of(trace)))
+        assert found["infer m"].parent == f"{16:016x}"
+    finally:
+        world.close()
 
 
 def test_requests_that_share_a_run_name_the_same_batch(collector, served):

@@ -145,11 +145,16 @@ def _ignore(call: Call) -> None:
 class DataPlane:
     """Endpoints, and what happens to their requests. Lives on one event loop; nothing here blocks or awaits."""
 
+    is_traced = False
+    """Whether it is of interest what callers say of their traces."""
+
     def __init__(
         self, config: GatewayConfig, clock: Clock, random: Random, later: Callable[[Callable[[], None]], object]
     ) -> None:
         """`later` runs a function at the end of this turn of the loop, so that requests read together run together."""
         self.clock = clock
+        self.carrier: dict[str, str] = {}
+        """What the caller of the request that is being handled says of its trace, see `carriers`."""
         self.pool = Pool(config, clock, self)
         self.windows = Windows(clock)
         self.counters = Counters()

@@ -17,12 +17,13 @@ from typing import Any, cast
 import msgspec
 
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.config import from_plain
+from argosy.core.config import from_plain, traces_endpoint
 from argosy.core.errors import ArgosyError, DeadlineExceeded, InvalidInput, NotFound, Unavailable, from_dict
 from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.access import Access, AccessRules, check_exposure
+from argosy.serve.carriers import Carrier, CarryingFront
 from argosy.serve.connection import Exchange
 from argosy.serve.control import FrontConfig
 from argosy.serve.dataplane import Client
@@ -117,6 +118,8 @@ class RemotePlane:
         self.counters = _Tally()
         self.endpoints: dict[str, RemoteEndpoint] = {}
         self.waiting: dict[int, Asked] = {}
+        self.carrier: Carrier = {}
+        """What the caller of the request that is being handled says of its trace."""
         self.on_told: Callable[[wire.Told], object] = _nothing_told
         self._config = config
         self._later = later
@@ -172,6 +175,7 @@ class RemotePlane:
             self._next(), endpoint.name, number, timeout_s, caller,
             client.name if client is not None else "", client.weight if client is not None else 1.0,
             tuple([(t.name, t.datatype, t.shape, len(t.data)) for t in tensors.values()]),
+            self.carrier or None,
         )  # fmt: skip
         return self._ask(frame, [t.data for t in tensors.values()], timeout_s, on_done)
 
@@ -308,6 +312,10 @@ class RemoteFront(HttpFront):
         plane.forward(exchange, self.refuse)
 
 
+class CarryingRemoteFront(CarryingFront, RemoteFront):
+    """The same, for a gateway that makes spans."""
+
+
 class _Uplink(asyncio.Protocol):
     """The connection to the gateway."""
 
@@ -346,7 +354,7 @@ class _Front:
         self.plane = RemotePlane(config, clock, self._loop.call_soon)
         self.access = Access(clock, None)
         plane: Any = self.plane
-        self.http = RemoteFront(
+        self.http = (CarryingRemoteFront if traces_endpoint() else RemoteFront)(
             plane, self.access, clock, max_body_bytes=config.max_body_bytes, receive_s=config.receive_s,
             host=config.host, hosts=config.hosts,
         )  # fmt: skip

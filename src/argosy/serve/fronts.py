@@ -6,6 +6,7 @@ rollouts, deadlines or metrics changes with the number of fronts. Whatever is no
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.access import Access
+from argosy.serve.carriers import carried
 from argosy.serve.connection import Exchange
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.heads import Head
@@ -149,15 +151,16 @@ class FrontPeer:
         try:
             # The front has looked at the key, but maybe under rules that have changed since.
             self._host.access.check_holder(frame.key, frame.endpoint)
-            self._calls[frame.call] = plane.infer(
-                plane.endpoint(frame.endpoint),
-                tensors,
-                lambda call: self._done(frame.call, call),
-                timeout_s=frame.timeout_s,
-                caller=frame.caller,
-                number=frame.number,
-                client=_Share(frame.key, frame.weight) if frame.key else None,
-            )
+            with carried(plane, frame.carrier) if frame.carrier else nullcontext():
+                self._calls[frame.call] = plane.infer(
+                    plane.endpoint(frame.endpoint),
+                    tensors,
+                    lambda call: self._done(frame.call, call),
+                    timeout_s=frame.timeout_s,
+                    caller=frame.caller,
+                    number=frame.number,
+                    client=_Share(frame.key, frame.weight) if frame.key else None,
+                )
         except ArgosyError as error:
             self.send(wire.Inferred(frame.call, error=to_dict(error)))
         except Exception:

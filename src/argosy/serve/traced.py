@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from argosy.core.clock import Clock
 from argosy.core.errors import InvalidInput
 from argosy.serve.batcher import Work
-from argosy.serve.connection import Exchange
+from argosy.serve.carriers import CarryingFront
 from argosy.serve.control import GatewayConfig
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.endpoint import Endpoint
@@ -57,6 +57,8 @@ class _Trace:
 class TracedDataPlane(DataPlane):
     """The data plane, with a trace of each request that is sampled."""
 
+    is_traced = True
+
     def __init__(
         self,
         config: GatewayConfig,
@@ -66,8 +68,6 @@ class TracedDataPlane(DataPlane):
         tracer: Tracer,
     ) -> None:
         super().__init__(config, clock, random, later)
-        self.carrier: dict[str, str] = {}
-        """What the head of the request that is being handled says of its caller's trace."""
         self._tracer = tracer
         self._traces: dict[Work, _Trace] = {}
         self._run_s = 0.0
@@ -174,24 +174,5 @@ class TracedDataPlane(DataPlane):
         batch.end(trace.at(end))
 
 
-class TracedFront(GatewayFront):
-    """The gateway's HTTP, which takes along what callers say of their traces (W3C Trace Context)."""
-
-    plane: TracedDataPlane
-
-    def handle(self, exchange: Exchange) -> None:
-        """Answer a request; an inference it starts belongs to the caller's trace."""
-        headers = exchange.head.headers
-        parent = headers.get(b"traceparent")
-        if parent is None:
-            super().handle(exchange)
-            return
-        carrier = {"traceparent": parent[:200].decode("latin-1")}
-        state = headers.get(b"tracestate")
-        if state is not None:
-            carrier["tracestate"] = state[:512].decode("latin-1")
-        self.plane.carrier = carrier
-        try:
-            super().handle(exchange)
-        finally:
-            self.plane.carrier = {}
+class TracedFront(CarryingFront, GatewayFront):
+    """The gateway's HTTP, which takes along what callers say of their traces."""

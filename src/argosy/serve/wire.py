@@ -191,6 +191,8 @@ class Infer(Message, frozen=True):
     weight: float
     inputs: tuple[tuple[str, str, tuple[int, ...], int], ...]
     """Name, datatype, shape and bytes of each."""
+    carrier: dict[str, str] | None = None
+    """What the caller says of its trace."""
 
 
 class Inferred(Message, frozen=True):

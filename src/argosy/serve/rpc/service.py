@@ -1,12 +1,13 @@
 """`inference.GRPCInferenceService`: messages to the data plane and back. What a request means is decided elsewhere.
 
-Request metadata: `authorization`, `argosy-timeout` and `argosy-caller`, as over HTTP. Every answered inference has the
+Request metadata: `authorization`, `argosy-timeout`, `argosy-caller` and `traceparent`, as over HTTP. Every answered inference has the
 trailing metadata `argosy-prediction` and `argosy-version`, and `argosy-failover` when another version than the drawn
 one answered; every error has `argosy-code`.
 """
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from argosy.core.clock import Clock
@@ -15,6 +16,7 @@ from argosy.core.logs import get_logger
 from argosy.core.version import __version__
 from argosy.serve import triton, v2
 from argosy.serve.access import NOBODY, Access, Caller
+from argosy.serve.carriers import carried, carrier_of
 from argosy.serve.dataplane import Call, DataPlane
 from argosy.serve.deadlines import timeout_of
 from argosy.serve.endpoint import Endpoint, version_number
@@ -232,17 +234,19 @@ class InferenceService:
             named = (("argosy-prediction", call.prediction), ("argosy-version", call.ref))
             rpc.answer(found, (*named, ("argosy-failover", call.failover)) if call.failover else named)
 
-        rpc.wait_for(
-            plane.infer(
+        told = rpc.metadata
+        carrier = carrier_of(told.get("traceparent"), told.get("tracestate")) if plane.is_traced else None
+        with carried(plane, carrier) if carrier else nullcontext():
+            call = plane.infer(
                 endpoint,
                 asked.inputs,
                 lambda call: rpc.attempt(lambda: answer(call)),
                 timeout_s=rpc.timeout_s(asked.timeout_s),
-                caller=str(rpc.metadata.get("argosy-caller", ""))[:256],
+                caller=str(told.get("argosy-caller", ""))[:256],
                 number=number,
                 client=rpc.caller(),
             )
-        )
+        rpc.wait_for(call)
 
     def model_ready(self, rpc: Rpc, data: bytes) -> None:
         """ModelReady."""

@@ -1,1 +1,1 @@
-"""What each command does; `cli/app.py` says how it is called."""
+"""What each command does; `cli/commands/` says how it is called."""

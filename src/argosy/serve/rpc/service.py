@@ -1,8 +1,8 @@
 """`inference.GRPCInferenceService`: messages to the data plane and back. What a request means is decided elsewhere.
 
-Request metadata: `authorization`, `argosy-timeout`, `argosy-caller` and `traceparent`, as over HTTP. Every answered inference has the
-trailing metadata `argosy-prediction` and `argosy-version`, and `argosy-failover` when another version than the drawn
-one answered; every error has `argosy-code`.
+Request metadata: `authorization`, `argosy-timeout`, `argosy-caller` and `traceparent`, as over HTTP. Every answered
+inference has the trailing metadata `argosy-prediction` and `argosy-version`, and `argosy-failover` when another version
+than the drawn one answered; every error has `argosy-code`.
 """
 
 import math

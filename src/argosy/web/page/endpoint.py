@@ -67,10 +67,10 @@ class EndpointCard:
                 self._last = Text("span", "", "quiet")
                 self._outcome = State()
                 self._reason = Text("span", "", "quiet")
-            with ui.expansion("Evidence of the last rollout", value=False).classes("more") as self._past:
-                with box("div", "charts two"):
-                    self._against = Chart("Evidence that it was worse")
-                    self._good = Chart("Evidence that it was good enough")
+            self._past = ui.expansion("Evidence of the last rollout", value=False).classes("more")
+            with self._past, box("div", "charts two"):
+                self._against = Chart("Evidence that it was worse")
+                self._good = Chart("Evidence that it was good enough")
             self._past_shown = ("", False)
             self._versions = Grid(_VERSIONS, f"Versions of {name}")
             with box("div", "charts"):

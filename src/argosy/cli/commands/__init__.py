@@ -1,0 +1,1 @@
+"""The commands: names, flags and their help. What a command does stands in `cli/verbs/`."""

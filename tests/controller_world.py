@@ -20,6 +20,7 @@ from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig, to_plain
 from argosy.operate.controller import Deposed, Parts, Reconciler
 from argosy.operate.desired import Desired
+from argosy.operate.gates import gates_missed
 from argosy.operate.layout import wanted_replicas
 from argosy.operate.memory import FakeGateway, FakeLog
 from argosy.operate.replicas import key_of, version_key
@@ -143,7 +144,7 @@ class Controller:
                 gateway=Hooked(world.gateway, ("set_access", "set_routes", "drain", "windows"), self._act_point),
                 clock=world.clock,
                 randomness=world.random,
-                gate_missed=lambda digest: commands.gates_missed(world.versions.get(digest)),
+                gate_missed=lambda digest: gates_missed(world.versions.get(digest)),
                 make_judge=CountingJudge,
                 make_replica=lambda name, want: {"id": name, "digest": want.target.digest, "threads": want.threads},
                 advised=world.stored.get,

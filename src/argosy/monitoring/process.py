@@ -28,11 +28,11 @@ from argosy.monitoring.files import ALERTMANAGER, CONTROLLER, GATEWAY, MONITOR, 
 from argosy.monitoring.host import RunCounts, host_samples, process_samples, running_stages, stage_samples
 from argosy.monitoring.jobs import JobMetrics
 from argosy.operate import access
-from argosy.operate.commands import RegistryLike
 from argosy.operate.desired import Desired
 from argosy.operate.jobs.folders import place_of
 from argosy.operate.loopback import HOST, Answer, LoopbackServer, monitoring_token, read_taken
 from argosy.operate.processes import process_folder
+from argosy.operate.transactions import RegistryLike
 from argosy.security.api_keys import ApiKey, key_digest, key_id, make_key
 from argosy.serve.counters import Counters, expose
 

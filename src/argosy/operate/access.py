@@ -8,9 +8,9 @@ import msgspec
 
 from argosy.core.clock import Clock
 from argosy.core.errors import Conflict, InvalidInput, NotFound
-from argosy.operate.commands import Accepted, AsWanted, RegistryLike, transact
 from argosy.operate.desired import Desired
 from argosy.operate.grants import GRANTED, LEAST_WEIGHT, LIFTED, MOST_WEIGHT, REVOKED, grant_data
+from argosy.operate.transactions import Accepted, AsWanted, RegistryLike, transact
 from argosy.registry.versions import check_name
 from argosy.security.api_keys import ApiKey, make_key
 from argosy.serve.access import EVERY

@@ -4,74 +4,24 @@ Check and entry are one transaction: what was checked still holds at the entry's
 Every command may be repeated: asked again for what is already so, it says so and writes nothing.
 """
 
-import ast
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.errors import Conflict, Denied, InvalidInput, NotFound
+from argosy.core.errors import Conflict, InvalidInput, NotFound
 from argosy.core.tensors import Signature
 from argosy.operate import desired as d
-from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig, to_plain
-from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout, Target
+from argosy.operate.config import EndpointConfig, RolloutConfig, to_plain
+from argosy.operate.desired import Desired, Endpoint, Rollout, Target
+from argosy.operate.gates import refuse_failed_gates
 from argosy.operate.gateway_settings import GatewaySettings
+from argosy.operate.metric_files import refuse_unfiled
+from argosy.operate.transactions import Accepted, AsWanted, RegistryLike, VersionsLike, transact
 from argosy.registry.versions import Version, check_name
 from argosy.security.certificates import check_files
-
-_MOST_CODE_BYTES = 1 << 20
-
-
-class VersionsLike(Protocol):
-    """The part of the registry's versions that commands need."""
-
-    def get(self, ref: str) -> Version:
-        """Return the version a reference names; NotFound."""
-        ...
-
-    def list(self, name: str) -> Sequence[Version]:
-        """Return the versions of a name, oldest first."""
-        ...
-
-
-class RegistryLike(Protocol):
-    """The part of the registry that commands need."""
-
-    @property
-    def log(self) -> LogLike:
-        """The log."""
-        ...
-
-    @property
-    def versions(self) -> VersionsLike:
-        """The versions."""
-        ...
-
-
-class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command did."""
-
-    endpoint: str
-    is_changed: bool
-    """False when all was already as asked; nothing was written then."""
-    summary: str
-    """What happens now, in one sentence."""
-    rollout: str = ""
-    """The rollout this starts, moves or ends, to follow it by."""
-    undo: str = ""
-    """The command line that takes it back."""
-    entry: int = 0
-    """The number of the log's entry."""
-
-
-class AsWanted(Exception):
-    """Raised by a check: all is already as asked, so nothing is written."""
-
-    def __init__(self, accepted: Accepted) -> None:
-        super().__init__(accepted.summary)
-        self.accepted = accepted
 
 
 def deploy(
@@ -94,7 +44,7 @@ def deploy(
     refuse_failed_gates(version)
     if rollout is not None:
         rollout.check()
-        _refuse_unfiled(rollout)
+        refuse_unfiled(rollout)
     to = Target(version.digest, str(version))
     settled: list[EndpointConfig] = []
 
@@ -437,56 +387,6 @@ def set_gateway(
     return transact(registry.log, (d.GATEWAY, "gateway"), check, data, answer)
 
 
-def refuse_failed_gates(version: Version) -> None:
-    """Raise Denied, saying what was missed by how much, unless the version passed its evaluation."""
-    missed = gates_missed(version)
-    if missed:
-        raise Denied(
-            f"version '{version}' cannot be released: {missed}",
-            hint="improve it, or change the gate in [evaluate] and run again",
-            code="gate_missed",
-            version=str(version),
-        )
-
-
-def gates_missed(version: Version) -> str:
-    """Return what a version's evaluation failed, empty when it passed."""
-    evaluation = version.manifest.evaluation
-    failed = [gate for gate in evaluation.gates if not gate.passed]
-    if failed:
-        return "; ".join(
-            f"{gate.name} is {gate.value:.4g} and must be {gate.bound}, missed by {gate.missed_by:.4g}"
-            for gate in failed
-        )
-    return "" if evaluation.passed else f"its evaluation ({evaluation.kind}) did not pass"
-
-
-def transact(
-    log: LogLike,
-    what: tuple[str, str],
-    check: Callable[[Desired], None],
-    data: Callable[[Desired], dict[str, Any]],
-    answer: Callable[[Desired, int], Accepted],
-) -> Accepted:
-    """Write one entry if `check` agrees with everything written before it, and answer from the state it makes."""
-    state = Desired()
-
-    def check_state(log: LogLike) -> None:
-        state.catch_up(log)
-        check(state)
-
-    def data_then(log: LogLike) -> dict[str, Any]:
-        del log
-        return data(state)
-
-    try:
-        entry = log.append(*what, data_then, check=check_state)
-    except AsWanted as known:
-        return known.accepted
-    state.catch_up(log)
-    return answer(state, entry.seq)
-
-
 def _known(state: Desired, name: str) -> Endpoint:
     endpoint = state.endpoints.get(name)
     if endpoint is None:
@@ -511,47 +411,6 @@ def _refuse_during_rollout(endpoint: Endpoint, asked: str) -> None:
             code="rollout_running",
             rollout=rollout.id,
         )
-
-
-def _refuse_unfiled(rollout: RolloutConfig) -> None:
-    for name, own in rollout.metrics.items():
-        if own.python and not own.code:
-            raise InvalidInput(
-                f"rollout.metrics.{name}.code is empty: the file of '{own.python}' is not in the registry",
-                hint="argosy deploy files it; from Python: operate.commands.file_metrics",
-            )
-
-
-def file_metrics(rollout: RolloutConfig, folder: Path, put: Callable[[bytes], str]) -> RolloutConfig:
-    """Return the rollout with the code of its own metrics in the registry, read from the files beside argosy.toml.
-
-    Raises NotFound and InvalidInput.
-    """
-    filed = {}
-    for name, own in rollout.metrics.items():
-        filed[name] = msgspec.structs.replace(own, code=_filed(name, own, folder, put)) if own.python else own
-    return msgspec.structs.replace(rollout, metrics=filed) if filed else rollout
-
-
-def _filed(name: str, own: OwnMetric, folder: Path, put: Callable[[bytes], str]) -> str:
-    module, _, function = own.python.partition(":")
-    path = folder / f"{module}.py"
-    try:
-        data = path.read_bytes()
-        tree = ast.parse(data)
-    except OSError as error:
-        raise NotFound(f"rollout.metrics.{name}.python is '{own.python}', but there is no '{path}'") from error
-    except (SyntaxError, ValueError) as error:
-        raise InvalidInput(f"rollout.metrics.{name}: '{path}' is no Python: {error}") from error
-    if len(data) > _MOST_CODE_BYTES:
-        raise InvalidInput(f"rollout.metrics.{name}: '{path}' has {len(data)} bytes; at most {_MOST_CODE_BYTES}")
-    names = {getattr(node, "name", "") for node in tree.body}
-    names |= {
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    if function not in names:
-        raise InvalidInput(f"rollout.metrics.{name}: '{path}' has no function '{function}'")
-    return put(data)
 
 
 def _refuse_other_signature(endpoint: Endpoint, version: Version, former: Signature) -> None:

@@ -16,11 +16,11 @@ from argosy.core.clock import Clock, SystemClock
 from argosy.core.config import Settings, private_folder
 from argosy.core.errors import ArgosyError, IntegrityError
 from argosy.core.files import FileLock
-from argosy.operate import commands
 from argosy.operate.companions import Companions
 from argosy.operate.controller import RETRY_S, Deposed, Parts, Reconciler, Report
 from argosy.operate.desired import Desired
 from argosy.operate.exposition import ControllerMetrics, open_exposition
+from argosy.operate.gates import gates_missed
 from argosy.operate.jobs.keeper import make_keeper
 from argosy.operate.judging import WindowJudge
 from argosy.operate.layout import Wanted
@@ -253,7 +253,7 @@ def build_reconciler(settings: Settings, clock: Clock, report: Report) -> Reconc
             gateway=GatewayClient(meeting, timeout_s=CONTROL_TIMEOUT_S, role=NAME),
             clock=clock,
             randomness=random.Random(os.urandom(16)),  # noqa: S311 - back-off and names
-            gate_missed=lambda digest: commands.gates_missed(registry.versions.get(digest)),
+            gate_missed=lambda digest: gates_missed(registry.versions.get(digest)),
             make_judge=WindowJudge,
             make_replica=make_replica,
             advised=advised,

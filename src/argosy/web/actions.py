@@ -11,9 +11,9 @@ from argosy.core.config import Settings
 from argosy.core.errors import Denied, NotFound
 from argosy.operate import commands
 from argosy.operate import desired as d
-from argosy.operate.commands import Accepted
 from argosy.operate.config import RolloutConfig
 from argosy.operate.processes import start_controller
+from argosy.operate.transactions import Accepted
 from argosy.operate.view import EndpointView, SystemView
 from argosy.registry.registry import Registry, open_registry
 

@@ -12,6 +12,7 @@ from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, OwnMetric, RolloutConfig
 from argosy.operate.desired import Desired
 from argosy.operate.memory import FakeLog
+from argosy.operate.metric_files import file_metrics
 from controller_world import FakeVersions, make_version
 
 OTHER = Signature(
@@ -338,13 +339,13 @@ def test_the_code_of_an_own_metric_goes_into_the_registry(registry, tmp_path):
     with pytest.raises(InvalidInput, match="is not in the registry"):
         commands.deploy(registry, "m:2", rollout=config)
     put = {}
-    filed = commands.file_metrics(config, tmp_path, lambda data: put.setdefault("sha256:x", data) and "sha256:x")
+    filed = file_metrics(config, tmp_path, lambda data: put.setdefault("sha256:x", data) and "sha256:x")
     assert filed.metrics["sales"].code == "sha256:x"
     assert b"def sales" in put["sha256:x"]
     assert commands.deploy(registry, "m:2", rollout=filed).is_changed
     for wrong, error in (("shop:sold", InvalidInput), ("store:sales", NotFound)):
         with pytest.raises(error, match=r"sold|store"):
-            commands.file_metrics(RolloutConfig(metrics={"sales": OwnMetric(python=wrong)}), tmp_path, len)
+            file_metrics(RolloutConfig(metrics={"sales": OwnMetric(python=wrong)}), tmp_path, len)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,12 @@ from argosy.core.units import format_time
 from argosy.operate import commands
 from argosy.operate import desired as d
 from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.gates import refuse_failed_gates
 from argosy.operate.jobs.folders import place_of
 from argosy.operate.jobs.keeper import start_scheduler
+from argosy.operate.metric_files import file_metrics
 from argosy.operate.processes import start_controller, stop_everything
+from argosy.operate.transactions import Accepted, RegistryLike
 from argosy.operate.view import EndpointView, SystemView
 from argosy.registry.versions import Version
 
@@ -71,8 +74,8 @@ def deploy(
     rollout = None if now or rules is None or rules.rollout is None else rules.rollout.with_parity(_parity(rules))
     if rollout is not None and rollout.metrics:
         folder = Path.cwd() if told else (file if file.is_dir() else file.parent).absolute()
-        rollout = commands.file_metrics(rollout, folder, workspace.registry.blobs.put)
-    commands.refuse_failed_gates(version)
+        rollout = file_metrics(rollout, folder, workspace.registry.blobs.put)
+    refuse_failed_gates(version)
     _choose_ports(output, workspace, port, grpc_port)
     accepted = commands.deploy(workspace.registry, version.digest, name=endpoint, endpoint=kept, rollout=rollout)
     # The first version of an endpoint has nothing to be compared with, and nothing to roll back to.
@@ -344,9 +347,7 @@ def resume(endpoint: str, *, as_json: bool) -> None:
     _wish(commands.resume, endpoint, as_json=as_json, follows=False)
 
 
-def _wish(
-    command: Callable[[commands.RegistryLike, str], commands.Accepted], endpoint: str, *, as_json: bool, follows: bool
-) -> None:
+def _wish(command: Callable[[RegistryLike, str], Accepted], endpoint: str, *, as_json: bool, follows: bool) -> None:
     output = Output(as_json=as_json)
     workspace = Workspace()
     began = workspace.clock.monotonic()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from nicegui import ui
 
 from argosy.core.errors import ArgosyError, InvalidInput
-from argosy.operate.commands import Accepted
 from argosy.operate.config import RolloutConfig
+from argosy.operate.transactions import Accepted
 from argosy.operate.view import EndpointView
 from argosy.web.actions import Action, Operator, question
 from argosy.web.feed import Feed

@@ -14,7 +14,8 @@ import msgspec
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, InvalidInput
 from argosy.operate import desired as d
-from argosy.operate.desired import Desired, LogEntry, LogLike
+from argosy.operate.desired import Desired
+from argosy.operate.folding import LogEntry, LogLike
 from argosy.operate.transactions import Accepted, AsWanted, RegistryLike, transact
 from argosy.registry.versions import check_name
 

@@ -11,7 +11,7 @@ from argosy.core.errors import ArgosyError
 from argosy.core.files import FileLock
 from argosy.core.machine import free_memory, total_memory, usable_cores, worked_s
 from argosy.core.progress import Progress
-from argosy.operate.desired import LogLike
+from argosy.operate.folding import LogLike
 from argosy.serve.counters import Labels
 
 MOST_RUNNING = 32

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from argosy.cluster.launcher import ProcessInfo
 from argosy.core.errors import ArgosyError
-from argosy.operate.desired import LogLike
+from argosy.operate.folding import LogLike
 from argosy.operate.jobs import fold as f
 from argosy.operate.jobs.fold import Jobs
 from argosy.operate.jobs.view import JobView, look_at_jobs

@@ -16,9 +16,10 @@ from argosy.cluster.launcher import Launcher
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Conflict
 from argosy.operate import desired as d
-from argosy.operate.desired import Desired, Endpoint, LogLike, Rollout
+from argosy.operate.desired import Desired, Endpoint, Rollout
 from argosy.operate.evidence import MOST_WINDOWS, WRITE_EVERY_S, Evidence, MakeJudge
 from argosy.operate.exposition import Observed
+from argosy.operate.folding import LogLike
 from argosy.operate.front_processes import FrontProcesses, MakeFrontConfig
 from argosy.operate.gateway_process import Gateway, GatewayProcess, MakeGatewayConfig
 from argosy.operate.layout import (

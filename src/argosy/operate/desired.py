@@ -4,14 +4,13 @@ Everything the controller decides from is here or observed; nothing else outlive
 order, never fails on one, and gives the same state however often it was interrupted.
 """
 
-import heapq
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from argosy.operate import grants
 from argosy.operate.config import EndpointConfig, RolloutConfig
+from argosy.operate.folding import Fold, LogEntry
 from argosy.operate.gateway_settings import GatewaySettings
 from argosy.operate.grants import Grants
 
@@ -36,55 +35,6 @@ PROMOTED, ROLLED_BACK, LEFT = "promoted", "rolled_back", "left"
 # is judged by copies alone, and a switch that is watched with the former version whole beside it.
 FIRST, STEPWISE, SWITCH, UNDO = "first", "canary", "switch", "undo"
 SHADOW_ONLY, BLUE_GREEN = "shadow", "blue-green"
-
-
-class LogEntry(Protocol):
-    """The part of a registry entry that the fold reads."""
-
-    @property
-    def seq(self) -> int: ...  # noqa: D102
-    @property
-    def time(self) -> float: ...  # noqa: D102
-    @property
-    def actor(self) -> str: ...  # noqa: D102
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def subject(self) -> str: ...  # noqa: D102
-    @property
-    def data(self) -> dict[str, Any]: ...  # noqa: D102
-
-
-class LogLike(Protocol):
-    """The part of the registry's log that operating needs; `registry.log.Log` has it."""
-
-    @property
-    def head(self) -> int:
-        """The number of the last entry known."""
-        ...
-
-    def refresh(self) -> int:
-        """Read what others have written; return the head."""
-        ...
-
-    def append(
-        self,
-        kind: str,
-        subject: str,
-        data: dict[str, Any] | Callable[[Any], dict[str, Any]],
-        *,
-        check: Callable[[Any], None] | None = None,
-    ) -> LogEntry:
-        """Write an entry if `check` still agrees when it is written."""
-        ...
-
-    def entries(self, *, after: int = 0, kind: str | None = None, subject: str | None = None) -> Iterable[LogEntry]:
-        """Return entries in order."""
-        ...
-
-    def last(self, kind: str, subject: str) -> LogEntry | None:
-        """Return the newest entry of a kind about a subject."""
-        ...
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -187,10 +137,13 @@ class Endpoint(msgspec.Struct, kw_only=True):
     """False after `down`: known, but nothing of it runs."""
 
 
-class Desired:
+class Desired(Fold):
     """The fold. `catch_up` reads what is new; the attributes are read by whoever holds it."""
 
+    folds = KINDS
+
     def __init__(self) -> None:
+        super().__init__()
         self.endpoints: dict[str, Endpoint] = {}
         self.access = Grants()
         self.gateway = GatewaySettings()
@@ -202,7 +155,6 @@ class Desired:
         """Whether a gateway is wanted."""
         self.elected = 0
         """The number of the entry by which the present controller was elected: its epoch."""
-        self.head = 0
 
     @property
     def host(self) -> str:
@@ -218,16 +170,6 @@ class Desired:
     def grpc_port(self) -> int:
         """The port it is to have for gRPC; 0: any free one, -1: no gRPC."""
         return self.gateway.grpc_port
-
-    def catch_up(self, log: LogLike) -> bool:
-        """Take in all entries that `log` has and this has not; return whether there were any of interest."""
-        changed = False
-        if log.head > self.head:
-            for entry in _relevant(log, self.head):
-                self.apply(entry)
-                changed = True
-            self.head = log.head
-        return changed
 
     def apply(self, entry: LogEntry) -> None:
         """Take in one entry; an entry that fits nothing changes nothing."""
@@ -329,13 +271,6 @@ class Desired:
             endpoint.sibling = sibling
         if endpoint.rollout:
             endpoint.rollout.sibling = sibling
-
-
-def _relevant(log: LogLike, after: int) -> Iterable[LogEntry]:
-    """Return the entries about operating. A long stretch is mostly about other things, so ask by kind there."""
-    if log.head - after <= 64:
-        return [entry for entry in log.entries(after=after) if entry.kind in KINDS]
-    return heapq.merge(*(log.entries(after=after, kind=kind) for kind in KINDS), key=lambda entry: entry.seq)
 
 
 def _new_rollout(endpoint: Endpoint, entry: LogEntry, kind: str, to: Target, config: RolloutConfig) -> Rollout:

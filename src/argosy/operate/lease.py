@@ -15,7 +15,8 @@ import msgspec
 
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, NotFound
-from argosy.operate.desired import ELECTED, LogLike
+from argosy.operate.desired import ELECTED
+from argosy.operate.folding import LogLike
 from argosy.registry.store import ObjectStore
 
 KEY = "leases/controller.json"

@@ -10,7 +10,8 @@ from argosy.core.errors import NotFound
 from argosy.evaluate.judge import decides
 from argosy.operate import desired as d
 from argosy.operate.config import RolloutConfig
-from argosy.operate.desired import LogEntry, LogLike, Rollout, Target
+from argosy.operate.desired import Rollout, Target
+from argosy.operate.folding import LogEntry, LogLike
 from argosy.operate.judging import WindowJudge
 from argosy.serve.control import Window
 

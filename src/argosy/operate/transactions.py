@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from argosy.operate.desired import Desired, LogLike
+from argosy.operate.desired import Desired
+from argosy.operate.folding import LogLike
 from argosy.registry.versions import Version
 
 

@@ -13,8 +13,9 @@ import msgspec
 from argosy.cluster.launcher import Launcher, ProcessInfo
 from argosy.core.errors import ArgosyError, Unavailable
 from argosy.operate import desired as d
-from argosy.operate.desired import Desired, Endpoint, LogEntry, LogLike, Rollout
+from argosy.operate.desired import Desired, Endpoint, Rollout
 from argosy.operate.evidence import Evidence
+from argosy.operate.folding import LogEntry, LogLike
 from argosy.operate.gateway_process import NAME as GATEWAY
 from argosy.operate.gateway_process import Gateway
 from argosy.operate.judging import WindowJudge

@@ -9,7 +9,8 @@ import structlog
 
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError
-from argosy.operate.desired import Desired, LogLike
+from argosy.operate.desired import Desired
+from argosy.operate.folding import LogLike
 from argosy.operate.replay import entries_of
 from argosy.operate.view import SystemView
 from argosy.registry.registry import Registry

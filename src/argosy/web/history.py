@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from argosy.operate.desired import LogEntry, Rollout
+from argosy.operate.desired import Rollout
+from argosy.operate.folding import LogEntry
 from argosy.operate.judging import WindowJudge
 from argosy.operate.replay import rollout_of, windows_of
 from argosy.operate.view import EndpointView, SystemView, VersionView

@@ -6,7 +6,7 @@ from pathlib import Path
 from argosy.cluster.launcher import Launcher
 from argosy.core.clock import Clock
 from argosy.core.units import format_size
-from argosy.operate.desired import LogLike
+from argosy.operate.folding import LogLike
 from argosy.operate.jobs.fold import Jobs
 from argosy.operate.jobs.folders import JobFolders
 from argosy.operate.jobs.view import JobView, look_at_jobs

@@ -10,7 +10,7 @@ import msgspec
 
 from argosy.core.errors import Conflict, InvalidInput, NotFound
 from argosy.core.units import format_size
-from argosy.operate.desired import LogEntry, LogLike
+from argosy.operate.folding import LogEntry, LogLike
 from argosy.operate.jobs import fold as f
 from argosy.operate.jobs.config import check_priority
 from argosy.operate.jobs.fold import Job, Jobs, Watch

@@ -13,14 +13,13 @@
 The fold takes every entry in order, never fails on one, and gives the same state however often it was interrupted.
 """
 
-import heapq
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from argosy.operate.desired import ENDPOINT, LogEntry, LogLike
+from argosy.operate.desired import ENDPOINT
+from argosy.operate.folding import Fold, LogEntry
 from argosy.operate.jobs.schedule import Resources
 
 SUBMITTED, CHANGED, STARTED = "job.submitted", "job.changed", "job.started"
@@ -135,10 +134,13 @@ class Watch(msgspec.Struct, kw_only=True):
     last: Outcome | None = None
 
 
-class Jobs:
+class Jobs(Fold):
     """The fold. `catch_up` reads what is new; the attributes are read by whoever holds it."""
 
+    folds = (*KINDS, ENDPOINT)
+
     def __init__(self) -> None:
+        super().__init__()
         self.jobs: dict[str, Job] = {}
         self.watches: dict[str, Watch] = {}
         self.ended: Counter[tuple[str, str]] = Counter()
@@ -147,17 +149,6 @@ class Jobs:
         """For each home, how many attempts were stopped or lost before their job had ended."""
         self.updated: Counter[tuple[str, str]] = Counter()
         """For each endpoint and outcome, how many updates have ended so."""
-        self.head = 0
-
-    def catch_up(self, log: LogLike) -> bool:
-        """Take in all entries that `log` has and this has not; return whether there were any of interest."""
-        changed = False
-        if log.head > self.head:
-            for entry in _relevant(log, self.head):
-                self.apply(entry)
-                changed = True
-            self.head = log.head
-        return changed
 
     def open_jobs(self, place: str) -> list[Job]:
         """Return the jobs of a home that have not ended, in the order they were submitted."""
@@ -286,11 +277,3 @@ def _update(watch: Watch, entry: LogEntry) -> None:
         )
         watch.job = watch.version = watch.rollout = ""
         watch.current = None
-
-
-def _relevant(log: LogLike, after: int) -> Iterable[LogEntry]:
-    """Return the entries about jobs and updates. A long stretch is mostly about other things, so ask by kind there."""
-    kinds = (*KINDS, ENDPOINT)
-    if log.head - after <= 64:
-        return [entry for entry in log.entries(after=after) if entry.kind in kinds]
-    return heapq.merge(*(log.entries(after=after, kind=kind) for kind in kinds), key=lambda entry: entry.seq)

@@ -9,7 +9,7 @@ from argosy.core.clock import Clock
 from argosy.core.config import Settings, private_folder
 from argosy.core.errors import ArgosyError, Conflict
 from argosy.core.files import FileLock
-from argosy.operate.desired import LogLike
+from argosy.operate.folding import LogLike
 from argosy.operate.jobs.fold import Jobs
 from argosy.operate.jobs.folders import place_of
 from argosy.operate.jobs.scheduler import Report

@@ -15,7 +15,8 @@ from argosy.cluster.launcher import Launcher, ProcessInfo, ProcessSpec
 from argosy.core.clock import Clock
 from argosy.core.errors import ArgosyError, Conflict
 from argosy.core.units import format_size
-from argosy.operate.desired import Desired, LogLike
+from argosy.operate.desired import Desired
+from argosy.operate.folding import LogLike
 from argosy.operate.jobs import fold as f
 from argosy.operate.jobs.capacity import choose_cores, choose_gpus, endpoint_bytes, jobs_capacity
 from argosy.operate.jobs.fold import Job, Jobs

@@ -361,7 +361,6 @@ class SparedArrays:
     def __init__(self, repeats: int, k: int, window_s: float) -> None:
         self.past, self.without = Bets(repeats), Bets(repeats * k)
         self.handled = np.zeros((repeats, k))
-        self.usual_bad, self.usual_trials = np.zeros((repeats, k)), np.zeros((repeats, k))
         self._recent: list[tuple[Counts, int, Array, Array]] = []
         self._keep = round(SPELL_S / window_s)
 
@@ -372,17 +371,10 @@ class SparedArrays:
         self._recent.append((window, epoch, q0, np.zeros(window.handled.shape, dtype=bool)))
         bad = np.sum([_own(seen) for seen, *_ in self._recent], axis=0).astype(float)
         trials = np.sum([_handled(seen) for seen, *_ in self._recent], axis=0).astype(float)
-        others_bad, others = bad.sum(1, keepdims=True) - bad, trials.sum(1, keepdims=True) - trials
-        past_bad = self.usual_bad.sum(1, keepdims=True) - self.usual_bad
-        past = self.usual_trials.sum(1, keepdims=True) - self.usual_trials
-        out = stand_out(bad, trials, others_bad, others)
-        out &= stand_out(bad, trials, others_bad + past_bad, others + past)
+        out = stand_out(bad, trials, bad.sum(1, keepdims=True) - bad, trials.sum(1, keepdims=True) - trials)
         for seen, *_, marked in self._recent:
             marked[:] = marked | (out & (_handled(seen) > 0))
         while len(self._recent) > self._keep:
-            seen, *_, marked = self._recent[0]
-            self.usual_bad += np.where(marked, 0, _own(seen))
-            self.usual_trials += np.where(marked, 0, _handled(seen))
             self._count(self.past, *self._recent.pop(0))
 
     def _witness(self, window: Counts, epoch: int) -> Array:

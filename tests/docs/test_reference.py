@@ -118,10 +118,12 @@ def test_every_command_and_flag_stands_there(page):
     commands = page("commands")
     parts = re.split(r"^## `(argosy [a-z ]+)`.*$", commands, flags=re.MULTILINE)
     found = dict(zip(parts[1::2], parts[2::2], strict=True))
-    # the functions of app.py, by name and by what they say they take
-    app = (SOURCE / "cli" / "app.py").read_text()
-    declared = re.findall(r'^@(app|[a-z]+)\.command\((?:"([a-z-]+)"[^\n]*)?\)\ndef (\w+)\(', app, re.MULTILINE)
-    names = {" ".join(filter(None, ("argosy", "" if on == "app" else on, name or word))) for on, name, word in declared}
+    # the functions of the commands, by name and by what they say they take
+    app = "".join(path.read_text() for path in sorted((SOURCE / "cli" / "commands").glob("*.py")))
+    declared = re.findall(r'^@([a-z]+)\.command\((?:"([a-z-]+)"[^\n]*)?\)\ndef (\w+)\(', app, re.MULTILINE)
+    names = {
+        " ".join(filter(None, ("argosy", "" if on == "commands" else on, name or word))) for on, name, word in declared
+    }
     assert set(found) == names
     for flag in re.findall(r'"(--[a-z-]+)"', app):
         assert flag in ("--version", "--help") or f"`{flag}`" in commands, flag

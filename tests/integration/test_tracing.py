@@ -33,7 +33,7 @@ def collector():
 @pytest.fixture(scope="module")
 def served(collector):
     made = Served()
-    made.gateway()
+    made.gateway(grpc_port=0)
     yield made
     made.close()
 

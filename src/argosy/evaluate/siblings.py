@@ -19,10 +19,10 @@ forgets sooner."""
 SPELL_AT, SPELL_BAD = 3.0, 3
 """It is left out from this logarithm of the likelihood ratio on, and from so many bad ones: three of one of three while
 the others have none. Lower ones would spare more of a sick process, and would miss more bad versions."""
-SPARED_PART = 0.5
-"""Part of the threshold that must be reached without spells: false rollbacks from sick processes may be twice as many
-as the others, which finds bad versions sooner."""
-WITNESSED = 3.0
+SPARED_PART = 0.2
+"""Part of the threshold that must be reached without spells: false rollbacks from sick processes may be more than the
+others, which finds bad versions sooner."""
+WITNESSED = 1.5
 """Evidence that must remain without any one process, also before its spell can be told: a sick one's first failures
 alone must not decide."""
 LEAST_SIBLINGS = 0.1
@@ -75,8 +75,6 @@ class Spared(msgspec.Struct):
     without: dict[str, Worse] = {}
     """For each process the evidence, had it never been there."""
     handled: dict[str, float] = {}
-    usual: dict[str, tuple[float, float]] = {}
-    """For each process, what was bad of how many trials before the windows in `recent`, its spells left out."""
 
     def window(
         self,
@@ -116,9 +114,6 @@ class Spared(msgspec.Struct):
             seen.count(self.past, seen.worst)
             for name in seen.marked:
                 self.left_out[name] = self.left_out.get(name, 0.0) + seen.own[name][0]
-            for name in seen.own.keys() - set(seen.marked):
-                usual = self.usual.get(name, (0.0, 0.0))
-                self.usual[name] = usual[0] + seen.own[name][0], usual[1] + seen.own[name][2]
         while len(self.left_out) > _MAX_PROCESSES:
             del self.left_out[min(self.left_out, key=lambda name: self.left_out[name])]
 
@@ -160,13 +155,7 @@ class Spared(msgspec.Struct):
         bad = sum(total[0] for total in totals.values())
         trials = sum(total[1] for total in totals.values())
         for name, (mine, tried) in totals.items():
-            if mine < SPELL_BAD or not stands_out(mine, tried, bad - mine, trials - tried):
-                continue
-            # Siblings that fail now and then had none of it in this minute by chance: their past is a witness too.
-            before = [self.usual[other] for other in self.usual if other != name]
-            others_bad = bad - mine + sum(past[0] for past in before)
-            others_trials = trials - tried + sum(past[1] for past in before)
-            if stands_out(mine, tried, others_bad, others_trials):
+            if mine >= SPELL_BAD and stands_out(mine, tried, bad - mine, trials - tried):
                 for seen in self.recent:
                     if name in seen.own and name not in seen.marked:
                         seen.marked.append(name)

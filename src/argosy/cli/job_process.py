@@ -20,10 +20,8 @@ from argosy.core.errors import InvalidInput, NotFound, Unavailable
 from argosy.core.files import FileLock
 from argosy.core.plugins import load_object
 from argosy.operate.jobs.folders import LOCK, LOG, RESULT, keep_result, keep_usage
-from argosy.operate.jobs.scheduler import Usage
+from argosy.operate.jobs.scheduler import STOPPED, Usage
 
-STOPPED = 75
-"""The exit code of an attempt that was stopped and is to go on later: EX_TEMPFAIL of <sysexits.h>."""
 _NICE = 10
 """Replicas are to go first where both want the same core."""
 _SAMPLE_S = 1.0

@@ -17,6 +17,10 @@ from argosy.registry.registry import Registry
 NAME = "controller"
 SCHEDULER = "scheduler"
 """The process that looks after jobs and updates (`jobs/process.py`)."""
+JOB = "job"
+"""The role of jobs' processes."""
+JOB_GRACE_S = 10.0
+"""How long a training may take to its next checkpoint; one that takes longer goes on from its last."""
 ENTRY = "argosy.operate.controller_process:main"
 
 
@@ -111,6 +115,8 @@ def stop_everything(
     # The controller first, and then the scheduler: they would start again what is stopped.
     launcher.stop(NAME)
     launcher.stop(SCHEDULER)
+    # Then jobs, before the stages they wait for: those would seem to them to have failed.
+    stop_all(launcher, [info.name for info in launcher.list(JOB) if info.alive], JOB_GRACE_S)
     stop_all(launcher, [info.name for info in launcher.list() if info.alive])
     if trouble is not None:
         raise trouble

@@ -23,6 +23,8 @@ from argosy.operate.jobs.fold import Job, Jobs
 from argosy.operate.jobs.schedule import Action, Resources, Running, Start, Waiting, schedule
 
 ROLE = "job"
+STOPPED = 75
+"""The exit code of an attempt that was stopped and is to go on later: EX_TEMPFAIL of <sysexits.h>."""
 ENTRY = "argosy.cli.job_process:main"
 BUSY_S, IDLE_S = 0.25, 1.0
 GRACE_S = 60.0
@@ -182,6 +184,9 @@ class Scheduler:
         error = self._launcher.error(info.name)
         if info.exit_code == 0:
             self._end(job, f.DONE, info)
+            return
+        if info.exit_code == STOPPED:
+            self._interrupt(job, "it was stopped; it goes on from what it had done", info=info)
             return
         is_vain = info.exit_code is None or info.exit_code < 0 or (error is not None and error.retryable)
         why = _how_it_ended(info, error)

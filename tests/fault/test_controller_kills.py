@@ -107,6 +107,35 @@ def test_a_good_version_is_promoted_though_the_controller_is_killed(home, at, ag
     home.serving(str(new))
 
 
+OTHER_KINDS = {
+    d.SHADOW: RolloutConfig(
+        kind="shadow", shadow="1s", after_shadow="promote", window="0.5s", time_limit="60s", judge=("agreement",),
+        mirror=50,
+    ),
+    d.SWITCHED: RolloutConfig(
+        kind="blue-green", keep="6s", window="0.5s", judge=("errors",), mirror=50
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.capability("R2", "R7")
+@pytest.mark.parametrize("again", range(3))
+@pytest.mark.parametrize("phase", OTHER_KINDS)
+def test_rollouts_of_other_kinds_end_as_they_should_though_the_controller_is_killed(home, phase, again):
+    deployed(home, constant(1.0))
+    new = home.publish(constant(1.0 + 1e-6))
+    with Load(home, callers=2) as load:
+        load.answered(20)
+        killer = Killer(home, phase, 0).start()
+        rollout = commands.deploy(home.registry, str(new), endpoint=ENDPOINT, rollout=OTHER_KINDS[phase]).rollout
+        assert killer.killed.wait(60), f"it never came to {phase}"
+        ended = home.ended(rollout, 90.0)
+        load.answered(20)
+    assert (ended.outcome, load.problems) == (d.PROMOTED, []), ended.reason
+    home.serving(str(new))
+
+
 @pytest.mark.capability("R2", "R3")
 @pytest.mark.parametrize("again", AGAIN)
 @pytest.mark.parametrize("at", [pytest.param("first step", marks=pytest.mark.slow), d.ROLLING_BACK])

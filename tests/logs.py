@@ -52,10 +52,13 @@ class WrappedStore:
     def get(self, key: str) -> bytes:
         return self.inner.get(key)
 
-    def create(self, key: str, data: bytes) -> None:
+    def pieces(self, key: str) -> Iterator[bytes]:
+        return self.inner.pieces(key)
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
         self.inner.create(key, data)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         self.inner.put(key, data)
 
     def exists(self, key: str) -> bool:
@@ -92,7 +95,7 @@ class FaultyStore(WrappedStore):
         self.before: list[Exception] = []
         self.after: list[Exception] = []
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes | memoryview) -> None:
         if self.before:
             raise self.before.pop(0)
         super().create(key, data)
@@ -103,7 +106,7 @@ class FaultyStore(WrappedStore):
 class ReadOnlyStore(WrappedStore):
     """A store for somebody who may only read."""
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes | memoryview) -> None:
         raise Denied("read only")
 
     put = create

@@ -76,6 +76,17 @@ def test_empty_and_large_objects_are_kept(store):
     assert store.get("large") == b"x" * 6_000_000
 
 
+def test_pieces_are_what_was_put_and_none_is_large(store):
+    content = bytes(range(256)) * 20_000
+    store.create("a/large", memoryview(content))
+    found = list(store.pieces("a/large"))
+    assert b"".join(found) == content
+    store.put("a/none", b"")
+    assert b"".join(store.pieces("a/none")) == b""
+    with pytest.raises(NotFound):
+        next(iter(store.pieces("a/missing")))
+
+
 def test_put_replaces(store):
     store.put("a", b"1")
     store.put("a", b"2")

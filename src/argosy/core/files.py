@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +18,40 @@ def write_atomic(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> 
     Temporary name, fsync, rename, fsync of the folder. Raises Unavailable when the disk is full; the temporary
     file is removed then.
     """
-    with _staged(path, data, mode) as staged:
+    with _staged(path, (data,), mode) as staged:
         os.replace(staged, path)
     _sync_folder(path.parent)
+
+
+class WrongDigest(Exception):
+    """What was to be written isn't what its digest says; `found` is the digest it has."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def write_pieces(
+    path: Path, pieces: Iterable[bytes | memoryview], *, mode: int = 0o644, digest: str | None = None
+) -> str:
+    """Write what is made piece by piece, as `write_atomic` does, and return its digest.
+
+    Raises WrongDigest, and leaves `path` as it was, when that isn't `digest`.
+    """
+    found = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for piece in pieces:
+            found.update(piece)
+            yield piece
+
+    with _staged(path, hashed(), mode) as staged:
+        name = f"sha256:{found.hexdigest()}"
+        if digest not in (None, name):
+            raise WrongDigest(name)
+        os.replace(staged, path)
+    _sync_folder(path.parent)
+    return name
 
 
 def create_exclusive(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
@@ -27,7 +59,7 @@ def create_exclusive(path: Path, data: bytes | memoryview, *, mode: int = 0o644)
 
     As durable and as atomic as `write_atomic`: of several writers exactly one succeeds, and no reader sees a part.
     """
-    with _staged(path, data, mode) as staged:
+    with _staged(path, (data,), mode) as staged:
         try:
             os.link(staged, path)
         except FileExistsError as error:
@@ -37,15 +69,16 @@ def create_exclusive(path: Path, data: bytes | memoryview, *, mode: int = 0o644)
 
 
 @contextlib.contextmanager
-def _staged(path: Path, data: bytes | memoryview, mode: int) -> Iterator[str]:
+def _staged(path: Path, pieces: Iterable[bytes | memoryview], mode: int) -> Iterator[str]:
     staged = f"{path}.{os.urandom(6).hex()}.tmp"
     try:
         _make_folder(path.parent)
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(descriptor, view) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -1,9 +1,11 @@
-"""From Arrow tables to NumPy columns; shared by CSV and Parquet."""
+"""From Arrow tables to NumPy columns; shared by CSV, JSON Lines and Parquet."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import numpy as np
 
+from argosy.data.scratch import Scratch
 from argosy.data.sources import Column, Table
 
 
@@ -20,6 +22,28 @@ def to_table(arrow: Any, names: list[str], kind: str, where: str) -> Table:
         else:
             columns[name] = found
     return Table(columns=columns, kind=kind, where=where, unusable=unusable)
+
+
+def from_batches(batches: Iterable[Any], names: list[str], kind: str, where: str, scratch: Scratch) -> Table:
+    """Do the same with record batches of one schema, of which one at a time is held; the columns lie in `scratch`."""
+    import pyarrow as pa
+
+    columns = scratch.columns(names)
+    filled, unusable = dict.fromkeys(names, False), {}
+    for batch in batches:
+        # Types that depend on what is missing may differ between batches; `SpooledColumn` brings them together.
+        for name, column in zip(names, pa.Table.from_batches([batch]).columns, strict=True):
+            found = None if name in unusable else _to_numpy(column)
+            if found is None:
+                unusable[name] = f"it holds {column.type}"
+                continue
+            filled[name] |= column.null_count < len(column)
+            columns[name].append(found)
+    pa.default_memory_pool().release_unused()
+    is_empty = {name for name in names if name.startswith("Unnamed: ") and not filled[name]}
+    kept = {name: column for name, column in columns.items() if name not in unusable and name not in is_empty}
+    left_out = {name: why for name, why in unusable.items() if name not in is_empty}
+    return Table(columns=cast("dict[str, Column]", kept), kind=kind, where=where, unusable=left_out)
 
 
 def _to_numpy(column: Any) -> Column | None:

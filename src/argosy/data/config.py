@@ -13,7 +13,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """Where the data is and what becomes of it before a model sees it."""
 
     train: str
-    """CSV, Parquet or NPZ file, or a folder of images or of texts (`.txt`) with one folder per class; relative to
+    """CSV, JSON Lines, Parquet or NPZ file, or a folder of images or of texts (`.txt`), a folder per class; relative to
     `argosy.toml`, or a URL of an object store."""
     test: str = ""
     """A file of its own for the test part; empty: a share of `train`."""

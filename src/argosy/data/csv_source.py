@@ -3,22 +3,25 @@
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from argosy.core.errors import InvalidInput
 from argosy.core.plugins import missing
-from argosy.data.arrow_columns import to_table
+from argosy.data.arrow_columns import from_batches, to_table
+from argosy.data.scratch import IN_MEMORY, Scratch
 from argosy.data.sources import Table, headerless_hint, name_columns
 
 # What counts as a missing number; Arrow's own list leaves out the question mark of the UCI archive. In a text column
 # these stay what they are: "None" may be a category.
 _NULLS = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "#N/A", "-", "."]
 _BLOCK_BYTES = 16 << 20
+_CONVERSION = re.compile(r"column #(\d+): CSV conversion error")
 _MOST_BYTES = (1 << 31) - 1  # Arrow counts a block's bytes in 32 bits
 
 
-def read_csv(path: Path, *, image_size: int = 0) -> Table:
+def read_csv(path: Path, *, image_size: int = 0, scratch: Scratch = IN_MEMORY) -> Table:
     """Read a CSV file with a header line; the delimiter (comma, semicolon, tab or bar) is seen from it."""
     del image_size
     try:
@@ -32,19 +35,23 @@ def read_csv(path: Path, *, image_size: int = 0) -> Table:
     decimal_point = _decimal_point(text, delimiter)
     size = path.stat().st_size
 
-    def parse(block: int) -> Any:
-        return arrow_csv.read_csv(
-            path,
-            read_options=arrow_csv.ReadOptions(
+    def options(block: int, types: dict[str, Any] | None = None) -> dict[str, Any]:
+        return {
+            "read_options": arrow_csv.ReadOptions(
                 block_size=block, column_names=names, skip_rows=blank_lines, skip_rows_after_names=1
             ),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                null_values=_NULLS, strings_can_be_null=False, decimal_point=decimal_point
+            "parse_options": arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            "convert_options": arrow_csv.ConvertOptions(
+                null_values=_NULLS, strings_can_be_null=False, decimal_point=decimal_point, column_types=types
             ),
-        )
+        }
+
+    def parse(block: int) -> Any:
+        return arrow_csv.read_csv(path, **options(block))
 
     try:
+        if scratch.is_large(size):
+            return _in_pieces(path, names, options, scratch)
         try:
             arrow = parse(_BLOCK_BYTES)
         except lib.ArrowInvalid as error:
@@ -59,6 +66,42 @@ def read_csv(path: Path, *, image_size: int = 0) -> Table:
             path=str(path),
         ) from error
     return to_table(arrow, names, "table", path.name)
+
+
+def _in_pieces(path: Path, names: list[str], options: Callable[..., dict[str, Any]], scratch: Scratch) -> Table:
+    """Read a file block by block. Where a guess at a type doesn't hold further down, begin again with a wider one."""
+    from pyarrow import csv as arrow_csv
+    from pyarrow import lib
+
+    types: dict[str, Any] = {}
+    while True:
+        try:
+            with arrow_csv.open_csv(path, **options(_BLOCK_BYTES, types)) as batches:
+                guessed = batches.schema
+                return from_batches(batches, names, "table", path.name, scratch)
+        except lib.ArrowInvalid as error:
+            found = _CONVERSION.search(str(error))
+            if found is None:
+                raise
+            name = names[int(found[1])]
+            wider = _wider(types.get(name, guessed.field(name).type))
+            if wider is None:
+                raise
+            types[name] = wider
+
+
+def _wider(kind: Any) -> Any:
+    """Return the type to try where values of a column don't fit into `kind`; None behind the last, which is text."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_string(kind):
+        return None
+    if types.is_null(kind) or types.is_integer(kind):
+        return pa.float64()
+    if types.is_date(kind) or (types.is_timestamp(kind) and kind.unit == "s"):
+        return pa.timestamp("us")
+    return pa.string()
 
 
 def _head(path: Path) -> str:

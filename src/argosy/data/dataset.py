@@ -1,6 +1,5 @@
 """A data set: its three parts as callers would send them, the fitted steps, and what the model has to learn."""
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from argosy.core.digest import sha256
 from argosy.core.errors import IntegrityError, InvalidInput, NotFound
 from argosy.core.files import write_atomic
 from argosy.core.tensors import Signature, TensorSpec
+from argosy.data.arrange import arranged, spread, take_rows
 from argosy.data.config import DataConfig
-from argosy.data.fit import Fitted, choose_layout, fit_preparation, raw_inputs
+from argosy.data.fit import Fitted, choose_layout, fit_preparation
 from argosy.data.labels import Target, read_target, target_like
 from argosy.data.language import Language, read_language
 from argosy.data.parts import Split, digest_of_parts, repeated
@@ -29,16 +29,19 @@ from argosy.data.prepare import (
     steps_from_plain,
     steps_to_plain,
 )
+from argosy.data.scratch import IN_MEMORY, Scratch
 from argosy.data.shuffle import Indices, permutation
 from argosy.data.sources import Table, headerless_hint, read
 from argosy.data.split import split_rows, strata_of_numbers
 from argosy.data.steps import Array, Arrays
-from argosy.data.storage import pack, unpack, verified
+from argosy.data.storage import StoredArray, mapped, store, verified
 from argosy.data.text import Tokenize
 from argosy.data.text_columns import clean_texts, fit_texts, sole_texts
 from argosy.data.tokenizer import TextTokenizer, vocabulary_size
 
 PARTS = ("train", "validation", "test")
+MOST_HELD_BYTES = 1 << 30
+"""Of a part that is used as a whole, as compression does."""
 FILES = "files"
 """The folder of a saved data set with what becomes a file of the version."""
 
@@ -98,10 +101,11 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         That is the class number (int64), or for a regression the value less its mean over its deviation (float32), of
         which `finish` makes the value again. Compare finished answers with `splits[split].y`, not with this.
         """
-        part = self._part(split)
-        return self.preparation()(part.inputs), self._learned(part.y)
+        return self.preparation()(self._part(split).inputs), self.answers(split)
 
-    def _learned(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def answers(self, split: str) -> npt.NDArray[Any]:
+        """Return what the model shall learn from a part, in the form that `prepared` says."""
+        y = self._part(split).y
         if self.task in ("classification", "language-model"):
             return y
         value: Any = self.finish[0]
@@ -113,20 +117,33 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
             raise NotFound(f"the data set has no part '{split}'; it has: {', '.join(self.splits)}")
         return self.splits[split]
 
-    def save(self, folder: Path) -> None:
-        """Write one NPZ file per part and `dataset.json`, the last; a folder without it is not a data set."""
-        files = {}
+    def reduced(self, most_bytes: int = MOST_HELD_BYTES) -> "Dataset":
+        """Return a data set whose parts can be held: of a part that takes more, as many rows, evenly spread."""
+        splits = {}
         for name, part in self.splits.items():
-            data = pack({**{f"input.{key}": array for key, array in part.inputs.items()}, "y": part.y})
-            write_atomic(folder / f"{name}.npz", data)
-            files[name] = sha256(data)
+            rows = spread(part.inputs, np.arange(len(part)), most_bytes)
+            splits[name] = part
+            if len(rows) < len(part):
+                inputs = {key: array[rows] for key, array in part.inputs.items()}
+                splits[name] = Split(inputs=inputs, y=part.y[rows])
+        return msgspec.structs.replace(self, splits=splits)
+
+    def save(self, folder: Path) -> None:
+        """Write a file per array and `dataset.json`, the last; a folder without it is not a data set."""
+        parts = {}
+        for name, part in self.splits.items():
+            inputs = {
+                key: store(array, folder, f"{name}/input{place}")
+                for place, (key, array) in enumerate(part.inputs.items())
+            }
+            parts[name] = _StoredPart(inputs=inputs, y=store(part.y, folder, f"{name}/y"))
         for name, content in self.files.items():
             write_atomic(folder / FILES / name, content)
-        write_atomic(folder / "dataset.json", msgspec.json.encode(self._description(files)))
+        write_atomic(folder / "dataset.json", msgspec.json.encode(self._description(parts)))
 
-    def _description(self, files: dict[str, str]) -> "_Description":
+    def _description(self, parts: dict[str, "_StoredPart"]) -> "_Description":
         return _Description(
-            files=files,
+            parts=parts,
             steps=steps_to_plain(self.steps),
             finish=steps_to_plain(self.finish),
             inputs=self.signature_inputs,
@@ -139,11 +156,15 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "Dataset":
-        """Read what `save` wrote. Raises NotFound, or IntegrityError when a part isn't what was written."""
+    def load(cls, folder: Path, *, is_checked: bool = True) -> "Dataset":
+        """Open what `save` wrote: its arrays stay in their files, and are read where they are used.
+
+        Raises NotFound, or IntegrityError when a part isn't what was written; without `is_checked` that is taken for
+        granted, as by the processes of a training whose starter has just looked.
+        """
         found = _read_description(folder)
         return cls(
-            splits={name: _split_of(unpack(folder / f"{name}.npz", digest)) for name, digest in found.files.items()},
+            splits={name: _split_of(folder, part, is_checked=is_checked) for name, part in found.parts.items()},
             steps=steps_from_plain(found.steps),
             finish=finish_from_plain(found.finish),
             signature_inputs=found.inputs,
@@ -156,8 +177,13 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _StoredPart(msgspec.Struct, frozen=True, kw_only=True):
+    inputs: dict[str, StoredArray]
+    y: StoredArray
+
+
 class _Description(msgspec.Struct, frozen=True, kw_only=True):
-    files: dict[str, str]
+    parts: dict[str, _StoredPart]
     steps: list[dict[str, Any]]
     finish: list[dict[str, Any]]
     inputs: tuple[TensorSpec, ...]
@@ -169,35 +195,38 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
     about: str = ""
 
 
-def build_dataset(config: DataConfig, base: Path, tokenizer: TextTokenizer | None = None) -> Dataset:
+def build_dataset(
+    config: DataConfig, base: Path, tokenizer: TextTokenizer | None = None, scratch: Scratch = IN_MEMORY
+) -> Dataset:
     """Read, split and fit what `[data]` says. Equal files and config give an equal data set, digest included.
 
-    `tokenizer` is the one texts are prepared with unless `config` names another.
+    `tokenizer` is the one texts are prepared with unless `config` names another. What doesn't fit into memory is read
+    in pieces and lies in `scratch` until it is saved; preparation is then fitted on as many training rows as
+    `MOST_FITTED_BYTES` hold, evenly spread.
 
     Raises NotFound and InvalidInput that say which file, column or row, and what to do.
     """
     config.check()
     if config.task == "language-model":
-        return _language_dataset(read_language(config, base))
-    table = read(config.train, base, image_size=config.image_size)
+        return _language_dataset(read_language(config, base, scratch))
+    table = read(config.train, base, image_size=config.image_size, scratch=scratch)
     label = _label_name(table, config)
-    target = read_target(table.columns[label], label, config.task)
+    target = read_target(np.asarray(table.columns[label]), label, config.task)
     columns = _chosen(table, config, label)
-    text = config.text or sole_texts(columns, config.columns)
+    text = config.text or sole_texts(take_rows(columns, spread(columns, np.arange(table.rows))), config.columns)
     if text:
-        columns = {text: clean_texts(columns[text], text)}
+        columns = {text: clean_texts(np.asarray(columns[text]), text)}
         target = _with_texts(target, columns[text], text)
     rows = _split(target, config)
-    seen = _take_rows(columns, rows["train"])
     if text:
-        fitted = fit_texts(config, base, text, seen[text], tokenizer)
+        fitted = fit_texts(config, base, text, columns[text][rows["train"]], tokenizer)
     else:
-        layout = choose_layout(seen, config.columns)
-        steps, specs = fit_preparation(config, seen, layout)
-        fitted = Fitted(steps=steps, specs=specs, notes=layout.notes)
-    splits = {name: _part_of(fitted.specs, columns, target, part) for name, part in rows.items() if len(part)}
+        fitted = _fitted(config, columns, rows["train"])
+    splits = {name: _part_of(fitted.specs, columns, target, part, scratch) for name, part in rows.items() if len(part)}
     if config.test:
-        splits["test"] = _test_file(config, base, table, label=label, target=target, specs=fitted.specs)
+        splits["test"] = _test_file(
+            config, base, table, label=label, target=target, specs=fitted.specs, scratch=scratch
+        )
     finish = finish_steps(target.task, target.labels, **_unit(target, rows["train"]))
     return Dataset(
         splits={name: splits[name] for name in PARTS},
@@ -211,6 +240,20 @@ def build_dataset(config: DataConfig, base: Path, tokenizer: TextTokenizer | Non
         files=fitted.files,
         about=fitted.about,
     )
+
+
+def _fitted(config: DataConfig, columns: Mapping[str, Array], rows: Indices) -> Fitted:
+    """Fit the preparation on the training rows, or on so many of them as can be held."""
+    chosen = spread(columns, rows)
+    seen = take_rows(columns, chosen)
+    layout = choose_layout(seen, config.columns)
+    steps, specs = fit_preparation(config, seen, layout)
+    notes = list(layout.notes)
+    if len(chosen) < len(rows):
+        notes.append(
+            f"statistics and categories are those of {len(chosen):,} of the {len(rows):,} training rows, evenly spread"
+        )
+    return Fitted(steps=steps, specs=specs, notes=tuple(notes))
 
 
 def _language_dataset(found: Language) -> Dataset:
@@ -298,18 +341,23 @@ def _split(target: Target, config: DataConfig) -> dict[str, Indices]:
     return {name: rows[part] for name, part in parts.items()}
 
 
-def _take_rows(columns: Mapping[str, Array], rows: Indices) -> dict[str, Array]:
-    return {name: column[rows] for name, column in columns.items()}
-
-
-def _part_of(specs: tuple[TensorSpec, ...], columns: Mapping[str, Array], target: Target, rows: Indices) -> Split:
-    return Split(inputs=raw_inputs(specs, _take_rows(columns, rows)), y=target.y[rows])
+def _part_of(
+    specs: tuple[TensorSpec, ...], columns: Mapping[str, Array], target: Target, rows: Indices, scratch: Scratch
+) -> Split:
+    return Split(inputs=arranged(specs, columns, rows, scratch), y=target.y[rows])
 
 
 def _test_file(
-    config: DataConfig, base: Path, train: Table, *, label: str, target: Target, specs: tuple[TensorSpec, ...]
+    config: DataConfig,
+    base: Path,
+    train: Table,
+    *,
+    label: str,
+    target: Target,
+    specs: tuple[TensorSpec, ...],
+    scratch: Scratch,
 ) -> Split:
-    table = read(config.test, base, image_size=config.image_size or _side(train))
+    table = read(config.test, base, image_size=config.image_size or _side(train), scratch=scratch)
     needed = [label, *(name for spec in specs for name in (spec.columns or (spec.name,)))]
     lacking = [name for name in needed if name not in table.columns]
     if lacking:
@@ -318,13 +366,13 @@ def _test_file(
             f"its columns are: {table.names()}",
             columns=lacking,
         )
-    answers = target_like(target, table.columns[label], label, config.test)
+    answers = target_like(target, np.asarray(table.columns[label]), label, config.test)
     columns = table.columns
     if specs[0].content == "text":
         name = specs[0].name
-        columns = {name: clean_texts(columns[name], name)}
+        columns = {name: clean_texts(np.asarray(columns[name]), name)}
         answers = _with_texts(answers, columns[name], name)
-    return _part_of(specs, columns, answers, np.flatnonzero(answers.known))
+    return _part_of(specs, columns, answers, np.flatnonzero(answers.known), scratch)
 
 
 def _side(table: Table) -> int:
@@ -340,9 +388,9 @@ def _unit(target: Target, rows: Indices) -> dict[str, float]:
     return {"offset": float(y.mean()), "scale": float(y.std()) or 1.0}
 
 
-def _split_of(arrays: dict[str, Array]) -> Split:
-    y = arrays.pop("y")
-    return Split(inputs={name.removeprefix("input."): array for name, array in arrays.items()}, y=y)
+def _split_of(folder: Path, part: _StoredPart, *, is_checked: bool) -> Split:
+    inputs = {name: mapped(folder, stored, is_checked=is_checked) for name, stored in part.inputs.items()}
+    return Split(inputs=inputs, y=mapped(folder, part.y, is_checked=is_checked))
 
 
 def _read_description(folder: Path) -> _Description:
@@ -351,7 +399,7 @@ def _read_description(folder: Path) -> _Description:
         return msgspec.json.decode(path.read_bytes(), type=_Description)
     except FileNotFoundError as error:
         raise NotFound(f"'{folder}' holds no data set", hint="make one with: argosy run", path=str(path)) from error
-    except (msgspec.DecodeError, zipfile.BadZipFile) as error:
+    except msgspec.DecodeError as error:
         raise IntegrityError(f"'{path}' is not what was written: {error}") from error
 
 

@@ -10,14 +10,15 @@ import numpy as np
 from argosy.core.errors import InvalidInput
 from argosy.core.plugins import missing
 from argosy.data.location import IMAGE_SUFFIXES
+from argosy.data.scratch import IN_MEMORY, Scratch
 from argosy.data.sources import Table
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MOST_PIXELS = 64 << 20  # of one image: a few kilobytes of PNG can unfold to gigabytes
-_MOST_BYTES = 4 << 30  # of all images together, as they are held in memory
+_MOST_BYTES = 4 << 30  # of all images together where they are held in memory
 
 
-def read_images(path: Path, *, image_size: int = 0) -> Table:
+def read_images(path: Path, *, image_size: int = 0, scratch: Scratch = IN_MEMORY) -> Table:
     """Read `path/<class>/*.png|jpg|bmp|webp` into uint8 [N, C, H, W] "image" and the folders' names "label".
 
     C is 1 when every image is grey, else 3. Images of different sizes need `image_size`: each is then resized to it,
@@ -43,13 +44,13 @@ def read_images(path: Path, *, image_size: int = 0) -> Table:
     mode = "L" if all(grey for _, grey in sizes) else "RGB"
     channels = 1 if mode == "L" else 3
     total = len(files) * channels * width * height
-    if total > _MOST_BYTES:
+    if total > _MOST_BYTES and not scratch.is_large(total):
         raise InvalidInput(
             f"{len(files)} images of {width}x{height} pixels take {total / 1e9:.1f} GB, more than "
             f"{_MOST_BYTES / 1e9:.1f} GB",
             hint="set a smaller [data] image_size",
         )
-    images = np.empty((len(files), channels, height, width), dtype=np.uint8)
+    images = scratch.empty((len(files), channels, height, width), np.uint8)
     for row, file in enumerate(files):
         pixels = _pixels(file, mode, (width, height))
         images[row] = pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)

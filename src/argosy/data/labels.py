@@ -37,8 +37,8 @@ def read_target(column: Array, name: str, task: str) -> Target:
         y = np.zeros(len(column), dtype=np.float32)
         y[known] = _numbers(column[known], name)
         return Target(task=task, y=y, known=known, notes=tuple(notes))
-    texts = as_texts(column)
-    labels = _sorted_labels(set(texts[known].tolist()))
+    texts, of_row = _different(column)
+    labels = _sorted_labels(set(texts[np.unique(of_row[known])].tolist()))
     if len(labels) < 2:
         raise InvalidInput(
             f"the label '{name}' has only the class {labels[0]!r} in all {int(known.sum())} rows",
@@ -49,7 +49,8 @@ def read_target(column: Array, name: str, task: str) -> Target:
             f"the label '{name}' has {len(labels)} different values in {int(known.sum())} rows, too many for classes",
             hint='check [data] label; for a quantity say task = "regression"',
         )
-    return Target(task=task, y=number_classes(texts, labels, known), known=known, labels=labels, notes=tuple(notes))
+    classes = number_classes(texts, labels, np.ones(len(texts), dtype=bool))[of_row]
+    return Target(task=task, y=np.where(known, classes, 0), known=known, labels=labels, notes=tuple(notes))
 
 
 def target_like(first: Target, column: Array, name: str, where: str) -> Target:
@@ -58,8 +59,8 @@ def target_like(first: Target, column: Array, name: str, where: str) -> Target:
     known = _known(column)
     if first.task == "regression":
         return read_target(column, name, "regression")
-    texts = as_texts(column)
-    new = sorted(set(texts[known].tolist()) - set(first.labels))
+    texts, of_row = _different(column)
+    new = sorted(set(texts[np.unique(of_row[known])].tolist()) - set(first.labels))
     if new:
         raise InvalidInput(
             f"'{where}' has labels that training never saw: {', '.join(map(repr, new[:10]))}",
@@ -67,7 +68,16 @@ def target_like(first: Target, column: Array, name: str, where: str) -> Target:
         )
     if not known.any():
         raise InvalidInput(f"the label '{name}' is missing in every row of '{where}'")
-    return Target(task=first.task, y=number_classes(texts, first.labels, known), known=known, labels=first.labels)
+    y = number_classes(texts, first.labels, np.ones(len(texts), dtype=bool))[of_row]
+    return Target(task=first.task, y=np.where(known, y, 0), known=known, labels=first.labels)
+
+
+def _different(column: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Return the texts of a label, and which of them each row has: of numbers each is written only once."""
+    if column.dtype.kind not in "biuf":
+        return as_texts(column), np.arange(len(column))
+    values, of_row = np.unique(column, return_inverse=True)
+    return as_texts(values), of_row
 
 
 def number_classes(texts: Array, labels: tuple[str, ...], known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -3,22 +3,25 @@
 Shape suffixes: n blocks, c tokens of a block (the context).
 """
 
+import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from argosy.core.errors import InvalidInput, NotFound
+from argosy.core.errors import InvalidInput
 from argosy.core.plugins import missing
 from argosy.data.attachment import text_input
 from argosy.data.config import DataConfig
+from argosy.data.documents import Document, documents_in, text_files
 from argosy.data.fit import Fitted
 from argosy.data.location import located
+from argosy.data.scratch import IN_MEMORY, Scratch, SpooledColumn
 from argosy.data.text import Tokenize
 from argosy.data.tokenizer import TOKENIZER_FILE, read_tokenizer, vocabulary_size
 
@@ -31,9 +34,11 @@ INPUT = "text"
 
 Ids = npt.NDArray[np.int32]
 
-_SUFFIXES = (".txt", ".text", ".md")
-_MOST_BYTES = 4 << 30  # of all texts together, as they are held in memory
+_MOST_BYTES = 4 << 30  # of all texts together where their tokens are held in memory
+_MOST_TRAINED = 1 << 29
+"""Characters a tokenizer is trained on. What is seen so rarely that it takes more would hardly become a token."""
 _CHUNK = 1 << 15
+_BLOCKS_AT_ONCE = 1 << 12
 # Where a text can be cut without changing its tokens: byte-level BPE never joins a line's end with the next line's
 # first letter, but it may join several line ends or spaces.
 _CUT = re.compile(r"(?<=\S\n)(?=\S)")
@@ -54,25 +59,38 @@ class Language(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A stretch of a document, and whether the document ends with it."""
+    """The characters of a document from `start` up to `end`."""
 
-    text: str
-    ends: bool
+    document: Document
+    start: int
+    end: int
+
+    @property
+    def ends(self) -> bool:
+        """Whether the document ends with it."""
+        return self.end == self.document.letters
+
+    def chunks(self) -> Iterator[str]:
+        """Yield its text in parts that are split into tokens one by one."""
+        return _chunks(self.document.between(self.start, self.end))
 
 
-def read_language(config: DataConfig, base: Path) -> Language:
+def read_language(config: DataConfig, base: Path, scratch: Scratch = IN_MEMORY) -> Language:
     """Read what `[data] train` names: a text file, or a folder with any depth of them (UTF-8), in order of their names.
 
     The first part of the text is for training, the next for validation and the last for the test, unless that is a
-    file of its own: a model is judged on what comes after all it has read. Raises NotFound and InvalidInput.
+    file of its own: a model is judged on what comes after all it has read. Texts are read as streams, and tokens that
+    don't fit into memory lie in `scratch`. Raises NotFound and InvalidInput.
     """
-    documents = _documents(config.train, base)
-    pieces = _by_position(documents, config.validation, 0.0 if config.test else config.test_share)
-    if config.test:
-        pieces["test"] = [Piece(text, ends=True) for text in _documents(config.test, base)]
-    content = _tokenizer(config, base, [piece.text for piece in pieces["train"]])
-    encode = _Encoder(content)
-    parts = {name: _blocks(name, encode(found), config.context) for name, found in pieces.items()}
+    with contextlib.ExitStack() as places:
+        documents = _documents(config.train, base, scratch, places)
+        pieces = _by_position(documents, config.validation, 0.0 if config.test else config.test_share)
+        if config.test:
+            tests = _documents(config.test, base, scratch, places)
+            pieces["test"] = [Piece(document, 0, document.letters) for document in tests]
+        content = _tokenizer(config, base, pieces["train"])
+        encode = _Encoder(content, scratch)
+        parts = {name: _blocks(name, encode(found), config.context, scratch) for name, found in pieces.items()}
     step = Tokenize(
         max_length=config.context,
         keep="end",
@@ -93,8 +111,8 @@ def read_language(config: DataConfig, base: Path) -> Language:
     return Language(parts=parts, fitted=fitted)
 
 
-def _told(config: DataConfig, documents: Sequence[str], tokens: dict[str, int], vocabulary: int) -> str:
-    letters = sum(map(len, documents))
+def _told(config: DataConfig, documents: Sequence[Document], tokens: dict[str, int], vocabulary: int) -> str:
+    letters = sum(document.letters for document in documents)
     shares = ", ".join(f"{count:,} for {name}" for name, count in tokens.items())
     kind = config.tokenizer or KINDS[0]
     return (
@@ -103,69 +121,42 @@ def _told(config: DataConfig, documents: Sequence[str], tokens: dict[str, int], 
     )
 
 
-def _documents(name: str, base: Path) -> list[str]:
-    with located(name, base) as path:
-        if path.is_dir():
-            files = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
-            )
-            if not files:
-                raise NotFound(
-                    f"the folder '{name}' has no texts; files that end in {', '.join(_SUFFIXES)} are read",
-                    path=str(path),
-                )
-        else:
-            files = [path]
-        total = sum(file.stat().st_size for file in files)
-        if total > _MOST_BYTES:
-            raise InvalidInput(f"'{name}' has {total / 1e9:.1f} GB of text, more than {_MOST_BYTES / 1e9:.1f} GB")
-        texts = [_text(file, name if file == path else f"{name}/{file.relative_to(path)}") for file in files]
-    found = [text for text in texts if text.strip()]
-    if not found:
-        raise InvalidInput(f"'{name}' holds no text", path=name)
-    return found
+def _documents(name: str, base: Path, scratch: Scratch, places: contextlib.ExitStack) -> list[Document]:
+    path = places.enter_context(located(name, base, scratch.room))
+    total = sum(file.stat().st_size for file in text_files(path, name))
+    if total > _MOST_BYTES and not scratch.is_large(total):
+        raise InvalidInput(f"'{name}' has {total / 1e9:.1f} GB of text, more than {_MOST_BYTES / 1e9:.1f} GB")
+    return documents_in(path, name)
 
 
-def _text(file: Path, name: str) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"'{name}' is not UTF-8 text at byte {error.start}",
-            hint="convert it, such as with: iconv -f latin1 -t utf-8",
-            path=str(file),
-        ) from error
-
-
-def _by_position(documents: Sequence[str], validation: float, test: float) -> dict[str, list[Piece]]:
+def _by_position(documents: Sequence[Document], validation: float, test: float) -> dict[str, list[Piece]]:
     """Cut the texts, one behind the other, at two places, each moved to the next white space."""
-    total = sum(map(len, documents))
+    total = sum(document.letters for document in documents)
     cuts = [round(total * (1 - validation - test)), round(total * (1 - test)), total]
     parts: dict[str, list[Piece]] = {name: [] for name in ("train", "validation", *(["test"] if test else []))}
     names = iter(parts)
     name, cut, before = next(names), cuts[0], 0
     places = iter(cuts[1:])
-    for text in documents:
+    for document in documents:
         start = 0
-        while before + len(text) > cut and name != list(parts)[-1]:
-            end = max(start, _word_end(text, cut - before))
+        while before + document.letters > cut and name != list(parts)[-1]:
+            end = max(start, _word_end(document, cut - before))
             if end > start:
-                parts[name].append(Piece(text[start:end], ends=end == len(text)))
+                parts[name].append(Piece(document, start, end))
             start, name, cut = end, next(names), next(places)
-        if start < len(text):
-            parts[name].append(Piece(text[start:], ends=True))
-        before += len(text)
+        if start < document.letters:
+            parts[name].append(Piece(document, start, document.letters))
+        before += document.letters
     return parts
 
 
-def _word_end(text: str, place: int) -> int:
-    found = re.compile(r"\s").search(text, max(0, place), max(0, place) + 200)
-    return found.start() if found else max(0, place)
+def _word_end(document: Document, place: int) -> int:
+    place = max(0, place)
+    found = re.search(r"\s", "".join(document.between(place, place + 200)))
+    return place + found.start() if found else place
 
 
-def _tokenizer(config: DataConfig, base: Path, texts: Sequence[str]) -> bytes:
+def _tokenizer(config: DataConfig, base: Path, pieces: Sequence[Piece]) -> bytes:
     """Return the `tokenizer.json` that `config` names, or that is made of the training part."""
     kind = config.tokenizer or KINDS[0]
     if kind not in KINDS:
@@ -178,7 +169,8 @@ def _tokenizer(config: DataConfig, base: Path, texts: Sequence[str]) -> bytes:
     except ModuleNotFoundError as error:
         raise missing(error, "text") from error
     if kind == "characters":
-        known = [END, UNKNOWN, *sorted(set().union(*map(set, texts)))]
+        seen = set[str]().union(*(set(chunk) for piece in pieces for chunk in piece.chunks()))
+        known = [END, UNKNOWN, *sorted(seen)]
         tokenizer = Tokenizer(
             models.WordLevel({character: place for place, character in enumerate(known)}, unk_token=UNKNOWN)
         )
@@ -199,16 +191,24 @@ def _tokenizer(config: DataConfig, base: Path, texts: Sequence[str]) -> bytes:
             initial_alphabet=letters,
             show_progress=False,
         )
-        tokenizer.train_from_iterator((chunk for text in texts for chunk in _chunks(text)), trainer)
+        tokenizer.train_from_iterator(_trained_on(pieces), trainer)
     else:
         tokenizer.add_special_tokens([END])
     return tokenizer.to_str().encode()
 
 
+def _trained_on(pieces: Sequence[Piece]) -> Iterator[str]:
+    """Yield all chunks of a text, or as many, evenly spread, as make `_MOST_TRAINED` characters."""
+    share = min(1.0, _MOST_TRAINED / max(1, sum(piece.end - piece.start for piece in pieces)))
+    chunks = (chunk for piece in pieces for chunk in piece.chunks())
+    return (chunk for number, chunk in enumerate(chunks) if int((number + 1) * share) > int(number * share))
+
+
 class _Encoder:
     """A tokenizer that takes long texts in chunks, as training memory allows."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, scratch: Scratch) -> None:
+        self._scratch = scratch
         from tokenizers import Tokenizer
 
         self._tokenizer: Any = Tokenizer.from_buffer(content)
@@ -218,28 +218,47 @@ class _Encoder:
 
     def __call__(self, pieces: Sequence[Piece]) -> Ids:
         """Return the tokens of pieces one behind the other, with the end's token behind every whole document."""
-        found: list[Ids] = []
+        held: list[Ids] = []
+        size, column = 0, None
+        for found in self._tokens(pieces):
+            held.append(found)
+            size += found.nbytes
+            if self._scratch.is_large(size):
+                column = self._scratch.column() if column is None else column
+                column.append(np.concatenate(held))
+                held, size = [], 0
+        rest = np.concatenate(held) if held else np.empty(0, dtype=np.int32)
+        if column is None:
+            return rest
+        column.append(rest)
+        return cast("Ids", column)
+
+    def _tokens(self, pieces: Sequence[Piece]) -> Iterator[Ids]:
         for piece in pieces:
-            chunks = _chunks(piece.text)
+            chunks = piece.chunks()
             while some := list(islice(chunks, 64)):
                 encoded = self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
-                found += [np.array(one.ids, dtype=np.int32) for one in encoded]
+                yield from (np.array(one.ids, dtype=np.int32) for one in encoded)
             if piece.ends and self.end is not None:
-                found.append(np.array([self.end], dtype=np.int32))
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int32)
+                yield np.array([self.end], dtype=np.int32)
 
 
-def _chunks(text: str) -> Iterator[str]:
-    """Yield a text in stretches of about `_CHUNK` characters that have together the tokens of the whole."""
-    start = 0
-    while start < len(text):
-        found = _CUT.search(text, start + _CHUNK)
-        end = found.start() if found else len(text)
-        yield text[start:end]
-        start = end
+def _chunks(stretches: Iterable[str]) -> Iterator[str]:
+    """Yield a text in chunks of about `_CHUNK` characters that have together the tokens of the whole."""
+    held, searched = "", 0
+    for stretch in stretches:
+        held += stretch
+        start = 0
+        while found := _CUT.search(held, max(start + _CHUNK, searched)):
+            yield held[start : found.start()]
+            start = found.start()
+        held = held[start:]
+        searched = len(held)  # a cut is seen by the letter behind it
+    if held:
+        yield held
 
 
-def _blocks(part: str, ids: Ids, context: int) -> Blocks:
+def _blocks(part: str, ids: Ids, context: int, scratch: Scratch) -> Blocks:
     """Lay tokens out in rows of `context`; the last ones, which fill no row, are left out."""
     rows = (len(ids) - 1) // context
     if rows < 1:
@@ -250,4 +269,12 @@ def _blocks(part: str, ids: Ids, context: int) -> Blocks:
             tokens=len(ids),
         )
     used = rows * context
-    return Blocks(ids_nc=ids[:used].reshape(rows, context), next_nc=ids[1 : used + 1].reshape(rows, context))
+    if not isinstance(cast("object", ids), SpooledColumn):
+        return Blocks(ids_nc=ids[:used].reshape(rows, context), next_nc=ids[1 : used + 1].reshape(rows, context))
+    blocks = Blocks(ids_nc=scratch.empty((rows, context), np.int32), next_nc=scratch.empty((rows, context), np.int32))
+    for start in range(0, rows, _BLOCKS_AT_ONCE):
+        end = min(rows, start + _BLOCKS_AT_ONCE)
+        found = ids[start * context : end * context + 1]
+        blocks.ids_nc[start:end] = found[:-1].reshape(-1, context)
+        blocks.next_nc[start:end] = found[1:].reshape(-1, context)
+    return blocks

@@ -9,13 +9,16 @@ from urllib.parse import unquote, urlsplit
 from argosy.core.errors import NotFound
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".data": "csv", ".parquet": "parquet", ".pq": "parquet"}
-KINDS |= {".npz": "npz"}
+KINDS |= {".npz": "npz", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
 
 @contextlib.contextmanager
-def located(path_or_url: str, base: Path) -> Iterator[Path]:
-    """Give a path of the data on this machine, for as long as it is read."""
+def located(path_or_url: str, base: Path, room: Path | None = None) -> Iterator[Path]:
+    """Give a path of the data on this machine, for as long as it is read.
+
+    What comes from an object store lies in the folder `room` for that time, or in the system's for temporary files.
+    """
     if "://" not in path_or_url or path_or_url.startswith("file://"):
         is_url = path_or_url.startswith("file://")
         path = Path(unquote(urlsplit(path_or_url).path)) if is_url else base / Path(path_or_url).expanduser()
@@ -30,10 +33,11 @@ def located(path_or_url: str, base: Path) -> Iterator[Path]:
     from argosy.registry.store import open_store
 
     folder, _, name = path_or_url.rstrip("/").rpartition("/")
-    data = open_store(folder).get(name)
-    with tempfile.TemporaryDirectory(prefix="argosy-data-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="argosy-data-", dir=room) as temporary:
         path = Path(temporary) / name
-        path.write_bytes(data)
+        with path.open("wb") as stream:
+            for piece in open_store(folder).pieces(name):
+                stream.write(piece)
         yield path
 
 

@@ -9,8 +9,11 @@ _MASK = (1 << 64) - 1
 Indices = npt.NDArray[np.int64]
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    # SplitMix64's finalizer (Steele, Lea, Flood 2014): every input bit changes every output bit with odds of a half.
+def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return other numbers, of which every bit changes with odds of a half with any bit of `x`.
+
+    SplitMix64's finalizer (Steele, Lea, Flood 2014).
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -24,6 +27,6 @@ def permutation(n: int, *seeds: int) -> Indices:
     """
     state = np.zeros(1, dtype=np.uint64)
     for seed in seeds:
-        state = _mix(state + np.uint64((seed * _GOLDEN + _GOLDEN) & _MASK))
-    keys = _mix(state + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
+        state = mix(state + np.uint64((seed * _GOLDEN + _GOLDEN) & _MASK))
+    keys = mix(state + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
     return np.argsort(keys, kind="stable").astype(np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 from argosy.core.errors import InvalidInput
 from argosy.core.plugins import Plugins
 from argosy.data.location import IMAGE_SUFFIXES, KINDS, located
+from argosy.data.scratch import IN_MEMORY, Scratch
 
 Column = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,8 +41,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 class Source(Protocol):
     """Reads one kind of file. Raises InvalidInput that names the file for whatever is wrong with it."""
 
-    def __call__(self, path: Path, *, image_size: int) -> Table:
-        """Return everything in `path`."""
+    def __call__(self, path: Path, *, image_size: int, scratch: Scratch) -> Table:
+        """Return everything in `path`; what doesn't fit into memory lies in `scratch`."""
         ...
 
 
@@ -49,21 +50,24 @@ SOURCES = Plugins[Source](
     "argosy.sources",
     {
         "csv": "argosy.data.csv_source:read_csv",
+        "jsonl": "argosy.data.jsonl_source:read_jsonl",
         "parquet": "argosy.data.parquet_source:read_parquet",
         "npz": "argosy.data.npz_source:read_npz",
         "images": "argosy.data.image_source:read_images",
         "texts": "argosy.data.text_source:read_texts",
     },
-    extras={"csv": "train", "parquet": "train", "images": "train"},
+    extras=dict.fromkeys(("csv", "jsonl", "parquet", "images"), "train"),
 )
 
 
-def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
-    """Read a CSV, Parquet or NPZ file or a folder of images or of texts; relative paths start at `base`.
+def read(path_or_url: str, base: Path, *, image_size: int = 0, scratch: Scratch = IN_MEMORY) -> Table:
+    """Read a CSV, JSON Lines, Parquet or NPZ file or a folder of images or of texts; relative paths start at `base`.
+
+    What is too large for memory is read in pieces and lies in `scratch`; its columns act as arrays do.
 
     Raises NotFound, or InvalidInput that says what is wrong and where.
     """
-    with located(path_or_url, base) as path:
+    with located(path_or_url, base, scratch.room) as path:
         if path.is_dir():
             kind = _folder_kind(path)
         else:
@@ -75,7 +79,7 @@ def read(path_or_url: str, base: Path, *, image_size: int = 0) -> Table:
                 )
             if path.stat().st_size == 0:
                 raise InvalidInput(f"the data file '{path_or_url}' is empty", path=str(path))
-        table = SOURCES.load(kind)(path, image_size=image_size)
+        table = SOURCES.load(kind)(path, image_size=image_size, scratch=scratch)
     table = msgspec.structs.replace(table, where=path_or_url)
     if table.rows == 0:
         raise InvalidInput(f"'{path_or_url}' has columns but no rows: {table.names()}", path=path_or_url)

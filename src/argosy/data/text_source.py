@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 
 from argosy.core.errors import InvalidInput
+from argosy.data.scratch import IN_MEMORY, Scratch
 from argosy.data.sources import Table
 
 _SUFFIX = ".txt"
 _MOST_BYTES = 4 << 30  # of all texts together, as they are held in memory
 
 
-def read_texts(path: Path, *, image_size: int = 0) -> Table:
+def read_texts(path: Path, *, image_size: int = 0, scratch: Scratch = IN_MEMORY) -> Table:
     """Read `path/<class>/*.txt` (UTF-8) into the columns "text" and "label", the folders' names.
 
     Raises InvalidInput that names the file.
     """
-    del image_size
+    del image_size, scratch  # texts to learn from are held in memory, as their tokens are
     files = sorted(texts_in(path))
     total = sum(file.stat().st_size for file in files)
     if total > _MOST_BYTES:

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from argosy.core.clock import Clock
 from argosy.core.errors import InvalidInput, NotFound
-from argosy.core.files import resolve_inside, write_atomic
+from argosy.core.files import resolve_inside
 from argosy.core.tensors import TensorSpec
 from argosy.data.dataset import Dataset
 from argosy.explain.config import ExplainConfig
 from argosy.explain.explainer import Explanation, explain
+from argosy.pipeline.context import link_or_copy
 from argosy.pipeline.engine import find_record
 from argosy.registry.registry import Registry
 from argosy.registry.versions import Version
@@ -102,6 +103,8 @@ def _background(registry: Registry, version: Version, spec: TensorSpec) -> Array
         )
     with tempfile.TemporaryDirectory(prefix="argosy-explain-") as folder:
         for name, digest in record.outputs.items():
-            write_atomic(resolve_inside(Path(folder), name), registry.blobs.get(digest))
+            path = resolve_inside(Path(folder), name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(registry.blobs.fetch(digest), path)
         dataset = Dataset.load(Path(folder) / "dataset")
     return dataset.splits["train"].inputs[spec.name]

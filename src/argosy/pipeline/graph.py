@@ -20,7 +20,7 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", (), 1, "argosy.pipeline.stages.data:run", "read, split, fit the preparation"),
+    Stage("data", (), 2, "argosy.pipeline.stages.data:run", "read, split, fit the preparation"),
     Stage("train", ("data",), 2, "argosy.pipeline.stages.train:run", "train the model"),
     Stage("convert", ("data", "train"), 1, "argosy.pipeline.stages.convert:run", "export to ONNX, check parity"),
     Stage("compress", ("data", "train", "convert"), 1, "argosy.pipeline.stages.compress:run", "compress to the budget"),

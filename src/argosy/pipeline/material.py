@@ -72,7 +72,8 @@ class Material:
 
 
 def of_dataset(dataset: Dataset) -> Material:
-    """Return the data of a run."""
+    """Return the data of a run, or as many rows of it as can be held."""
+    dataset = dataset.reduced()
     parts = {}
     for name in ("train", "validation", "test"):
         inputs, _ = dataset.prepared(name)

@@ -1,11 +1,15 @@
 """Bytes named by their SHA-256: weights, graphs, data sets, reports."""
 
 import contextlib
+import hashlib
+import mmap
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from argosy.core.digest import check_digest, sha256
+from argosy.core.digest import check_digest, sha256, sha256_file
 from argosy.core.errors import Conflict, IntegrityError, InvalidInput, NotFound
-from argosy.core.files import resolve_inside, write_atomic
+from argosy.core.files import WrongDigest, resolve_inside, write_pieces
 from argosy.registry.store import ObjectStore
 
 
@@ -21,14 +25,14 @@ class Blobs:
 
         A damaged blob of the same digest is replaced.
         """
-        content = _read(data) if isinstance(data, Path) else bytes(data)
-        digest = sha256(content)
-        key = _key(digest)
-        try:
-            self._store.create(key, content)
-        except Conflict:
-            if self._store.get(key) != content:
-                self._store.put(key, content)
+        with _content(data) as content:
+            digest = sha256(content)
+            key = _key(digest)
+            try:
+                self._store.create(key, content)
+            except Conflict:
+                if _digest_of(self._store.pieces(key)) != digest:
+                    self._store.put(key, content)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -39,29 +43,24 @@ class Blobs:
         try:
             content = self._store.get(_key(digest))
         except NotFound as error:
-            raise NotFound(
-                f"the store holds no blob {digest}",
-                hint="run the stage that made it again, or restore the store from a copy",
-                code="blob_missing",
-                digest=digest,
-            ) from error
+            raise _missing(digest) from error
         if (found := sha256(content)) != digest:
-            raise IntegrityError(
-                f"blob {digest} is damaged: its bytes hash to {found}",
-                hint="run the stage that made it again, which writes it anew, or restore the store from a copy",
-                code="blob_corrupt",
-                digest=digest,
-                found=found,
-            )
+            raise _damaged(digest, found)
         return content
 
     def fetch(self, digest: str) -> Path:
         """Return a local file with the bytes of `digest`, verified now; a damaged copy is fetched again."""
         path = resolve_inside(self._cache, _key(digest))
         with contextlib.suppress(FileNotFoundError):
-            if sha256(path.read_bytes()) == digest:
+            if sha256_file(path) == digest:
                 return path
-        write_atomic(path, self.get(digest), mode=0o444)
+        try:
+            # What is damaged never gets its name.
+            write_pieces(path, self._store.pieces(_key(digest)), mode=0o444, digest=digest)
+        except NotFound as error:
+            raise _missing(digest) from error
+        except WrongDigest as error:
+            raise _damaged(digest, error.found) from error
         return path
 
     def exists(self, digest: str) -> bool:
@@ -74,8 +73,46 @@ def _key(digest: str) -> str:
     return f"blobs/sha256/{name[:2]}/{name}"
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _content(data: bytes | Path) -> Iterator[memoryview]:
+    """Give the bytes, those of a file by mapping it: it may be larger than memory."""
+    if not isinstance(data, Path):
+        yield memoryview(data)
+        return
     try:
-        return path.read_bytes()
+        with data.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            found = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else None
     except OSError as error:
-        raise InvalidInput(f"'{path}' can't be read: {error.strerror}", path=str(path)) from error
+        raise InvalidInput(f"'{data}' can't be read: {error.strerror}", path=str(data)) from error
+    if found is None:  # nothing can't be mapped
+        yield memoryview(b"")
+        return
+    with found, memoryview(found) as view:
+        yield view
+
+
+def _digest_of(pieces: Iterator[bytes]) -> str:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return f"sha256:{found.hexdigest()}"
+
+
+def _missing(digest: str) -> NotFound:
+    return NotFound(
+        f"the store holds no blob {digest}",
+        hint="run the stage that made it again, or restore the store from a copy",
+        code="blob_missing",
+        digest=digest,
+    )
+
+
+def _damaged(digest: str, found: str) -> IntegrityError:
+    return IntegrityError(
+        f"blob {digest} is damaged: its bytes hash to {found}",
+        hint="run the stage that made it again, which writes it anew, or restore the store from a copy",
+        code="blob_corrupt",
+        digest=digest,
+        found=found,
+    )

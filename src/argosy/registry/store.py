@@ -22,11 +22,15 @@ class ObjectStore(Protocol):
         """Return the bytes under `key`; raise NotFound."""
         ...
 
-    def create(self, key: str, data: bytes) -> None:
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes under `key` piece by piece, of which none is larger than some megabytes; raise NotFound."""
+        ...
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under a new `key`; of several callers exactly one succeeds, the others get Conflict."""
         ...
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under `key`, whatever was there; a reader sees all of the old or all of the new."""
         ...
 

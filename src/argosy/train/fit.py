@@ -13,7 +13,7 @@ from argosy.data.dataset import Dataset
 from argosy.train.config import TrainConfig
 from argosy.train.loop import BatchLoss, Training
 from argosy.train.losses import distilled, loss_for, loss_of
-from argosy.train.samples import Samples, samples_of
+from argosy.train.samples import Samples, StreamedSamples, samples_of
 from argosy.train.strategy.synchronous import Single
 
 
@@ -42,7 +42,7 @@ def fit(
     samples.check(1)
     loss = training_loss(config, samples)
     if teacher is not None:
-        loss = _with_teacher(loss, answers_of(teacher, samples.x), samples.task, alpha, temperature)
+        loss = _with_teacher(loss, _taught(teacher, samples), samples.task, alpha, temperature)
     training = Training(
         model,
         samples,
@@ -60,6 +60,13 @@ def training_loss(config: TrainConfig, samples: Samples) -> BatchLoss:
     """Return the loss of a batch, given its outputs and row numbers."""
     loss = loss_of(config, samples)
     return lambda outputs, rows: loss(outputs, samples.y[rows])
+
+
+def _taught(teacher: Callable[[Tensor], Tensor], samples: Samples) -> Tensor:
+    if not isinstance(samples, StreamedSamples):
+        return answers_of(teacher, samples.x)
+    rows = torch.split(torch.arange(len(samples)), samples.rows_at_once)
+    return torch.cat([answers_of(teacher, samples.batch(some)[0]) for some in rows])
 
 
 @torch.no_grad()

@@ -83,15 +83,15 @@ class Training:
         self._checkpoints = checkpoints
         self._best: dict[str, Tensor] = {}
         self._order: tuple[int, Tensor] | None = None
-        self._batch_size = len(samples.x) if config.optimizer == "gd" else config.batch_size
-        self._steps_per_epoch = math.ceil(len(samples.x) / self._batch_size)
+        self._batch_size = len(samples) if config.optimizer == "gd" else config.batch_size
+        self._steps_per_epoch = math.ceil(len(samples) / self._batch_size)
         self._epochs = config.epochs or usual_epochs(self._steps_per_epoch)
         self._steps = self._steps_per_epoch * self._epochs
 
     @property
     def metric_name(self) -> str:
         """What decides which epoch is best: the task's first metric, or the loss where there is no validation part."""
-        return self._score.name if len(self.samples.validation_x) else "loss"
+        return self._score.name if len(self.samples.validation_y) else "loss"
 
     def run(self) -> Position:
         """Train to the end, from the newest checkpoint if there is one; the model then holds the final weights.
@@ -262,7 +262,7 @@ class Training:
     def _validate(self) -> dict[str, float]:
         """Return the metrics of the validation part, of which every rank looks at its share."""
         samples, strategy = self.samples, self.strategy
-        total = len(samples.validation_x)
+        total = len(samples.validation_y)
         if total == 0:
             return {}
         self.model.eval()
@@ -299,7 +299,7 @@ class Training:
         last = position.history[-1] if position.history else {}
         values = {name: last[name] for name in (self.metric_name, "validation_loss") if name in last}
         values["loss"] = position.loss / position.count if position.count else last.get("loss", math.nan)
-        values["samples_per_s"] = round(per_second * len(self.samples.x) / self._steps_per_epoch, 1)
+        values["samples_per_s"] = round(per_second * len(self.samples) / self._steps_per_epoch, 1)
         self._report(
             Progress(
                 stage="train",

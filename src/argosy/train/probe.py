@@ -47,7 +47,7 @@ def main(config: dict[str, Any]) -> int:
     setup = from_plain(config, ProbeSetup, where="probe")
     clock = SystemClock()
     use_threads(1)
-    samples = samples_of(Dataset.load(Path(setup.dataset)), getattr(torch, setup.train.dtype))
+    samples = samples_of(Dataset.load(Path(setup.dataset), is_checked=False), getattr(torch, setup.train.dtype))
     made: list[Trial] = []
     known: dict[str, Any] = {}
     for tried in setup.trials:
@@ -181,7 +181,7 @@ class _Probe(Training):
     def _validation_s(self) -> float:
         """Return how long the validation part takes, from one pass."""
         samples, strategy = self.samples, self.strategy
-        share = -(-len(samples.validation_x) // strategy.world_size)
+        share = -(-len(samples.validation_y) // strategy.world_size)
         rows = torch.arange(min(samples.rows_at_once, share))
         if not len(rows):
             return 0.0

@@ -1,5 +1,6 @@
 """The samples a training sees, as tensors."""
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,12 @@ from torch import Tensor
 
 from argosy.core.errors import InvalidInput
 from argosy.data.dataset import Dataset
+from argosy.data.prepare import Prepare
+from argosy.data.steps import Arrays
 from argosy.train.inputs import ModelInput
 
+HELD_BYTES = 512 << 20
+"""Samples that take more are read and prepared batch by batch, so that data may be larger than memory."""
 _NARROW = torch.int32
 """Of tokens that wait: half the memory of what models take."""
 
@@ -71,6 +76,32 @@ class Samples:
                 hint=f"use at most {max(1, len(self))} workers",
                 code="too_few_samples",
             )
+
+
+@dataclass(frozen=True)
+class StreamedSamples(Samples):
+    """Samples that stay in their files: the rows of a batch are read and prepared when it is their turn.
+
+    `x` and `more` hold a single row, which says shapes and dtypes; answers (`y`) are held. All processes of a machine
+    share what the system keeps of the files.
+    """
+
+    inputs: Arrays = field(kw_only=True)
+    validation_inputs: Arrays = field(kw_only=True)
+    prepare: Prepare = field(kw_only=True)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return what the model takes for `rows` (int64 [b]) of the training part, prepared now."""
+        return self._prepared(self.inputs, rows)
+
+    def validation_batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return what the model takes for `rows` (int64 [b]) of the validation part, prepared now."""
+        return self._prepared(self.validation_inputs, rows)
+
+    def _prepared(self, inputs: Arrays, rows: Tensor) -> tuple[Tensor, ...]:
+        chosen = rows.numpy()
+        made = self.prepare({name: array[chosen] for name, array in inputs.items()})
+        return tuple(_numbers(array, self.x.dtype) for array in made.values())
 
 
 @dataclass(frozen=True)
@@ -149,18 +180,14 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
     """Return the prepared samples of `dataset` with numbers in `dtype`. An absent validation part is empty."""
     if dataset.task == "language-model":
         return _language_samples(dataset)
+    if dataset.tokenize is None and _prepared_bytes(dataset) > HELD_BYTES:
+        return _streamed_samples(dataset, dtype)
     (x, *more), y = _tensors(dataset, "train", dtype)
     if dataset.splits.get("validation") is None:
         (validation_x, *validation_more), validation_y = [tensor[:0] for tensor in (x, *more)], y[:0]
     else:
         (validation_x, *validation_more), validation_y = _tensors(dataset, "validation", dtype)
-    unit = float(getattr(dataset.finish[0], "scale", 1.0)) if dataset.task == "regression" else 1.0
-    known: dict[str, Any] = {
-        "task": dataset.task,
-        "outputs": dataset.outputs,
-        "unit": unit,
-        "labels": tuple(dataset.labels),
-    }
+    known = _known(dataset)
     step = dataset.tokenize
     if step is None:
         return Samples(
@@ -180,16 +207,50 @@ def samples_of(dataset: Dataset, dtype: torch.dtype) -> Samples:
     )
 
 
+def _known(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "task": dataset.task,
+        "outputs": dataset.outputs,
+        "unit": float(getattr(dataset.finish[0], "scale", 1.0)) if dataset.task == "regression" else 1.0,
+        "labels": tuple(dataset.labels),
+    }
+
+
+def _prepared_bytes(dataset: Dataset) -> int:
+    """Return what all training and validation rows take as tensors, from what one takes."""
+    one = {name: array[:1] for name, array in dataset.splits["train"].inputs.items()}
+    each = sum(array.nbytes for array in dataset.preparation()(one).values())
+    return each * sum(len(dataset.splits[part]) for part in ("train", "validation") if part in dataset.splits)
+
+
+def _streamed_samples(dataset: Dataset, dtype: torch.dtype) -> StreamedSamples:
+    train, validation = dataset.splits["train"], dataset.splits.get("validation")
+    prepare = dataset.preparation()
+    one = prepare({name: array[:1] for name, array in train.inputs.items()})
+    x, *more = (_numbers(array, dtype) for array in one.values())
+    y = _numbers(dataset.answers("train"), dtype)
+    return StreamedSamples(
+        x,
+        y,
+        x[:0],
+        y[:0] if validation is None else _numbers(dataset.answers("validation"), dtype),
+        more=tuple(more),
+        inputs=train.inputs,
+        validation_inputs={} if validation is None else validation.inputs,
+        prepare=prepare,
+        **_known(dataset),
+    )
+
+
 def _language_samples(dataset: Dataset) -> LanguageSamples:
     # Not through `prepared`, whose tokens and masks take eight bytes each.
     train, validation = (dataset.splits.get(part) for part in ("train", "validation"))
     assert train is not None
-    x, y = (_numbers(array, torch.float32) for array in (train.inputs["input_ids"], train.y))
+    x, y = (_shared(array) for array in (train.inputs["input_ids"], train.y))
     if validation is None:
         validation_x, validation_y = x[:0], y[:0]
     else:
-        found = (validation.inputs["input_ids"], validation.y)
-        validation_x, validation_y = (_numbers(array, torch.float32) for array in found)
+        validation_x, validation_y = (_shared(array) for array in (validation.inputs["input_ids"], validation.y))
     return LanguageSamples(
         x,
         y,
@@ -213,6 +274,13 @@ def given_of(dataset: Dataset) -> ModelInput:
 def _tensors(dataset: Dataset, part: str, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
     inputs, y = dataset.prepared(part)
     return [_numbers(array, dtype) for array in inputs.values()], _numbers(y, dtype)
+
+
+def _shared(array: NDArray[Any]) -> Tensor:
+    """Return the array itself as a tensor, which is only read: one in a file stays there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array)
 
 
 def _numbers(array: NDArray[Any], dtype: torch.dtype) -> Tensor:

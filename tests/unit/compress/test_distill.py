@@ -6,7 +6,7 @@ from argosy.compress.config import CompressConfig
 from argosy.compress.passes import Hopeless, Model, Sketch, SoFar
 from argosy.compress.passes.distill import Distill
 from argosy.compress.passes.slim import Slim
-from argosy.core.errors import InvalidInput
+from argosy.core.errors import InvalidInput, NotFound
 from argosy.formats.onnx_runtime import OnnxRunner
 from compressed import Sentences, Stripes, bench_of, cnn, encoder, one_thread, onnx_of, quick_exports, steady, train
 
@@ -55,6 +55,26 @@ def test_a_fresh_student_begins_with_weights_of_its_own(made):
     assert fresh.onnx == again.onnx != kept.onnx
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     assert Distill().label({"ratio": 0.5, "init": "fresh"}) == "distill 0.5 fresh"
+
+
+def test_a_student_of_the_users_own_learns_in_the_place_of_a_cut_one(made, tmp_path, monkeypatch):
+    _, bench = made
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.py").write_text(
+        "from torch import nn\n"
+        "def build(input_shape, outputs):\n"
+        "    c, h, w = input_shape\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, 8), nn.ReLU(), nn.Linear(8, outputs))\n"
+    )
+    found = Distill().apply(bench.original, {"student": "small:build"}, bench)
+    assert found.changed["student"] == "small:build"
+    assert found.changed["parameters_after"] == 36 * 8 + 8 + 8 * 3 + 3
+    assert OnnxRunner.load(found.onnx).signature == bench.runner.signature
+    assert Distill().label({"student": "small:build"}) == "distill to small:build"
+    with pytest.raises(InvalidInput, match="not both"):
+        Distill().apply(bench.original, {"student": "small:build", "ratio": 0.5}, bench)
+    with pytest.raises(NotFound, match=r"has no function 'make'"):
+        Distill().apply(bench.original, {"student": "small:make"}, bench)
 
 
 def test_random_numbers_of_others_are_not_moved(made):

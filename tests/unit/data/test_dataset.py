@@ -147,26 +147,29 @@ def test_a_saved_data_set_is_loaded_whole(mixed, tmp_path):
             assert np.array_equal(loaded.splits[name].inputs[key], array, equal_nan=array.dtype.kind == "f")
             assert loaded.splits[name].inputs[key].dtype == array.dtype
         assert loaded.prepared(name)[0]["x"].tobytes() == dataset.prepared(name)[0]["x"].tobytes()
-    assert not list((tmp_path / "out").glob("*.tmp"))
+    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_saving_twice_gives_the_same_bytes(mixed, tmp_path):
     dataset = build(mixed)
     dataset.save(tmp_path / "a")
     dataset.save(tmp_path / "b")
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) > len(PARTS)
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
 
 
 def test_a_changed_byte_or_a_missing_file_of_a_saved_data_set_is_told(mixed, tmp_path):
     build(mixed).save(tmp_path / "out")
-    data = bytearray((tmp_path / "out" / "test.npz").read_bytes())
+    file = tmp_path / "out" / "test" / "input0.npy"
+    data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / "out" / "test.npz").write_bytes(data)
-    with pytest.raises(IntegrityError, match=r"test\.npz' is not what was written"):
+    file.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"test/input0\.npy' is not what was written"):
         Dataset.load(tmp_path / "out")
-    (tmp_path / "out" / "test.npz").unlink()
-    with pytest.raises(NotFound, match=r"lacks its part 'test\.npz'"):
+    file.unlink()
+    with pytest.raises(NotFound, match=r"lacks its part 'test/input0\.npy'"):
         Dataset.load(tmp_path / "out")
     (tmp_path / "out" / "dataset.json").write_text("{")
     with pytest.raises(IntegrityError):

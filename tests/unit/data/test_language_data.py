@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 from argosy.core.errors import InvalidInput, NotFound
 from argosy.data.config import DataConfig
 from argosy.data.dataset import Dataset, build_dataset
+from argosy.data.documents import Document
 from argosy.data.language import END, Piece, _by_position, _chunks
 from argosy.data.prepare import preparation
 
@@ -114,18 +115,36 @@ def test_texts_of_a_folder_follow_one_another_by_name_each_with_its_end(tmp_path
     assert set(decoded(dataset, "test")) <= set("d " + END)
 
 
-def test_cutting_leaves_out_no_letter_and_repeats_none():
-    documents = [text(5), "\n", text(3), "one", text(9)]
+def written(folder, texts):
+    """Return documents of these texts."""
+    found = []
+    for number, content in enumerate(texts):
+        path = folder / f"{number}.txt"
+        path.write_text(content)
+        found.append(Document(path=path, name=path.name, letters=len(content)))
+    return found
+
+
+def shown(piece):
+    return "".join(piece.document.between(piece.start, piece.end))
+
+
+def test_cutting_leaves_out_no_letter_and_repeats_none(tmp_path):
+    texts = [text(5), "\n", text(3), "one", text(9)]
+    documents = written(tmp_path, texts)
     for validation, test in ((0.1, 0.2), (0.3, 0.0), (0.45, 0.45), (0.01, 0.01)):
         parts = _by_position(documents, validation, test)
         pieces = [piece for part in parts.values() for piece in part]
-        assert "".join(piece.text for piece in pieces) == "".join(documents)
+        assert "".join(shown(piece) for piece in pieces) == "".join(texts)
         assert sum(piece.ends for piece in pieces) == len(documents)
 
 
-def test_a_part_may_begin_and_end_in_one_document():
-    parts = _by_position(["a" * 10 + " " + "b" * 10 + " " + "c" * 10], 0.35, 0.35)
-    assert parts["validation"] == [Piece(" bbbbbbbbbb", ends=False)]
+def test_a_part_may_begin_and_end_in_one_document(tmp_path):
+    documents = written(tmp_path, ["a" * 10 + " " + "b" * 10 + " " + "c" * 10])
+    parts = _by_position(documents, 0.35, 0.35)
+    assert parts["validation"] == [Piece(documents[0], 10, 21)]
+    assert shown(parts["validation"][0]) == " bbbbbbbbbb"
+    assert not parts["validation"][0].ends
 
 
 def test_chunks_have_the_tokens_of_the_whole_text(folder, monkeypatch):
@@ -133,8 +152,9 @@ def test_chunks_have_the_tokens_of_the_whole_text(folder, monkeypatch):
     tokenizer = Tokenizer.from_buffer(dataset.files["tokenizer.json"])
     monkeypatch.setattr("argosy.data.language._CHUNK", 50)
     whole = text()
-    chunks = list(_chunks(whole))
+    chunks = list(_chunks([whole]))
     assert "".join(chunks) == whole
+    assert list(_chunks(whole[place : place + 37] for place in range(0, len(whole), 37))) == chunks
     assert len(chunks) > 20
     assert [i for chunk in chunks for i in tokenizer.encode(chunk).ids] == tokenizer.encode(whole).ids
 

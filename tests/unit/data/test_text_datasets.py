@@ -108,7 +108,7 @@ def test_a_saved_data_set_comes_back_with_its_tokenizer_and_a_damaged_one_is_ref
     with pytest.raises(IntegrityError, match="is not what was written"):
         Dataset.load(texts / "saved")
     file.unlink()
-    with pytest.raises(NotFound, match=r"lacks its part 'tokenizer\.json'"):
+    with pytest.raises(NotFound, match=r"lacks its part 'files/tokenizer\.json'"):
         Dataset.load(texts / "saved")
 
 

@@ -1,5 +1,6 @@
 """`init`, `run` and the stages by name."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +192,10 @@ def _is_prose(path: Path) -> bool:
 
 def _guess_label(data: Path) -> str:
     """Return the column that usually holds the answer: one called so, else the last."""
+    from argosy.data.scratch import Scratch
     from argosy.data.sources import read
 
-    table = read(str(data), Path.cwd())
+    table = read(str(data), Path.cwd(), scratch=Scratch(Path(tempfile.gettempdir())))
     names = list(table.columns)
     usual = [n for n in names if n.lower() in ("label", "labels", "target", "class", "y", "outcome")]
     return usual[0] if usual else names[-1]

@@ -1,10 +1,12 @@
-"""A smaller network of the original's own structure, trained for long to answer as the original does.
+"""A smaller network, trained for long to answer as the original does: of the original's own structure, or the user's.
 
 What `slim` cuts, learns here four times as long: for what a short fine-tuning can't bring back. With `init = "fresh"`
-it begins with random weights instead of the original's.
+it begins with random weights instead of the original's. With `student = "small:build"` it is what the function `build`
+of `small.py` in the current folder returns, called as that of `[model] build` is.
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -16,6 +18,7 @@ from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.passes.slim import parameters, slimmer, went_well
 from argosy.compress.teaching import teach
 from argosy.core.errors import InvalidInput
+from argosy.train.config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,15 +30,23 @@ _MOST_TRIES = 2
 
 
 class Distill:
-    """The pass `distill`. Settings: `ratio` and `blocks` as for slim, `init` (kept or fresh), `soft_share`."""
+    """The pass `distill`. Settings: `ratio`, `heads` and `blocks` as for slim, or a `student`; `init`, `soft_share`."""
 
-    usual: ClassVar[Settings] = {"ratio": 0.0, "blocks": 0.0, "init": "kept", "soft_share": 0.5}
+    usual: ClassVar[Settings] = {
+        "ratio": 0.0,
+        "blocks": 0.0,
+        "heads": 0.0,
+        "student": "",
+        "init": "kept",
+        "soft_share": 0.5,
+    }
     cost, rank = 2, 0
 
     def label(self, settings: Settings) -> str:
         """Return how much smaller the student is."""
         words = [f"{settings['ratio']:.3g}"] if settings.get("ratio") else []
-        words += [f"{settings['blocks']:.2g} of blocks"] if settings.get("blocks") else []
+        words += [f"{settings[name]:.2g} of {name}" for name in ("blocks", "heads") if settings.get(name)]
+        words += [f"to {settings['student']}"] if settings.get("student") else []
         return " ".join(["distill", *words, *(["fresh"] if settings.get("init") == "fresh" else [])])
 
     def accepts(self, model: Model) -> bool:
@@ -66,7 +77,7 @@ class Distill:
 
     def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
         """Cut without training."""
-        student, _, _ = slimmer(float_module(model), _cut(settings), bench)
+        student, _, _ = _student(float_module(model), settings, bench)
         return exported(student, bench, is_draft=True)
 
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
@@ -77,7 +88,7 @@ class Distill:
             raise InvalidInput(f"distill begins with weights that are kept or fresh, not {asked['init']!r}")
         if not 0 <= asked["soft_share"] <= 1:
             raise InvalidInput(f"distill takes a soft_share from 0 to 1, not {asked['soft_share']}")
-        student, skipped, removed = slimmer(teacher, _cut(settings), bench)
+        student, skipped, removed = _student(teacher, settings, bench)
         if asked["init"] == "fresh":
             _forget(student, bench.seed)
         bench.check_draft(exported(student, bench, is_draft=True))
@@ -96,10 +107,34 @@ class Distill:
         )
 
 
+def _student(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn.Module", list[str], dict[str, Any]]:
+    """Return the network that is to learn, the layers that had to stay whole with the reason, and what went."""
+    from argosy.train.inputs import ModelInput
+    from argosy.train.models import build_model
+
+    name = settings.get("student", "")
+    if not name:
+        return slimmer(teacher, _cut(settings), bench)
+    cuts = [share for share in ("ratio", "blocks", "heads") if settings.get(share)]
+    if cuts:
+        raise InvalidInput(f"distill takes a student, or makes one by {cuts[0]}, not both")
+    if bench.samples.task not in ("classification", "regression"):
+        raise InvalidInput(f"distill takes a student for classes and numbers, not for the task {bench.samples.task}")
+    first = rows_of(bench, _SEEN)[0]
+    width = bench.samples.answers(bench.runner, {key: rows[:1] for key, rows in bench.samples.train.items()}).shape[-1]
+    is_text = not first.dtype.is_floating_point
+    given = ModelInput(shape=tuple(first.shape[1:]), vocabulary=int(first.max()) + 1 if is_text else 0)
+    student = build_model(ModelConfig(build=name), Path.cwd(), given, max(1, width), bench.seed)
+    return student.float().eval(), [], {"student": name}
+
+
 def _cut(settings: Settings) -> Settings:
-    found = {name: settings[name] for name in ("ratio", "blocks") if settings.get(name)}
+    found = {name: settings[name] for name in ("ratio", "blocks", "heads") if settings.get(name)}
     if not found:
-        raise InvalidInput("distill makes a student by cutting: say how much, such as ratio=0.5 or blocks=0.5")
+        raise InvalidInput(
+            "distill makes a student by cutting: say how much, such as ratio=0.5, blocks=0.5 or heads=0.5",
+            hint="or give one: student=small:build, a function of small.py that returns a torch module",
+        )
     return found
 
 

@@ -54,7 +54,7 @@ def traced(module: "nn.Module") -> "fx.GraphModule":
 
 def blocks_of(graph: "fx.GraphModule", example: "Sequence[torch.Tensor]") -> list[Block]:
     """Return the smallest blocks that can go, in order, without overlaps."""
-    shapes = _shapes(graph, example)
+    shapes = shapes_of(graph, example)
     nodes = list(graph.graph.nodes)
     place = {node: index for index, node in enumerate(nodes)}
     weights = {name: sum(p.numel() for p in layer.parameters(recurse=False)) for name, layer in graph.named_modules()}
@@ -207,7 +207,13 @@ def _is_heavy(graph: "fx.GraphModule", name: str) -> bool:
     return weight is not None and weight.ndim >= 2
 
 
-def _shapes(graph: "fx.GraphModule", example: "Sequence[torch.Tensor]") -> "dict[fx.Node, tuple[int, ...] | None]":
+def shapes_of(
+    graph: "fx.GraphModule", example: "Sequence[torch.Tensor]", *, of_all: bool = False
+) -> "dict[fx.Node, tuple[int, ...] | None]":
+    """Return the shapes of activations (floating-point numbers of two dimensions and more), or of all tensors.
+
+    Of several tensors together it is the first one's.
+    """
     import torch
     from torch import fx
 
@@ -217,7 +223,9 @@ def _shapes(graph: "fx.GraphModule", example: "Sequence[torch.Tensor]") -> "dict
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
             is_activation = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim >= 2
-            found[n] = tuple(value.shape) if is_activation else None
+            one = value[0] if of_all and isinstance(value, tuple | list) and value else value
+            is_wanted = isinstance(one, torch.Tensor) if of_all else is_activation
+            found[n] = tuple(one.shape) if is_wanted else None
             return value
 
     with torch.no_grad():

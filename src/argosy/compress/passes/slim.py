@@ -1,7 +1,8 @@
-"""A thinner network: channels of convolutions, inner widths of feed-forward parts, whole blocks; then fine-tuning.
+"""A thinner network: channels of convolutions, inner widths of feed-forward parts, heads of attention, whole blocks.
 
-Whatever goes, goes as whole rows and columns, so that any runtime is faster. The blocks that go are those without
-which the answers change least, measured one after the other.
+Whatever goes, goes as whole rows and columns, so that any runtime is faster; then the rest is fine-tuned. The blocks
+that go are those without which the answers change least, measured one after the other; the heads those without each of
+which they change least (Michel, Levy, Neubig 2019, "Are Sixteen Heads Really Better than One?", section 3.2).
 """
 
 import copy
@@ -15,6 +16,7 @@ from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_mo
 from argosy.compress.passes.channels import cut
 from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.graph import blocks_of, pairs_of, remove_block, shrink_pair, traced, without_block
+from argosy.compress.passes.heads import attentions_of, silenced, without_heads
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.teaching import teach
@@ -38,15 +40,16 @@ _SEEN = 64
 
 
 class Slim:
-    """The pass `slim`. Settings: `ratio`, the share of the channels or inner widths that goes; `blocks`, of blocks."""
+    """The pass `slim`. Settings: the share that goes of channels or inner widths (`ratio`), `heads` and `blocks`."""
 
-    usual: ClassVar[Settings] = {"ratio": 0.0, "blocks": 0.0}
+    usual: ClassVar[Settings] = {"ratio": 0.0, "blocks": 0.0, "heads": 0.0}
     cost, rank = 1, 0
 
     def label(self, settings: Settings) -> str:
         """Return the shares that go."""
         words = [f"{settings['ratio']:.3g}"] if settings.get("ratio") else []
-        return " ".join(["slim", *words, *([f"{settings['blocks']:.2g} of blocks"] if settings.get("blocks") else [])])
+        words += [f"{settings[name]:.2g} of {name}" for name in ("blocks", "heads") if settings.get(name)]
+        return " ".join(["slim", *words])
 
     def accepts(self, model: Model) -> bool:
         """Take anything that still is in float: nothing can be cut from an int8 graph."""
@@ -78,9 +81,7 @@ class Slim:
         student, skipped, removed = slimmer(teacher, settings, bench)
         before, after = parameters(teacher), parameters(student)
         if after >= before:
-            raise InvalidInput(
-                "no channel could be taken out: " + ("; ".join(skipped) or "all layers are thin already")
-            )
+            raise InvalidInput("nothing could be taken out: " + ("; ".join(skipped) or "all layers are thin already"))
         bench.check_draft(exported(student, bench, is_draft=True))
         with_batch_norms(student, rows_of(bench, _SEEN))
         done = teach(student, bench.runner, bench.samples, bench.lesson, bench.report, label=self.label(settings))
@@ -95,8 +96,8 @@ class Slim:
 def slimmer(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn.Module", list[str], dict[str, Any]]:
     """Return a thinner copy of `teacher`, the layers that had to stay whole with the reason, and what went."""
     asked = named_settings(settings, Slim.usual)
-    if not 0 <= asked["ratio"] < 1 or not 0 <= asked["blocks"] < 1 or asked["ratio"] + asked["blocks"] == 0:
-        raise InvalidInput("slim takes a share of the channels (ratio) or blocks, above 0 and below 1")
+    if any(not 0 <= share < 1 for share in asked.values()) or not any(asked.values()):
+        raise InvalidInput("slim takes a share of the channels (ratio), heads or blocks, above 0 and below 1")
     example = rows_of(bench, 2)
     student = teacher
     skipped: list[str] = []
@@ -104,12 +105,15 @@ def slimmer(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn
     if asked["blocks"]:
         student, gone = _without_blocks(teacher, asked["blocks"], bench)
         removed["blocks_removed"] = gone
+    if asked["heads"]:
+        student, removed["heads_removed"], skipped = _without_heads(_graph_of(student, bench), asked["heads"], bench)
     if asked["ratio"] and (len(example) > 1 or not example[0].dtype.is_floating_point):
         student, removed["widths"] = _narrower(_graph_of(student, bench), asked["ratio"])
         if not removed["widths"] and not asked["blocks"]:
             raise InvalidInput("no width could be reduced: no two linear layers follow one another")
     elif asked["ratio"]:
-        student, skipped = cut(student, example[0], asked["ratio"])
+        student, whole = cut(student, example[0], asked["ratio"])
+        skipped += whole
     return student.eval(), skipped, removed
 
 
@@ -151,6 +155,39 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
             if len(found) < 2:
                 break
     return student, gone
+
+
+def _without_heads(
+    teacher: "fx.GraphModule", share: float, bench: Bench
+) -> tuple["nn.Module", dict[str, list[int]], list[str]]:
+    """Take out the heads that matter least, and say which; each attention keeps one."""
+    import torch
+
+    found = attentions_of(teacher, rows_of(bench, 2))
+    if not found:
+        raise InvalidInput("the network has no attention whose heads could be told apart")
+    example = rows_of(bench, _SEEN)
+    with torch.no_grad():
+        wanted = _flat(teacher(*example))
+        distances = {
+            (place, head): float((_flat(silenced(teacher, attention, [head])(*example)) - wanted).square().mean())
+            for place, attention in enumerate(found)
+            for head in range(attention.heads)
+        }
+    count = max(1, round(share * len(distances)))
+    chosen: dict[int, list[int]] = {}
+    for place, head in sorted(distances, key=lambda key: distances[key]):
+        if sum(map(len, chosen.values())) < count and len(chosen.get(place, [])) < found[place].heads - 1:
+            chosen.setdefault(place, []).append(head)
+    student, gone, skipped = teacher, {}, []
+    for place, heads in sorted(chosen.items()):
+        attention = found[place]
+        made = without_heads(student, attention, sorted(heads), rows_of(bench, 2))
+        if made is None:
+            skipped.append(f"{attention.output}: without some of its heads it would answer otherwise than it should")
+        else:
+            student, gone[attention.output] = made, sorted(heads)
+    return student, gone, skipped
 
 
 def _narrower(teacher: "fx.GraphModule", ratio: float) -> tuple["nn.Module", dict[str, str]]:

@@ -108,7 +108,7 @@ def count_rows(path: Path) -> int:
     if path.is_dir():
         return sum(1 for file in path.rglob("*") if file.is_file())
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".txt", ".data", ".jsonl"):
+    if suffix in (".csv", ".tsv", ".txt", ".data", ".jsonl", ".ndjson"):
         return _count_lines(path)
     try:
         if suffix in (".parquet", ".pq"):

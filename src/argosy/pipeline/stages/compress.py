@@ -13,7 +13,7 @@ def run(context: StageContext) -> StageRecord:
     config = context.recipe.compress
     if config is None:
         raise InvalidInput("there is no [compress] section")
-    dataset = open_dataset(context)
+    dataset = open_dataset(context).reduced()
     # A language model's ONNX file answers otherwise than the module that is trained, so passes go by the file.
     module = None if is_language(dataset) else trained_module(context, dataset).eval()
     result = compress(

@@ -3,6 +3,7 @@
 from argosy.core.errors import InvalidInput
 from argosy.core.progress import Progress
 from argosy.data.dataset import build_dataset
+from argosy.data.scratch import Scratch
 from argosy.pipeline.context import StageContext, StageRecord
 from argosy.train.initial import init_tokenizer
 
@@ -14,7 +15,7 @@ def run(context: StageContext) -> StageRecord:
         raise InvalidInput("there is no [data] section")
     context.report(Progress(stage="data", message=f"reading {config.train}"))
     tokenizer = None if config.tokenizer else init_tokenizer(context.recipe.model, context.base)
-    dataset = build_dataset(config, context.base, tokenizer)
+    dataset = build_dataset(config, context.base, tokenizer, Scratch(context.work))
     dataset.save(context.work / "dataset")
     for note in dataset.notes:
         context.report(Progress(stage="data", message=note, is_note=True))

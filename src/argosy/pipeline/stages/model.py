@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from argosy.data.dataset import Dataset
 from argosy.data.text import without_padding
 from argosy.pipeline.context import StageContext
@@ -73,7 +75,8 @@ def measured(module: "nn.Module", dataset: Dataset, part: str) -> dict[str, floa
         for start in range(0, len(found), step):
             rows = slice(start, start + step)
             given = without_padding(prepare({name: array[rows] for name, array in found.inputs.items()}))
-            y = torch.from_numpy(found.y[rows])
-            outputs = module(*(torch.from_numpy(array) for array in given.values()))
+            # Copies: arrays of a file can't be written to, which torch can't express.
+            y = torch.from_numpy(np.array(found.y[rows]))
+            outputs = module(*(torch.from_numpy(np.array(array)) for array in given.values()))
             sums += score.sums(outputs, (y - offset) / scale if dataset.task == "regression" else y)
     return score.values(sums)

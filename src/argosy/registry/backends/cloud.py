@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PIECE_BYTES = 1 << 20
+
 
 def open_cloud(url: str) -> CloudStore:
     """Open `s3://bucket/folder`, `az://container/folder` or `gs://bucket/folder`.
@@ -54,7 +56,15 @@ class CloudStore:
 
         return self._call(key, lambda: bytes(obstore.get(self._client, check_key(key)).bytes()))
 
-    def create(self, key: str, data: bytes) -> None:
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes under `key` as they arrive; raise NotFound."""
+        import obstore
+
+        stream = iter(self._call(key, lambda: obstore.get(self._client, check_key(key)).stream(_PIECE_BYTES)))
+        while (piece := self._call(key, lambda: next(stream, None))) is not None:
+            yield bytes(piece)
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under a new `key`; raise Conflict if there is one.
 
         An answer lost on the way is retried below, so Conflict may also mean that this very call succeeded: who
@@ -64,7 +74,7 @@ class CloudStore:
 
         self._call(key, lambda: obstore.put(self._client, check_key(key), data, mode="create", use_multipart=False))
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under `key`, whatever was there."""
         import obstore
 

@@ -4,11 +4,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from argosy.core.errors import ArgosyError, Conflict, Denied, InvalidInput, NotFound, Unavailable
 from argosy.core.files import create_exclusive, resolve_inside, write_atomic
 from argosy.registry.store import check_key, check_prefix
+
+_PIECE_BYTES = 1 << 20
 
 
 def open_disk(url: str) -> "DiskStore":
@@ -27,22 +30,29 @@ class DiskStore:
 
     def get(self, key: str) -> bytes:
         """Return the bytes under `key`; raise NotFound."""
-        path = self._path(key)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as stream:
+            with self._open(key) as stream:
                 return stream.read()
         except OSError as error:
             raise _translated(error, key) from error
 
-    def create(self, key: str, data: bytes) -> None:
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes under `key`, a megabyte at a time; raise NotFound."""
+        try:
+            with self._open(key) as stream:
+                while piece := stream.read(_PIECE_BYTES):
+                    yield piece
+        except OSError as error:
+            raise _translated(error, key) from error
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under a new `key`; raise Conflict if there is one."""
         path = self._path(key)
         if path.exists():  # saves the loser of a race the fsync of a file that nobody will read
             raise Conflict(f"'{key}' exists already", key=key)
         create_exclusive(path, data)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under `key`, whatever was there."""
         write_atomic(self._path(key), data)
 
@@ -60,6 +70,9 @@ class DiskStore:
             self._path(key).unlink(missing_ok=True)
         except OSError as error:
             raise _translated(error, key) from error
+
+    def _open(self, key: str) -> BinaryIO:
+        return os.fdopen(os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
     def _path(self, key: str) -> Path:
         return resolve_inside(self.root, check_key(key))

@@ -27,14 +27,18 @@ class MemoryStore:
         except KeyError:
             raise NotFound(f"there is nothing under '{key}'", key=key) from None
 
-    def create(self, key: str, data: bytes) -> None:
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes under `key`; raise NotFound."""
+        yield self.get(key)
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under a new `key`; raise Conflict if there is one."""
         with self._lock:
             if check_key(key) in self._objects:
                 raise Conflict(f"'{key}' exists already", key=key)
             self._objects[key] = bytes(data)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write `data` under `key`, whatever was there."""
         with self._lock:
             self._objects[check_key(key)] = bytes(data)

@@ -223,11 +223,17 @@ def test_more_calls_than_allowed_are_refused_and_the_others_answered(served):
     served.gateway(grpc_port=0, max_connections=8)
     version = served.publish(constant(1.0))
     served.ready(served.replica(version)).route(version)
-    raws = [Raw(grpc_port(served)) for _ in range(4)]
-    try:
-        for raw in raws:
+    raws = []
+
+    def refused():
+        # Anew each time: on a busy machine those before may have been given up already.
+        raws.extend(Raw(grpc_port(served)) for _ in range(4))
+        for raw in raws[-4:]:
             raw.send(call(stream=1) + call(stream=3) + call(stream=5))
-        until(lambda: _refusal(grpc_port(served)) == "too_many_calls")
+        return _refusal(grpc_port(served)) == "too_many_calls"
+
+    try:
+        until(refused)
     finally:
         for raw in raws:
             raw.close()

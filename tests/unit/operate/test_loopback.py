@@ -1,5 +1,6 @@
 """The small server of monitoring: what it answers, what it refuses, and that nobody can hold it up."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -88,15 +89,15 @@ def test_callers_that_say_nothing_are_cut_and_never_more_than_so_many_wait(serve
 
 def test_noise_instead_of_a_request_harms_nothing(server):
     for noise in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"\r\n" * 100, b"A" * 100_000 + b"\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        # The server may have hung up before all is said.
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+            contextlib.suppress(OSError),
+        ):
             connection.sendall(noise)
             connection.shutdown(socket.SHUT_WR)
-            with pytest.MonkeyPatch.context():
-                try:
-                    while connection.recv(4096):
-                        pass
-                except ConnectionError:
-                    pass
+            while connection.recv(4096):
+                pass
     assert ask(server)[0] == 200
 
 

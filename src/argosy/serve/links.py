@@ -11,6 +11,7 @@ from argosy.core.errors import ArgosyError, Internal, InvalidInput, to_dict
 from argosy.core.logs import get_logger
 from argosy.serve import wire
 from argosy.serve.fronts import FrontPeer
+from argosy.serve.glance import Glance
 from argosy.serve.pool import Pool, Replica
 
 log = get_logger()
@@ -84,7 +85,7 @@ class Link(asyncio.Protocol):
         elif isinstance(frame, wire.Leaving) and replica is not None:
             self._pool.leaving(replica)
         elif isinstance(frame, wire.Hello) and self._transport is not None:
-            self._replica = Replica(frame, self._transport, self._pool)
+            self._replica = Replica(frame, self._transport, self._pool, Glance(self._transport))
             self._pool.joined(self._replica)
         elif self._front is not None and self._front.take(frame, body):
             pass

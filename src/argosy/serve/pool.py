@@ -19,6 +19,7 @@ from argosy.serve.arena import LEAST_BYTES, MOST_BYTES, Arena
 from argosy.serve.batcher import RUNNING, Batch, Trouble, VersionQueue, Work
 from argosy.serve.control import GatewayConfig, ReplicaStatus, VersionLoad
 from argosy.serve.ejection import Conduct
+from argosy.serve.glance import QUICK_S, Glance
 from argosy.serve.values import item_size
 
 log = get_logger()
@@ -30,6 +31,8 @@ _FAULTY_AFTER = 5
 _RUNAWAY_FACTOR, _RUNAWAY_S = 100.0, 10.0
 # A frame up to this size is copied together for one write.
 _JOINED_BYTES = 256 << 10
+# With more replicas the gateway has other things to do than to look at one.
+_FEW = 8
 # A replica that was told to stop goes on for its version's last requests for so long; launchers give 5 s of grace.
 _LEAVING_S = 3.0
 
@@ -53,7 +56,9 @@ class Observer(Protocol):
 class Replica:
     """One connected replica."""
 
-    def __init__(self, hello: wire.Hello, transport: asyncio.WriteTransport, pool: "Pool") -> None:
+    def __init__(
+        self, hello: wire.Hello, transport: asyncio.WriteTransport, pool: "Pool", glance: Glance | None = None
+    ) -> None:
         self._listen(hello)
         self.state = READY
         self.batch: Batch | None = None
@@ -70,6 +75,9 @@ class Replica:
         self._pool = pool
         self._arena: Arena | None = None
         self._can_share = True
+        self._glance = glance
+        self._run_s = math.inf
+        """What its last run took to compute."""
 
     def _listen(self, hello: wire.Hello) -> None:
         self.hello = hello
@@ -116,6 +124,18 @@ class Replica:
         else:
             self.transport.writelines(pieces)
         self._pool.observer.dispatched(self.hello.ref, works, now)
+        if self._run_s < QUICK_S and self._glance is not None and rows == (1,) and self._is_alone():
+            batch = self.owed
+            self._glance.begin(lambda: self.owed == batch and self._is_alone())
+
+    def _is_alone(self) -> bool:
+        """Return whether nothing else runs or waits, so that nobody minds if the gateway does nothing for a moment."""
+        pool = self._pool
+        return (
+            len(pool.replicas) <= _FEW
+            and not pool.queues[self.hello.digest].requests
+            and all(other is self or not other.owed for other in pool.replicas.values())
+        )
 
     def _share(self, size: int, body: Sequence[bytes | memoryview]) -> bool:
         """Put a batch into the memory shared with this replica; False where that can't be had."""
@@ -162,6 +182,7 @@ class Replica:
             else []
         )
         self.batch, self.owed = None, 0
+        self._run_s = done.run_s
         self._pool.observer.ran(self.hello.ref, done.run_s)
         if done.error[0]:
             self.failed_runs += done.error[0] != wire.TOO_LATE
@@ -213,6 +234,8 @@ class Replica:
     def let_go(self) -> None:
         """Free what is held for it: its connection has ended."""
         self._drop_arena()
+        if self._glance is not None:
+            self._glance.close()
 
     def status(self) -> ReplicaStatus:
         """Return it as the controller sees it."""

@@ -26,6 +26,7 @@ from argosy.serve.calibrating import ThisMachine, measurable
 from argosy.serve.calibrator import Calibrator
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.engine import Engine
+from argosy.serve.glance import SOON_S
 from argosy.serve.loading import Version, check_memory, load
 from argosy.serve.profile_store import ProfileStore
 from argosy.serve.tuning import Feed, Tuning
@@ -156,21 +157,27 @@ class Replica:
     def _converse(self, connection: socket.socket) -> bool:
         """Answer until the gateway says goodbye (True) or is gone (False)."""
         receiver = wire.Receiver(connection)
+        look_s, answered = 0.0, self._clock.monotonic()
         while True:
             try:
-                frame, body = receiver.receive()
+                frame, body = receiver.receive(look_s=look_s)
             except ArgosyError:
                 return False
             if isinstance(frame, wire.Bye):
                 return True
             if not isinstance(frame, wire.Run):
                 return False
+            waited_s = self._clock.monotonic() - answered
             done, pieces = self._answer(frame, body)
             try:
                 with self._sending:
                     wire.send(connection, done, pieces)
             except OSError:
                 return False
+            answered = self._clock.monotonic()
+            # One after the other and soon: somebody waits for each answer before asking again. With more at once the
+            # gateway needs the core.
+            look_s = SOON_S if waited_s < SOON_S and sum(frame.rows) == 1 else 0.0
 
     def _answer(self, order: wire.Run, body: memoryview) -> tuple[wire.Done, list[bytes | memoryview]]:
         """Answer a batch, from and into shared memory where it came that way."""

@@ -16,6 +16,7 @@ import msgspec
 
 from argosy.core.errors import DeadlineExceeded, InvalidInput, Unavailable
 from argosy.core.tensors import Signature
+from argosy.serve.glance import look
 
 PREFIX = struct.Struct("<IQ")
 MAX_HEADER_BYTES = 16 << 20
@@ -339,8 +340,13 @@ class Receiver:
         self._connection = connection
         self._rest = memoryview(b"")
 
-    def receive(self) -> tuple[Frame, memoryview]:
-        """Wait for one frame; Unavailable when the peer is gone, DeadlineExceeded on the socket's timeout."""
+    def receive(self, *, look_s: float = 0.0) -> tuple[Frame, memoryview]:
+        """Wait for one frame, for `look_s` awake; Unavailable when the peer is gone.
+
+        Raises DeadlineExceeded on the socket's timeout.
+        """
+        if look_s and not len(self._rest):
+            self._rest = memoryview(bytearray(look(self._connection, look_s)))
         data = self._at_least(self._rest, PREFIX.size)
         header_size, body_size = PREFIX.unpack_from(data)
         check_lengths(header_size, body_size)

@@ -22,11 +22,11 @@ from argosy.core.logs import configure_logs, get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import wire
 from argosy.serve.arena import LEAST_BYTES, Place, Window, write_pieces
+from argosy.serve.awake import SOON_S
 from argosy.serve.calibrating import ThisMachine, measurable
 from argosy.serve.calibrator import Calibrator
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.engine import Engine
-from argosy.serve.glance import SOON_S
 from argosy.serve.loading import Version, check_memory, load
 from argosy.serve.profile_store import ProfileStore
 from argosy.serve.tuning import Feed, Tuning

@@ -16,7 +16,7 @@ import msgspec
 
 from argosy.core.errors import DeadlineExceeded, InvalidInput, Unavailable
 from argosy.core.tensors import Signature
-from argosy.serve.glance import look
+from argosy.serve.awake import look
 
 PREFIX = struct.Struct("<IQ")
 MAX_HEADER_BYTES = 16 << 20

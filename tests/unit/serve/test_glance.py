@@ -9,7 +9,8 @@ import pytest
 from argosy.core.errors import Unavailable
 from argosy.serve import glance as module
 from argosy.serve import wire
-from argosy.serve.glance import QUICK_S, Glance, look
+from argosy.serve.awake import look
+from argosy.serve.glance import QUICK_S, Glance
 from plane import World
 
 pytestmark = pytest.mark.capability("I3")

@@ -1,6 +1,6 @@
 """Rows of columns as callers send them, also of columns that are larger than memory."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -10,13 +10,12 @@ from argosy.data.fit import raw_inputs
 from argosy.data.scratch import Scratch, SpooledColumn
 from argosy.data.shuffle import Indices
 from argosy.data.steps import Array, Arrays
+from argosy.data.storage import row_bytes
 
 MOST_FITTED_BYTES = 256 << 20
 """Of the training rows that preparation is fitted on. A median of so many says as much as one of all."""
 _LEAST_FITTED = 1000
 _PIECE_BYTES = 32 << 20
-_TEXT_BYTES = 64
-"""A guess at what a text takes in memory."""
 
 
 def take_rows(columns: Mapping[str, Array], rows: Indices) -> dict[str, Array]:
@@ -26,7 +25,7 @@ def take_rows(columns: Mapping[str, Array], rows: Indices) -> dict[str, Array]:
 
 def spread(columns: Mapping[str, Array], rows: Indices, most_bytes: int = 0) -> Indices:
     """Return `rows`, or as many of them, evenly spread, as fit into `most_bytes`; 0: into `MOST_FITTED_BYTES`."""
-    most = max(_LEAST_FITTED, (most_bytes or MOST_FITTED_BYTES) // max(1, _row_bytes(columns.values())))
+    most = max(_LEAST_FITTED, (most_bytes or MOST_FITTED_BYTES) // max(1, sum(map(row_bytes, columns.values()))))
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
@@ -35,7 +34,7 @@ def spread(columns: Mapping[str, Array], rows: Indices, most_bytes: int = 0) -> 
 def arranged(specs: Sequence[TensorSpec], columns: Mapping[str, Array], rows: Indices, scratch: Scratch) -> Arrays:
     """Return the raw inputs of `rows` (ascending) as callers send them: `fit.raw_inputs`, piece by piece."""
     columns = {name: columns[name] for spec in specs for name in (spec.columns or (spec.name,))}
-    each = max(1, _row_bytes(columns.values()))
+    each = max(1, sum(map(row_bytes, columns.values())))
     if not scratch.is_large(len(rows) * each):
         return raw_inputs(specs, take_rows(columns, rows))
     filled: Arrays = {}
@@ -56,11 +55,3 @@ def arranged(specs: Sequence[TensorSpec], columns: Mapping[str, Array], rows: In
                 filled[name][start : start + len(array)] = array
     both = filled | cast("Arrays", texts)
     return {spec.name: both[spec.name] for spec in specs}
-
-
-def _row_bytes(columns: Iterable[Array]) -> int:
-    total = 0
-    for column in columns:
-        each = _TEXT_BYTES if column.dtype.kind == "O" else column.dtype.itemsize
-        total += each * int(np.prod(column.shape[1:], dtype=np.int64))
-    return total

@@ -160,7 +160,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         """Open what `save` wrote: its arrays stay in their files, and are read where they are used.
 
         Raises NotFound, or IntegrityError when a part isn't what was written; without `is_checked` that is taken for
-        granted, as by the processes of a training whose starter has just looked.
+        granted, as by all ranks of a training but the first.
         """
         found = _read_description(folder)
         return cls(

@@ -1,7 +1,7 @@
 """Running text in files, read as a stream: no more of it is in memory than is being looked at."""
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -31,12 +31,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
                 return
 
 
-def documents_in(path: Path, name: str) -> list[Document]:
-    """Return the texts of a file, or of a folder at any depth, in order of their names; empty ones are left out.
+def documents_in(files: Sequence[Path], path: Path, name: str) -> list[Document]:
+    """Return the texts of `files`, those of `path`, which the user calls `name`; empty ones are left out.
 
-    Every text is read once, to see that it is one. Raises NotFound and InvalidInput.
+    Every text is read once, to see that it is one. Raises InvalidInput.
     """
-    files = text_files(path, name)
     named = [(file, name if file == path else f"{name}/{file.relative_to(path)}") for file in files]
     found = [document for file, shown in named if (document := _document(file, shown)) is not None]
     if not found:
@@ -45,7 +44,7 @@ def documents_in(path: Path, name: str) -> list[Document]:
 
 
 def text_files(path: Path, name: str) -> list[Path]:
-    """Return the text file `path`, or those in that folder. Raises NotFound where there are none."""
+    """Return the text file `path`, or those in that folder at any depth, in order of their names; raise NotFound."""
     if not path.is_dir():
         return [path]
     files = sorted(

@@ -123,10 +123,11 @@ def _told(config: DataConfig, documents: Sequence[Document], tokens: dict[str, i
 
 def _documents(name: str, base: Path, scratch: Scratch, places: contextlib.ExitStack) -> list[Document]:
     path = places.enter_context(located(name, base, scratch.room))
-    total = sum(file.stat().st_size for file in text_files(path, name))
+    files = text_files(path, name)
+    total = sum(file.stat().st_size for file in files)
     if total > _MOST_BYTES and not scratch.is_large(total):
         raise InvalidInput(f"'{name}' has {total / 1e9:.1f} GB of text, more than {_MOST_BYTES / 1e9:.1f} GB")
-    return documents_in(path, name)
+    return documents_in(files, path, name)
 
 
 def _by_position(documents: Sequence[Document], validation: float, test: float) -> dict[str, list[Piece]]:

@@ -95,10 +95,15 @@ class MappedTexts:
 
 def pieces(array: Array) -> Iterator[Array]:
     """Yield an array's rows in order, as many at once as a few megabytes hold."""
-    each = _TEXT_BYTES if array.dtype.kind == "O" else array.dtype.itemsize
-    rows = max(1, _PIECE_BYTES // max(1, each * int(np.prod(array.shape[1:], dtype=np.int64))))
+    rows = max(1, _PIECE_BYTES // max(1, row_bytes(array)))
     for start in range(0, len(array), rows):
         yield array[start : start + rows]
+
+
+def row_bytes(array: Array) -> int:
+    """Return what a row takes in memory; of texts, about."""
+    each = _TEXT_BYTES if array.dtype.kind == "O" else array.dtype.itemsize
+    return each * int(np.prod(array.shape[1:], dtype=np.int64))
 
 
 def plain_bytes(array: Array) -> memoryview:

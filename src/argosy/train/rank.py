@@ -40,7 +40,9 @@ def main(config: dict[str, Any]) -> int:
     setup = from_plain(config, RankSetup, where="rank")
     use_threads(setup.threads)
     work, base = Path(setup.work), Path(setup.base)
-    samples = samples_of(Dataset.load(Path(setup.dataset), is_checked=False), getattr(torch, setup.train.dtype))
+    # One look at every byte is enough for all.
+    dataset = Dataset.load(Path(setup.dataset), is_checked=setup.rank == 0)
+    samples = samples_of(dataset, getattr(torch, setup.train.dtype))
     samples.check(setup.train.workers * setup.hosts.count)
     setup.check_code()
     model = build_model(setup.model, base, samples.given, samples.outputs, setup.train.seed)

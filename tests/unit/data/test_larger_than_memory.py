@@ -203,6 +203,14 @@ def test_a_line_with_too_many_fields_far_down_is_told(tmp_path, scratch):
         read("d.csv", tmp_path, scratch=scratch)
 
 
+@pytest.mark.parametrize("lines", ['{"a": 1}\nno\n', '{"a": 1}\n' * 900 + '{"a": "x"}\n', "[1, 2]\n"])
+def test_what_is_no_json_lines_or_changes_its_types_is_told(tmp_path, scratch, lines):
+    (tmp_path / "d.jsonl").write_text(lines)
+    for room in (Scratch(), scratch):
+        with pytest.raises(InvalidInput, match=r"'d\.jsonl' can't be read as JSON Lines"):
+            read("d.jsonl", tmp_path, scratch=room)
+
+
 def test_a_full_disk_is_told_before_anything_is_written_into_a_map(scratch, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

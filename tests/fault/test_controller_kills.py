@@ -53,21 +53,26 @@ class Killer:
     def __init__(self, home, phase, step):
         self.home, self.phase, self.step = home, phase, step
         self.killed = threading.Event()
+        self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def start(self):
+    def __enter__(self):
         self._thread.start()
         return self
 
+    def __exit__(self, *_):
+        # One that goes on looking would do so during the tests after this one.
+        self._is_over.set()
+        self._thread.join()
+
     def _watch(self):
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not self.killed.is_set():
+        while not self._is_over.is_set() and not self.killed.is_set():
             rollout = self._rollout()
             if rollout is not None and (rollout.phase, rollout.step) == (self.phase, self.step):
                 with contextlib.suppress(StopIteration, ProcessLookupError):
                     self.home.kill("controller")
                     self.killed.set()
-            time.sleep(0.005)
+            self._is_over.wait(0.005)
 
     def _rollout(self):
         desired = d.Desired()
@@ -98,8 +103,8 @@ def test_a_good_version_is_promoted_though_the_controller_is_killed(home, at, ag
             home.kill("controller")
             killer.killed.set()
         rollout = commands.deploy(home.registry, str(new), endpoint=ENDPOINT, rollout=ROLLOUT).rollout
-        killer.start()
-        assert killer.killed.wait(60), f"it never came to {at}"
+        with killer:
+            assert killer.killed.wait(60), f"it never came to {at}"
         ended = home.ended(rollout, 90.0)
         load.answered(20)
     assert (ended.outcome, load.problems) == (d.PROMOTED, [])
@@ -127,9 +132,9 @@ def test_rollouts_of_other_kinds_end_as_they_should_though_the_controller_is_kil
     new = home.publish(constant(1.0 + 1e-6))
     with Load(home, callers=2) as load:
         load.answered(20)
-        killer = Killer(home, phase, 0).start()
-        rollout = commands.deploy(home.registry, str(new), endpoint=ENDPOINT, rollout=OTHER_KINDS[phase]).rollout
-        assert killer.killed.wait(60), f"it never came to {phase}"
+        with Killer(home, phase, 0) as killer:
+            rollout = commands.deploy(home.registry, str(new), endpoint=ENDPOINT, rollout=OTHER_KINDS[phase]).rollout
+            assert killer.killed.wait(60), f"it never came to {phase}"
         ended = home.ended(rollout, 90.0)
         load.answered(20)
     assert (ended.outcome, load.problems) == (d.PROMOTED, []), ended.reason
@@ -147,9 +152,9 @@ def test_a_bad_version_is_rolled_back_though_the_controller_is_killed(home, at, 
     phase, step = SEEN.get(at, (d.ROLLING_BACK, 0))
     with Load(home, callers=2, value=-1.0) as load:
         load.answered(20)
-        killer = Killer(home, phase, step).start()
-        asked = commands.deploy(home.registry, str(bad), endpoint=ENDPOINT, rollout=rollout).rollout
-        ended = home.ended(asked, 90.0)
+        with Killer(home, phase, step) as killer:
+            asked = commands.deploy(home.registry, str(bad), endpoint=ENDPOINT, rollout=rollout).rollout
+            ended = home.ended(asked, 90.0)
         load.answered(20)
     assert killer.killed.is_set() or at == d.ROLLING_BACK, "that phase may be over before anyone can look"
     assert (ended.outcome, load.problems) == (d.ROLLED_BACK, [])

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.capability("V3"), pytest.mark.capability("V1")]
 
 WRITER = """
 import sys
+import threading
 from argosy.core.clock import SystemClock
 from argosy.core.config import load_settings
 from argosy.registry.registry import open_registry
@@ -73,13 +75,14 @@ CALLS = ["open", "write", "fsync", "link", "unlink", "replace", "pwrite", "mkdir
 
 
 def _die_at(monkeypatch, step):
-    """Let the system call number `step` of those that change files, and all after it, never happen."""
+    """Let the system call number `step` of those that change files, and all after it, never happen in this thread."""
     counter = itertools.count()
+    dying_thread = threading.get_ident()
 
     def dying(call):
         def wrapped(*arguments, **options):
             # Nothing happens after death either: no `finally` tidies up.
-            if next(counter) >= step:
+            if threading.get_ident() == dying_thread and next(counter) >= step:
                 raise Killed
             return call(*arguments, **options)
 

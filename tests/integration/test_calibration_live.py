@@ -132,11 +132,13 @@ def test_a_killed_calibration_costs_no_answer(home):
     version = home.publish(slow(layers=12, width=1024))
     name = home.replica(version)
     home.ready(name).route(version)
+    before = status(home, name)
     for child in until(lambda: children(home.pid(name)), 30):
         os.kill(child, signal.SIGKILL)
     until(lambda: "calibration_put_off" in events(home, name), 30)
     assert home.infer([[1.0]])[0] == 200
-    assert status(home, name).max_batch == 1
+    after = status(home, name)
+    assert (after.max_batch, after.advice) == (before.max_batch, None)
     # The lock is free for others.
     assert until(lambda: _is_free(home))
 

@@ -75,8 +75,8 @@ class Calibrator:
     def quick(self, loaded: Loaded, *, threads: int = 1, budget_s: float = QUICK_S) -> tuple[Batching, Profile | None]:
         """Return how to feed a version just loaded; and its profile, if nothing else is to be found.
 
-        That is so for versions of which one replica keeps up with the gateway. Others get one row at a time until
-        `full` was there.
+        That is so for versions of which one replica keeps up with the gateway. Others are fed as this look found,
+        where it found nothing one row at a time, until `full` was there.
         """
         try:
             # The first run allocates. Of a slow version it must do: an answer may be waited for.

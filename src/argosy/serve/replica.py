@@ -60,7 +60,7 @@ def first_feed(config: ReplicaConfig, version: Version, tuning: Tuning, clock: C
     """Return how to be fed from the first request on: as stored, or measured now if that is a matter of a moment.
 
     Where nobody waits for it, because another version answers meanwhile, a replica may take `calibrate_s` for a
-    calibration; otherwise it serves one row at a time until that is done beside it.
+    calibration; otherwise it is fed as a first look at it says, mostly one row at a time, until that is done beside it.
     """
     loaded = measurable(version)
     stored = tuning.stored()

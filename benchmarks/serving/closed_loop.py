@@ -28,12 +28,13 @@ class _Connection:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.sent = 0.0
-        self.is_answered = False
+        self.is_answered = self.is_kept = False
         self.parser = httptools.HttpResponseParser(self)
 
     def on_message_complete(self) -> None:
-        """Take the end of an answer."""
+        """Take the end of an answer. Whether the connection stays open can be asked now, not afterwards."""
         self.is_answered = True
+        self.is_kept = self.parser.should_keep_alive()
 
     def send(self, request: bytes) -> None:
         """Send a request."""
@@ -98,7 +99,7 @@ class Loop:
                 return
             now = time.perf_counter()
             self.answers.append((now, now - connection.sent, connection.parser.get_status_code()))
-            if connection.parser.should_keep_alive():
+            if connection.is_kept:
                 connection.parser = httptools.HttpResponseParser(connection)
                 connection.send(next(self._requests))
                 return

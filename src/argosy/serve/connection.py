@@ -125,7 +125,9 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._head = Head()
         self._alone = b""
-        """What was read from a request's first byte on, until its end."""
+        """What was read first of a request, from its first byte on; as much of it as a head has that is kept."""
+        self._alone_bytes = 0
+        """How much was read since then."""
         self._exchanges: deque[Exchange] = deque()
         self._phase = _NEW
         self._since = front.now
@@ -137,7 +139,7 @@ class Connection(asyncio.Protocol):
         """Our part in the front's `receiving_bytes`."""
         self._chunks = 0
         self._unparsed = 0
-        """Bytes of a body still to come that the parser must not see."""
+        """Bytes of a body still to come that the parser does not see."""
         self._is_reading = True
         self._stalled_since = 0.0
         """When the client stopped taking our bytes; 0 while it takes them."""
@@ -178,9 +180,11 @@ class Connection(asyncio.Protocol):
             data = self._known(data)
             if not data:
                 return
-            self._alone = data
-            self._phase = _HEAD
-            self._since = self._front.now
+            if not self._unparsed:
+                self._alone, self._alone_bytes = data[:MAX_KEPT_BYTES], 0
+                self._phase = _HEAD
+                self._since = self._front.now
+        self._alone_bytes += len(data)
         if self._phase == _HEAD:
             # Counted per read: a header that never ends is cut off even though the parser keeps asking for more.
             self._read_bytes += len(data)
@@ -337,19 +341,30 @@ class Connection(asyncio.Protocol):
                 self._take(head, data[end:] if stop < _COPIED_BYTES else memoryview(data)[end:])
                 return b""
             if len(data) < stop:
-                break  # the parser collects the rest
+                return self._begin_body(head, data[end:]) if head.length > _COPIED_BYTES else data
             body, data = data[end:stop], data[stop:]
             self._take(head, body)
             if self._phase != _IDLE or not self.is_open:
                 return b""
         return data
 
+    def _begin_body(self, head: Head, data: bytes) -> bytes:
+        """Begin to collect a body without the parser, which would copy it; return `data`, its part that is there."""
+        self._head = head
+        self._body_bytes = self._chunks = 0
+        self._unparsed = head.length
+        self._alone = b""
+        self._phase = _BODY
+        self._since = self._front.now
+        return data
+
     def _remember(self) -> None:
-        """Keep the head of a request that was received in one piece, by itself, and found right."""
+        """Keep the head of a request that was received by itself and found right."""
         raw, self._alone = self._alone, b""
         end = raw.find(END) + len(END)
-        # The parser took all of `raw` for one request with a body of this length: so the head is what stands before.
-        if end > len(END) and len(raw) == end + self._head.length:
+        # The parser took all that was read for one request with a body of this length: so the head is what stands
+        # before.
+        if end > len(END) and self._alone_bytes == end + self._head.length:
             self._front.heads.keep(raw[:end], self._head)
 
     def _take(self, head: Head, body: bytes | memoryview) -> None:

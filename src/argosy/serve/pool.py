@@ -406,7 +406,7 @@ class Pool:
         """Hand the next batch to a replica that has answered one."""
         if replica.state == READY and not replica.is_sick:
             queue = self.queues[replica.hello.digest]
-            queue.idle.append(replica)
+            queue.idle.appendleft(replica)
             queue.dispatch(self.clock.monotonic())
         else:
             if replica.state == FROZEN:

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import msgspec
 import numpy as np
 
 from argosy.core.clock import FakeClock
@@ -83,6 +84,16 @@ class FakeReplica:
 
     def die(self):
         self.plane.pool.gone(self.inside)
+
+    def says(self, **changes):
+        """Say hello again, with changes."""
+        self.inside.greeted(msgspec.structs.replace(self.inside.hello, **changes))
+        self.plane.pool.learned(self.inside)
+
+    @property
+    def asked_solo(self):
+        """The threads that it was asked to get an engine with, each time it was."""
+        return [frame.threads for frame, _ in self.wire.frames if isinstance(frame, wire.GoSolo)]
 
     def beat(self):
         self.plane.pool.heard(self.inside)

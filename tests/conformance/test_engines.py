@@ -105,7 +105,7 @@ def test_bytes_and_file_and_any_number_of_threads_load_alike(engine, affine, tmp
     path.write_bytes(affine)
     first = load_runner("onnx", affine, engine=engine)
     for threads in (0, 1, 2):
-        other = load_runner("onnx", path, threads=threads, engine=engine)
+        other = load_runner("onnx", path, threads=threads, spinning=threads > 1, engine=engine)
         assert first.signature == other.signature
         assert np.array_equal(first.run({"x": X})["y"], other.run({"x": X})["y"])
     with pytest.raises(InvalidInput, match="-1 threads"):

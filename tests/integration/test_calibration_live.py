@@ -7,8 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from argosy.cluster.machine import process_memory_bytes
 from argosy.serve.host import this_host
 from argosy.serve.profile_store import ProfileStore
 from served import Served, linear, slow, until
@@ -141,6 +143,60 @@ def test_a_killed_calibration_costs_no_answer(home):
     assert (after.max_batch, after.advice) == (before.max_batch, None)
     # The lock is free for others.
     assert until(lambda: _is_free(home))
+
+
+def stored_with(home, version, **changes):
+    """Store a profile of a version, as if it had been calibrated."""
+    home.gateway()
+    first = home.replica(version, calibrate_s=60.0)
+    until(lambda: profile(home, version) is not None, 60)
+    home.ready(first)
+    store = ProfileStore(home.folder / "home")
+    store.keep(msgspec.structs.replace(store.read(version.digest), is_quiet=True, **changes))
+    home.launcher.stop(first)
+    until(lambda: not home.client.status().replicas)
+
+
+@pytest.mark.capability("I3")
+def test_one_replica_loads_the_version_again_for_requests_that_come_alone_and_answers_alike(home):
+    version = home.publish(linear())
+    stored_with(home, version, solo=2)
+    names = [home.replica(version), home.replica(version)]
+    home.ready(*names)
+    home.route(version)
+    soloist = until(lambda: [name for name in names if status(home, name).solo == 2])
+    assert [status(home, name).solo for name in names].count(2) == 1
+    before = {name: status(home, name).answered for name in names}
+    for number in range(20):
+        code, _, answer = home.infer([[number, 1.0, 2.0, 3.0]])
+        assert (code, answer["outputs"][0]["data"]) == (
+            200,
+            home.infer([[number, 1.0, 2.0, 3.0]])[2]["outputs"][0]["data"],
+        )
+    assert {name: status(home, name).answered - before[name] for name in names} == {
+        name: 40 if name in soloist else 0 for name in names
+    }
+    os.kill(home.pid(soloist[0]), signal.SIGKILL)
+    other = next(name for name in names if name not in soloist)
+    until(lambda: status(home, other).solo == 2)
+    assert home.infer([[1.0, 1.0, 1.0, 1.0]])[0] == 200
+
+
+def test_a_replica_without_memory_for_a_second_engine_answers_all_the_same(home):
+    version = home.publish(linear())
+    stored_with(home, version, solo=2)
+    name = home.replica(version, memory_bytes=1)
+    until(lambda: not home.launcher.get(name).alive)
+    # Enough to load once, not twice.
+    enough = home.replica(version)
+    home.ready(enough)
+    own = process_memory_bytes(home.pid(enough))
+    home.launcher.stop(enough)
+    name = home.replica(version, memory_bytes=int(1.5 * own))
+    home.ready(name).route(version)
+    until(lambda: "no_solo_engine" in events(home, name))
+    assert status(home, name).solo == 0
+    assert home.infer([[1.0, 1.0, 1.0, 1.0]])[0] == 200
 
 
 def _is_free(home):

@@ -45,14 +45,15 @@ class OnnxRunner:
         return self._signature
 
     @classmethod
-    def load(cls, data: bytes | Path, *, threads: int = 1) -> Self:
+    def load(cls, data: bytes | Path, *, threads: int = 1, spinning: bool = False) -> Self:
         """Load an ONNX model from its bytes or file.
 
-        `threads` is the number of cores one run may use; 0 leaves the choice to the runtime. Raises InvalidInput for
-        what is not one self-contained ONNX model or holds what this runtime can't run; NotFound for a missing file.
+        `threads` is the number of cores one run may use; 0 leaves the choice to the runtime. `spinning`: they wait
+        awake for each other while a run lasts. Raises InvalidInput for what is not one self-contained ONNX model or
+        holds what this runtime can't run; NotFound for a missing file.
         """
         content = checked_content(data, threads)
-        session = _open_session(content, threads)
+        session = _open_session(content, threads, spinning=spinning)
         try:
             signature = Signature(
                 inputs=tuple(_spec(arg, "input") for arg in session.get_inputs()),
@@ -80,7 +81,7 @@ class OnnxRunner:
         return dict(zip(self._outputs, found, strict=True))
 
 
-def _open_session(content: bytes, threads: int) -> Any:
+def _open_session(content: bytes, threads: int, *, spinning: bool) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -88,8 +89,11 @@ def _open_session(content: bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Fatal only: what goes wrong is raised, and warnings about graphs are not for the standard error of a server.
     options.log_severity_level = 4
-    # Waiting threads give their core back: requests, replicas and training share the machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Waiting threads give their core back, at least when the run ends: requests, replicas and training share the
+    # machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if spinning:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     # Bytes that look like the runtime's own format would be read as such, past every check of ours.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_MAX_FOLDED_BYTES))

@@ -57,13 +57,14 @@ class OpenVinoRunner:
         return self._signature
 
     @classmethod
-    def load(cls, data: bytes | Path, *, threads: int = 1) -> Self:
+    def load(cls, data: bytes | Path, *, threads: int = 1, spinning: bool = False) -> Self:
         """Load an ONNX model from its bytes or file.
 
         `threads` is the number of cores one run may use; 0 leaves the choice to the runtime. Raises InvalidInput for
         what is not one self-contained ONNX model or holds what this runtime can't run; NotFound for a missing file;
-        PluginError where OpenVINO is not installed.
+        PluginError where OpenVINO is not installed. How its threads wait is OpenVINO's own business.
         """
+        del spinning
         content = checked_content(data, threads)
         try:
             import openvino

@@ -50,8 +50,9 @@ class PythonRunner:
         return self._form.signature
 
     @classmethod
-    def load(cls, data: bytes | Path, *, threads: int = 1) -> Self:
+    def load(cls, data: bytes | Path, *, threads: int = 1, spinning: bool = False) -> Self:
         """Load a model that is a single source file with a single model class; raise InvalidInput or PluginError."""
+        del spinning
         content = data.read_bytes() if isinstance(data, Path) else data
         spec = PythonSpec(entry="model.py")
         return cls.open({"model.py": content, SPEC_FILE: spec.encode()}, threads=threads)

@@ -18,10 +18,12 @@ class Runner(Protocol):
         ...
 
     @classmethod
-    def load(cls, data: bytes | Path, *, threads: int = 1) -> Self:
+    def load(cls, data: bytes | Path, *, threads: int = 1, spinning: bool = False) -> Self:
         """Load a model from its bytes or file; raise InvalidInput if they are not one.
 
-        `threads` is the number of cores one run may use; 0 leaves the choice to the runtime.
+        `threads` is the number of cores one run may use; 0 leaves the choice to the runtime. `spinning`: threads of a
+        run wait awake for each other, which is faster where their cores have nothing else to do. A runner that has
+        no such choice takes no notice of it.
         """
         ...
 
@@ -54,12 +56,14 @@ ENGINES: Plugins[type[Runner]] = Plugins(
 """What an ONNX file can run on. Every engine passes tests/conformance/test_engines.py."""
 
 
-def load_runner(model_format: str, data: bytes | Path, *, threads: int = 1, engine: str = "onnxruntime") -> Runner:
+def load_runner(
+    model_format: str, data: bytes | Path, *, threads: int = 1, spinning: bool = False, engine: str = "onnxruntime"
+) -> Runner:
     """Load a model with the runner of its format, an ONNX file on `engine`.
 
     Raises NotFound for a format or engine that there is none of, PluginError for an engine that isn't installed. A
     model of the format "python" is code, which this runs.
     """
     if model_format == "onnx":
-        return ENGINES.load(engine).load(data, threads=threads)
-    return RUNNERS.load(model_format).load(data, threads=threads)
+        return ENGINES.load(engine).load(data, threads=threads, spinning=spinning)
+    return RUNNERS.load(model_format).load(data, threads=threads, spinning=spinning)

@@ -168,6 +168,7 @@ def route_of(endpoint: Endpoint, ready: ReadyCount, *, is_safe: bool = False) ->
         backup_ref=backup.ref if backup else "",
         hedge_s=endpoint.config.hedge_s,
         failover=endpoint.config.failover,
+        may_go_solo=endpoint.config.threads == AUTO,
     )
     if not rollout or not rollout.is_mirrored:
         return route

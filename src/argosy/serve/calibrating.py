@@ -18,7 +18,7 @@ from argosy.serve.bench import EngineBench
 from argosy.serve.calibrator import Calibrator, Loaded, Memory
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.host import free_memory, this_host, worked_s
-from argosy.serve.loading import Version, load
+from argosy.serve.loading import Version, load, load_solo
 from argosy.serve.profile import Host, Profile, encode
 from argosy.serve.samples import Samples
 from argosy.serve.tuning import Request
@@ -56,7 +56,10 @@ def calibrate(config: ReplicaConfig) -> Profile:
     def again(threads: int) -> Loaded:
         return measurable(load(msgspec.structs.replace(config, threads=threads)))
 
-    return Calibrator(config.digest, again, ThisMachine(), SystemClock()).full(threads=config.threads)
+    def solo(threads: int) -> Loaded:
+        return measurable(load_solo(config, threads))
+
+    return Calibrator(config.digest, again, ThisMachine(), SystemClock(), load_solo=solo).full(threads=config.threads)
 
 
 class ThisMachine:

@@ -1,13 +1,24 @@
 """Makes a version's profile: batches with one thread, then ways to use all cores, then the choice and its reasons."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from argosy.core.clock import Clock
+from argosy.core.units import format_time
 from argosy.serve.bench import together
 from argosy.serve.calibration import Bench, Case, Cost, Found, measure_batching
 from argosy.serve.profile import Batching, Host, Profile, Shape
-from argosy.serve.scaling import Choice, choose, replicas_that_fit, shapes_to_try, tiny_choice
+from argosy.serve.scaling import (
+    Choice,
+    choose,
+    replicas_that_fit,
+    shapes_to_try,
+    solo_choice,
+    solo_threads_to_try,
+    tiny_choice,
+    useful_replicas,
+)
 
 BUDGET_S = 1.5
 """For batches; versions that are measured at several lengths get twice that."""
@@ -15,6 +26,10 @@ QUICK_S = 0.2
 """For what is measured before a replica's first answer, of versions so quick that it suffices."""
 _SHAPES_S = 1.0
 """For all ways to use the cores together, loading apart."""
+_SOLO_S = 1.0
+"""For all lengths and numbers of threads of runs that have the machine to themselves, loading apart."""
+_SOLO_MEMORY = 4
+"""A second copy of the version may take this part of the memory that is free."""
 _ROUNDS = 3
 _QUIET_PART = 0.2
 """Part of the machine that others may take without a measurement being repeated later."""
@@ -43,6 +58,25 @@ class Memory(NamedTuple):
     free: int
 
 
+class Solo(NamedTuple):
+    """How runs are made that have the machine to themselves."""
+
+    threads: int = 1
+    before_s: float = 0.0
+    """What a row takes in a replica as it is, and that way."""
+    seconds: float = 0.0
+
+    def in_words(self) -> list[str]:
+        """Return why, in a plain sentence; nothing where such runs are like others."""
+        if self.threads == 1:
+            return []
+        gain = f"{format_time(self.seconds)} instead of {format_time(self.before_s)}"
+        return [f"a request that comes alone is computed by {self.threads} threads, in {gain}"]
+
+
+NO_SOLO = Solo()
+
+
 class Machine(Protocol):
     """What measuring needs of the machine."""
 
@@ -61,11 +95,22 @@ class Machine(Protocol):
 
 
 class Calibrator:
-    """Measures one version on this machine. `load(threads)` loads it once more."""
+    """Measures one version on this machine. `load(threads)` loads it once more, `load_solo(threads)` does so for runs
+    that have the machine to themselves.
+    """
 
-    def __init__(self, version: str, load: Callable[[int], Loaded], machine: Machine, clock: Clock) -> None:
+    def __init__(
+        self,
+        version: str,
+        load: Callable[[int], Loaded],
+        machine: Machine,
+        clock: Clock,
+        *,
+        load_solo: Callable[[int], Loaded] | None = None,
+    ) -> None:
         self._version = version
         self._load = load
+        self._load_solo = load_solo
         self._machine = machine
         self._cores = machine.host.cores
         self._clock = clock
@@ -97,7 +142,8 @@ class Calibrator:
         if choice is None:
             return found.batching, None
         # With how many threads such short runs are measured makes no difference.
-        return found.batching, self._profile({1: found.batching, threads: found.batching}, found, choice, memory)
+        batchings = {1: found.batching, threads: found.batching}
+        return found.batching, self._profile(batchings, found, choice, memory)
 
     def full(self, *, threads: int = 1, wall_s: float = 60.0) -> Profile:
         """Measure everything, batches for replicas with `threads` threads included; takes some `wall_s` at most."""
@@ -122,7 +168,32 @@ class Calibrator:
             other = self._load(needed)
             left_s = max(BUDGET_S, until - self._clock.monotonic())
             batchings[needed] = self._batches(other, BUDGET_S, wall_s=left_s, in_wall=True).batching
-        return self._profile(batchings, found, choice, memory, shapes)
+        # A version that takes no made-up inputs can't be measured.
+        solo = self._solo(loaded, choice, memory) if found.points else NO_SOLO
+        return self._profile(batchings, found, choice, memory, shapes=shapes, solo=solo)
+
+    def _solo(self, loaded: Loaded, choice: Choice, memory: Memory) -> Solo:
+        """Measure runs that have the machine to themselves, where there is memory for one more copy of the version."""
+        tried = solo_threads_to_try(self._cores, choice.threads)
+        is_quick = useful_replicas(loaded.bench((loaded.middle,)).wall_s, self._cores) == 1 if tried else True
+        if self._load_solo is None or not loaded.is_shared or is_quick or memory.own > memory.free / _SOLO_MEMORY:
+            return NO_SOLO
+        plain = loaded if choice.threads == 1 else self._load(choice.threads)
+        engines = {0: plain.bench, **{threads: self._load_solo(threads).bench for threads in tried}}
+        found: dict[int, dict[int, float]] = {threads: {} for threads in engines}
+        for length in loaded.lengths:
+            case = (length,)
+            once_s = sum(bench(case).wall_s for bench in engines.values())
+            for _ in range(int(min(9, max(3, _SOLO_S / len(loaded.lengths) / max(once_s, 1e-6))))):
+                for threads, bench in engines.items():
+                    found[threads][length] = min(bench(case).wall_s, found[threads].get(length, math.inf))
+        seconds = {threads: [rows[length] for length in loaded.lengths] for threads, rows in found.items()}
+        before = seconds.pop(0)
+        threads = solo_choice(before, seconds)
+        if threads == 1:
+            return NO_SOLO
+        at = len(before) // 2
+        return Solo(threads, before[at], seconds[threads][at])
 
     def _batches(self, loaded: Loaded, budget_s: float, *, wall_s: float, in_wall: bool = False) -> Found:
         return measure_batching(
@@ -142,9 +213,11 @@ class Calibrator:
         found: Found,
         choice: Choice,
         memory: Memory,
+        *,
         shapes: "_Shapes | None" = None,
+        solo: Solo = NO_SOLO,
     ) -> Profile:
-        reasons = [*choice.reasons, *batchings[choice.threads].in_words()]
+        reasons = [*choice.reasons, *solo.in_words(), *batchings[choice.threads].in_words()]
         took_s = self._clock.monotonic() - self._begun
         # What is done in a moment is done in between whatever else runs.
         part = (self._machine.others_s() - self._others_s) / (self._cores * max(took_s, 1e-3)) if shapes else 0.0
@@ -163,6 +236,7 @@ class Calibrator:
             threads=choice.threads,
             alone=choice.alone,
             most=choice.most,
+            solo=solo.threads,
             memory_bytes=memory.own,
             is_quiet=is_quiet,
             points=found.points,

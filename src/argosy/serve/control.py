@@ -149,6 +149,8 @@ class EndpointRoute(Config, frozen=True):
     ready without any."""
     is_elastic: bool = False
     """More replicas are on the way, or can be started: its queues may grow as far as deadlines allow."""
+    may_go_solo: bool = True
+    """A request that comes alone may be computed by more threads than replicas have: nobody has said how many."""
 
 
 class ReplicaStatus(Config, frozen=True):
@@ -171,6 +173,8 @@ class ReplicaStatus(Config, frozen=True):
     """Threads it computes with; 0: it did not say."""
     advice: wire.Advice | None = None
     """What its calibration recommends; None while that is not known."""
+    solo: int = 0
+    """Threads of a run that has the machine to itself; 0: it has no engine of its own for such runs."""
 
 
 class VersionStatus(Config, frozen=True):

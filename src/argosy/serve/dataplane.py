@@ -298,6 +298,8 @@ class DataPlane:
             preload()
         elastic = [route for route in routes if route.is_elastic]
         self.pool.set_elastic(frozenset(d for r in elastic for d in (r.stable, r.canary, r.backup) if d))
+        # While two versions are compared, both run as they do under load.
+        self.pool.set_solo(frozenset(r.stable for r in routes if r.may_go_solo and not r.canary))
         self.ready_changed()
         self.on_routes()
 

@@ -126,7 +126,7 @@ class Engine:
         return wire.Done(batch, 0.0, (), (_failure(0, error),))
 
 
-def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 1) -> Engine:
+def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 1, spinning: bool = False) -> Engine:
     """Return a version as one function, from its verified manifest and the verified bytes of its files.
 
     What the manifest says picks steps and tensors, never code or paths; a model of one's own is code that stands among
@@ -136,7 +136,7 @@ def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 
 
     steps = steps_from_plain(manifest.prepare)
     finish = finish_from_plain(manifest.finish)
-    runner = _runner_of(manifest, files, threads)
+    runner = _runner_of(manifest, files, threads, spinning=spinning)
     return Engine(
         manifest.signature,
         preparation(steps, files) if steps else None,
@@ -146,19 +146,19 @@ def engine_of(manifest: Manifest, files: Mapping[str, bytes], *, threads: int = 
     )
 
 
-def _runner_of(manifest: Manifest, files: Mapping[str, bytes], threads: int) -> Runner:
+def _runner_of(manifest: Manifest, files: Mapping[str, bytes], threads: int, *, spinning: bool) -> Runner:
     from argosy.formats.runner import load_runner
 
     if manifest.format != "python":
         content = files[MODEL_FILE]
         try:
-            return load_runner(manifest.format, content, threads=threads, engine=manifest.engine)
+            return load_runner(manifest.format, content, threads=threads, spinning=spinning, engine=manifest.engine)
         except (PluginError, InvalidInput) as error:
             if manifest.engine == "onnxruntime":
                 raise
             # The file is one for every engine; what differs is the speed.
             log.warning("engine_not_usable", engine=manifest.engine, model=manifest.name, why=error.message)
-            return load_runner(manifest.format, content, threads=threads)
+            return load_runner(manifest.format, content, threads=threads, spinning=spinning)
     from argosy.formats.python_runner import PythonRunner
 
     runner = PythonRunner.open(files, threads=threads)

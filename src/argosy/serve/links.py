@@ -82,6 +82,7 @@ class Link(asyncio.Protocol):
             self._pool.heard(replica)
         elif isinstance(frame, wire.Hello) and replica is not None:
             replica.greeted(frame)
+            self._pool.learned(replica)
         elif isinstance(frame, wire.Leaving) and replica is not None:
             self._pool.leaving(replica)
         elif isinstance(frame, wire.Hello) and self._transport is not None:

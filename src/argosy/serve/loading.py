@@ -6,6 +6,8 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from argosy.cluster.confinement import confine
 from argosy.cluster.machine import process_memory_bytes
 from argosy.core.errors import InvalidInput
@@ -22,8 +24,8 @@ class Version(NamedTuple):
     manifest: Manifest
 
 
-def load(config: ReplicaConfig) -> Version:
-    """Load a version whose signature and digests verify.
+def load(config: ReplicaConfig, *, spinning: bool = False) -> Version:
+    """Load a version whose signature and digests verify; `spinning` as in `formats/runner.py`.
 
     Raises NotFound or IntegrityError for one that is not whole, InvalidInput for one that can't run here.
     """
@@ -41,7 +43,7 @@ def load(config: ReplicaConfig) -> Version:
     elif version.manifest.format == "onnx":
         # Reading and hashing the files leaves the interpreter free.
         threading.Thread(target=_import_runtime, name="import", daemon=True).start()
-    engine = engine_of(version.manifest, files, threads=config.threads)
+    engine = engine_of(version.manifest, files, threads=config.threads, spinning=spinning)
     files.check_rest()
     return Version(engine, version.manifest)
 
@@ -49,6 +51,21 @@ def load(config: ReplicaConfig) -> Version:
 def _import_runtime() -> None:
     with contextlib.suppress(Exception):  # what is wrong with it, its first use says
         import onnxruntime  # noqa: F401
+
+
+def load_solo(config: ReplicaConfig, threads: int) -> Version:
+    """Load a version once more, for runs that have the machine to themselves.
+
+    Raises InvalidInput where that would take more memory than this replica may have, and what `load` raises.
+    """
+    expected = 2 * process_memory_bytes(os.getpid())
+    if config.memory_bytes and expected > config.memory_bytes:
+        raise InvalidInput(
+            f"'{config.ref}' would take {format_size(expected)} of memory when loaded twice, but a replica may take "
+            f"{format_size(config.memory_bytes)}",
+            code="memory_bound",
+        )
+    return load(msgspec.structs.replace(config, threads=threads), spinning=True)
 
 
 def check_memory(config: ReplicaConfig) -> None:

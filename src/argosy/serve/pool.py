@@ -76,6 +76,8 @@ class Replica:
         self._arena: Arena | None = None
         self._can_share = True
         self._glance = glance
+        self.asked_solo = 0
+        """Threads of the engine it was asked to get for runs that have the machine to themselves."""
         self._run_s = math.inf
         """What its last run took to compute."""
 
@@ -112,24 +114,28 @@ class Replica:
             inputs = tuple([(t.name, t.datatype, (total, *t.shape[1:])) for t in first.tensors])
             body = [work.inputs.tensors[i].data for i in range(len(inputs)) for work in works]
             due = max([work.due for work in works])
+        is_alone = (self._run_s < QUICK_S or self.hello.solo > 0) and self._is_alone()
+        is_solo = is_alone and self._pool.queues[self.hello.digest].solo is self
         size = sum([len(piece) for piece in body])
         if size >= LEAST_BYTES and self._can_share and self._share(size, body):
             assert self._arena is not None
-            pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due, (*self._arena.place, size)))
+            pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due, (*self._arena.place, size), is_solo))
         else:
-            pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due), body)
+            pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due, is_solo=is_solo), body)
         if len(pieces) > 2 and size <= _JOINED_BYTES:
             # One small piece instead of many: cheaper than a vector of a hundred.
             self.transport.write(b"".join(pieces))
         else:
             self.transport.writelines(pieces)
         self._pool.observer.dispatched(self.hello.ref, works, now)
-        if self._run_s < QUICK_S and self._glance is not None and rows == (1,) and self._is_alone():
+        if is_alone and self._run_s < QUICK_S and self._glance is not None and rows == (1,):
             batch = self.owed
             self._glance.begin(lambda: self.owed == batch and self._is_alone())
 
     def _is_alone(self) -> bool:
-        """Return whether nothing else runs or waits, so that nobody minds if the gateway does nothing for a moment."""
+        """Return whether nothing else runs or waits: nobody minds if the gateway does nothing for a moment, or if the
+        run takes all cores.
+        """
         pool = self._pool
         return (
             len(pool.replicas) <= _FEW
@@ -252,7 +258,26 @@ class Replica:
             run_s=self.hello.run_s,
             threads=self.hello.threads,
             advice=self.hello.advice,
+            solo=self.hello.solo,
         )
+
+
+def _soloist(replicas: Sequence[Replica]) -> Replica | None:
+    """Return the replica that has an engine for runs that have the machine to themselves; ask one to get it.
+
+    One of a version is enough, and the model is in memory twice there.
+    """
+    for replica in replicas:
+        if replica.hello.solo > replica.hello.threads:
+            return replica
+    if not any(replica.asked_solo for replica in replicas):
+        for replica in replicas:
+            threads = replica.hello.advice.solo if replica.hello.advice is not None else 1
+            if threads > max(1, replica.hello.threads):
+                replica.asked_solo = threads
+                replica.transport.writelines(wire.encode(wire.GoSolo(threads)))
+                break
+    return None
 
 
 def split(outputs: Sequence[wire.Output], body: memoryview, works: Sequence[Work]) -> list[list[wire.Tensor]]:
@@ -302,6 +327,7 @@ class Pool:
         self._last_check = self._measured = clock.monotonic()
         self.elastic: frozenset[str] = frozenset()
         """Digests of the versions that can get more replicas."""
+        self._solo: frozenset[str] = frozenset()
 
     def next_batch(self) -> int:
         """Return a fresh id of a batch."""
@@ -326,6 +352,12 @@ class Pool:
         self.elastic = digests
         for digest, queue in self.queues.items():
             queue.is_elastic = digest in digests
+
+    def set_solo(self, digests: frozenset[str]) -> None:
+        """Say of which versions a request that comes alone may be computed by more threads than replicas have."""
+        if digests != self._solo:
+            self._solo = digests
+            self._review()
 
     def in_flight(self) -> dict[str, int]:
         """Return how many requests of each version run."""
@@ -400,6 +432,11 @@ class Pool:
         replica.last_heard = self.clock.monotonic()
         if replica.state == FROZEN and not replica.owed:
             replica.state = READY
+            self._review()
+
+    def learned(self, replica: Replica) -> None:
+        """Follow a replica's newer word on what it can do."""
+        if replica.state == READY:
             self._review()
 
     def finished(self, replica: Replica) -> None:
@@ -497,6 +534,7 @@ class Pool:
             stay = [r for r in queue.idle if r in idle]
             queue.idle.clear()
             queue.idle.extend([*stay, *(r for r in idle if r not in stay)])
+            queue.solo = _soloist(able) if digest in self._solo else None
         if ready != self.ready:
             self.ready = ready
             self.observer.ready_changed()

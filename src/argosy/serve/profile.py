@@ -6,7 +6,7 @@ from argosy.core.config import Config
 from argosy.core.units import format_time
 from argosy.serve.wire import Advice
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what is measured, or what follows from it, changes: older profiles are measured again."""
 
 
@@ -97,6 +97,8 @@ class Profile(Config, frozen=True):
     """Threads of a replica where the user wants only one."""
     most: int
     """Replicas for which there is memory."""
+    solo: int
+    """Threads of a run that has the machine to itself."""
     memory_bytes: int
     """Of one replica."""
     is_quiet: bool = True
@@ -111,14 +113,14 @@ class Profile(Config, frozen=True):
     @property
     def advice(self) -> Advice:
         """What the controller needs of it."""
-        return Advice(self.replicas, self.threads, self.alone, self.most)
+        return Advice(self.replicas, self.threads, self.alone, self.most, self.solo)
 
     def summary(self) -> str:
         """Return the choice in a few words.
 
         >>> host = Host(cpu="c", cores=2, memory_bytes=0, runtime="r")
         >>> Profile(version="d", host=host, measured=0, took_s=1, batching={1: Batching(max_batch=8)}, replicas=2,
-        ...         threads=1, alone=2, most=9, memory_bytes=0).summary()
+        ...         threads=1, alone=2, most=9, solo=1, memory_bytes=0).summary()
         '2 replicas x 1 thread, batches up to 8'
         """
         return f"{shape_text(self.replicas, self.threads)}, {batch_text(self.batching.get(self.threads))}"
@@ -151,6 +153,7 @@ def decode(data: bytes, version: str, host: Host) -> Profile | None:
         and 1 <= found.replicas <= found.most <= 1024
         and 1 <= found.threads <= 1024
         and 1 <= found.alone <= 1024
+        and 1 <= found.solo <= 1024
     )
     return found if is_sane else None
 

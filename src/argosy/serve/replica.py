@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from argosy.serve.calibrating import ThisMachine, measurable
 from argosy.serve.calibrator import Calibrator
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.engine import Engine
-from argosy.serve.loading import Version, check_memory, load
+from argosy.serve.loading import Version, check_memory, load, load_solo
 from argosy.serve.profile_store import ProfileStore
 from argosy.serve.tuning import Feed, Tuning
 
@@ -50,7 +51,8 @@ def main(config: dict[str, Any]) -> None:
     check_memory(settings)
     tuning = Tuning(settings, ProfileStore(Path(settings.home)), clock)
     feed = first_feed(settings, version, tuning, clock)
-    replica = Replica(settings, hello_of(settings, version.engine.signature, feed), version.engine, clock, tuning)
+    hello = hello_of(settings, version.engine.signature, feed)
+    replica = Replica(settings, hello, version.engine, clock, tuning, load_solo=lambda n: soloist(settings, n))
     log.info("replica_loaded", version=settings.ref, max_batch=feed.batching.max_batch, measured=tuning.is_settled)
     signal.signal(signal.SIGTERM, lambda *_: replica.leave())
     replica.serve()
@@ -81,6 +83,15 @@ def first_feed(config: ReplicaConfig, version: Version, tuning: Tuning, clock: C
     return Feed(batching, None)
 
 
+def soloist(config: ReplicaConfig, threads: int) -> Engine:
+    """Return an engine for runs that have the machine to themselves, ready for its first one."""
+    version = load_solo(config, threads)
+    loaded = measurable(version)
+    with contextlib.suppress(Exception):  # as above
+        loaded.bench((loaded.middle,))
+    return version.engine
+
+
 def hello_of(config: ReplicaConfig, signature: Signature, feed: Feed) -> wire.Hello:
     """Return the first frame of a replica that is fed so."""
     return wire.Hello(
@@ -105,8 +116,13 @@ class Replica:
         engine: Engine,
         clock: Clock,
         tuning: Tuning | None = None,
+        *,
+        load_solo: Callable[[int], Engine] | None = None,
     ) -> None:
         self._config = config
+        self._load_solo = load_solo
+        self._solo: Engine | None = None
+        self._is_getting_solo = False
         self._tuning = tuning
         self._hello = hello
         self._engine = engine
@@ -165,6 +181,9 @@ class Replica:
                 return False
             if isinstance(frame, wire.Bye):
                 return True
+            if isinstance(frame, wire.GoSolo):
+                self._go_solo(frame.threads)
+                continue
             if not isinstance(frame, wire.Run):
                 return False
             waited_s = self._clock.monotonic() - answered
@@ -200,7 +219,8 @@ class Replica:
     def _run(self, order: wire.Run, body: memoryview) -> tuple[wire.Done, list[bytes | memoryview]]:
         begun = self._clock.monotonic()
         try:
-            done, pieces, was_repeated = self._engine.run(order, body)
+            engine = self._solo if order.is_solo and self._solo is not None else self._engine
+            done, pieces, was_repeated = engine.run(order, body)
         except Exception as error:
             # The outermost loop of the process: whatever one batch does, the next is answered.
             log.exception("batch_failed")
@@ -213,6 +233,23 @@ class Replica:
             log.info("batch_repeated_singly", requests=len(order.rows), failed=len(done.failures))
         run_s = self._clock.monotonic() - begun
         return wire.Done(done.batch, run_s, done.outputs, done.failures, done.error), pieces
+
+    def _go_solo(self, threads: int) -> None:
+        """Begin to get an engine for runs that have the machine to themselves; answers go on meanwhile."""
+        if self._load_solo is not None and not self._is_getting_solo:
+            self._is_getting_solo = True
+            threading.Thread(target=self._get_solo, args=(self._load_solo, threads), name="solo", daemon=True).start()
+
+    def _get_solo(self, load_solo: Callable[[int], Engine], threads: int) -> None:
+        try:
+            self._solo = load_solo(threads)
+        except Exception as error:  # noqa: BLE001 - the outermost point of this thread; answers don't need it
+            log.warning("no_solo_engine", version=self._config.ref, threads=threads, why=str(error))
+            return
+        with self._sending:
+            self._hello = msgspec.structs.replace(self._hello, solo=threads)
+        self._tell(self._hello)
+        log.info("solo_engine_ready", version=self._config.ref, threads=threads)
 
     def _beat(self) -> None:
         """Tell the gateway that this process runs, also while it computes; and that it wants to go, when it does."""

@@ -1,7 +1,7 @@
 """How many replicas with how many threads do best on a machine: throughput first, then latency, within its memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from argosy.core.units import format_size, format_time
@@ -17,6 +17,9 @@ _QUICKER = 0.75
 """A row must take at most this part of the time for latency to decide."""
 _WORTH_ALL_CORES = 1.2
 """How much faster one replica must get by using all cores, where the user wants only one."""
+_WORTH_SOLO = 1.2
+"""How much faster a run that has the machine to itself must get by more threads, for a second engine in memory."""
+_MOST_SOLO = 16
 _MEMORY_PART = 0.5
 """Of the memory that is free, for all replicas of a version together."""
 _MOST_REPLICAS = 64
@@ -43,6 +46,36 @@ def shapes_to_try(cores: int) -> list[tuple[int, int]]:
     found = [(cores, 1), (1, cores)]
     middle = 2 ** (math.ceil(math.log2(cores)) // 2)
     return found if middle in (1, cores) or cores < 4 else [*found, (cores // middle, middle)]
+
+
+def solo_threads_to_try(cores: int, threads: int) -> list[int]:
+    """Return numbers of threads for a run that has the machine to itself, where replicas have `threads`.
+
+    >>> solo_threads_to_try(2, 1), solo_threads_to_try(6, 1), solo_threads_to_try(64, 4), solo_threads_to_try(2, 2)
+    ([2], [2, 4, 6], [8, 16], [])
+    """
+    most = min(cores, _MOST_SOLO)
+    powers = [2**n for n in range(1, most.bit_length()) if threads < 2**n <= most]
+    return sorted({*powers, most}) if most > threads else []
+
+
+def solo_choice(plain: Sequence[float], others: Mapping[int, Sequence[float]]) -> int:
+    """Return the threads of a run that has the machine to itself; 1: not worth it.
+
+    `plain` has the seconds of a row alone, at some lengths, in a replica as it is; `others` by threads. More threads
+    must bring much at the middle length and hurt at none.
+
+    >>> solo_choice([0.01, 0.02, 0.04], {2: [0.009, 0.012, 0.02], 4: [0.009, 0.0115, 0.015]})
+    2
+    >>> solo_choice([0.001, 0.02, 0.04], {2: [0.002, 0.012, 0.02]}), solo_choice([0.02], {})
+    (1, 1)
+    """
+    best, gain = 1, _WORTH_SOLO
+    for threads, seconds in sorted(others.items()):
+        gains = [before / max(after, 1e-9) for before, after in zip(plain, seconds, strict=True)]
+        if min(gains) >= 1 and gains[len(gains) // 2] >= gain:
+            best, gain = threads, _WORTH_SOLO * gains[len(gains) // 2]
+    return best
 
 
 def replicas_that_fit(memory_bytes: int, free_bytes: int) -> int:

@@ -50,6 +50,8 @@ class Advice(msgspec.Struct, frozen=True, array_like=True):
     """Threads of a replica where the user wants only one."""
     most: int
     """Replicas for which the machine has memory."""
+    solo: int = 1
+    """Threads of a run that has the machine to itself, where no other run and no request waits."""
 
 
 class Hello(Message, frozen=True):
@@ -80,6 +82,8 @@ class Hello(Message, frozen=True):
     """Threads it computes with."""
     advice: Advice | None = None
     """How many replicas with how many threads do best on its machine; None while that is not known."""
+    solo: int = 0
+    """Threads of its second engine, for runs that have the machine to themselves; 0 without one."""
 
 
 class Run(Message, frozen=True):
@@ -94,6 +98,8 @@ class Run(Message, frozen=True):
     """Seconds of this machine's monotonic clock after which nobody wants the answer."""
     shared: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Where the body is instead of behind this header: the fields of `arena.Place`, and its bytes; 0 for none."""
+    is_solo: bool = False
+    """It has the machine to itself."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -139,6 +145,14 @@ NO_ARENA = "no_arena"
 
 class Beat(Message, frozen=True):
     """Replica to gateway, twice a second from a thread of its own: this process runs, even while it computes."""
+
+
+class GoSolo(Message, frozen=True):
+    """Gateway to replica: get an engine with so many threads, for runs that have the machine to themselves, and say
+    `Hello` again when you have it.
+    """
+
+    threads: int
 
 
 class Leaving(Message, frozen=True):
@@ -237,7 +251,7 @@ class Counted(Message, frozen=True):
 
 
 Frame = (
-    Hello | Run | Done | Beat | Leaving | Bye | Ask | Answer
+    Hello | Run | Done | Beat | GoSolo | Leaving | Bye | Ask | Answer
     | FrontHello | Told | Infer | Inferred | Forget | Page | Written | Counted
 )  # fmt: skip
 

@@ -209,10 +209,31 @@ def test_without_a_bound_ratios_follow_what_went_well(model):
     assert ratio(Tried(0.5, BAD)) == 0.25
     assert ratio(Tried(0.5, GOOD), Tried(0.75, BAD)) == 0.625
     assert ratio(Tried(0.5, BAD), Tried(0.25, GOOD)) == 0.375
-    assert ratio(Tried(0.5, GOOD), Tried(0.75, GOOD)) is None
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, GOOD)) == 0.875
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, GOOD), Tried(0.875, GOOD)) == 0.9375
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, GOOD), Tried(0.875, BAD)) == 0.8125
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, GOOD), Tried(0.875, BAD), Tried(0.8125, BAD)) is None
+    assert ratio(Tried(0.5, GOOD), Tried(0.75, GOOD), Tried(0.875, GOOD), Tried(0.9375, GOOD)) is None
     assert ratio(Tried(0.5, BAD), Tried(0.25, BAD)) is None
     assert ratio(Tried(0.5, GOOD), Tried(0.75, BAD, seconds=60)) is None
     assert ratio(Tried(0.5, GOOD), Tried(0.75, BAD), Tried(0.625, GOOD)) is None
+
+
+def test_without_a_bound_the_climb_ends_where_the_next_network_is_no_smaller_or_no_faster(model):
+    went = (Tried(0.5, GOOD), Tried(0.75, GOOD))
+
+    def sketches(changed):
+        def sketch(settings):
+            return changed.get(settings["ratio"], Sketches()(settings))
+
+        return sketch
+
+    same = Sketch(size_bytes=25_000, p95_s=0.002, ratio=0.2)
+    slower = Sketch(size_bytes=12_000, p95_s=0.003, ratio=0.26)
+    assert proposed(model, *went, sketch=sketches({0.875: same})) == {"ratio": 0.9375}
+    assert proposed(model, *went, sketch=sketches({0.875: same, 0.9375: same})) is None
+    assert proposed(model, *went, sketch=sketches({0.875: slower, 0.9375: slower})) is None
+    assert proposed(model, *went, sketch=sketches({0.875: None, 0.9375: None})) is None
 
 
 def test_networks_for_texts_lose_blocks_instead(text):

@@ -117,6 +117,60 @@ def test_eight_cores_are_tried_in_three_ways():
     assert [(s.replicas, s.threads) for s in found.shapes] == [(1, 1), (8, 1), (1, 8), (4, 2)]
 
 
+class FakeSolos:
+    """Engines for runs that have the machine to themselves: `gains` by threads, at each length."""
+
+    def __init__(self, version, gains):
+        self.version, self.gains, self.loads = version, gains, []
+
+    def load(self, threads):
+        self.loads.append(threads)
+
+        def bench(case):
+            seconds = self.version.cost(len(case)) / self.gains[threads]
+            self.version.machine.clock.advance(seconds)
+            return Cost(seconds, seconds)
+
+        return Loaded(bench=bench, lengths=(0,))
+
+    def profile(self):
+        machine = self.version.machine
+        made = Calibrator(DIGEST, self.version.load, machine, machine.clock, load_solo=self.load)
+        return made.full()
+
+
+def test_a_request_that_comes_alone_gets_as_many_threads_as_are_worth_it():
+    version = FakeVersion(FakeMachine(cores=8), heavy, together=1.05, threads=1.5)
+    solos = FakeSolos(version, {2: 1.8, 4: 3.0, 8: 3.2})
+    found = solos.profile()
+    assert (found.replicas, found.threads, found.solo, found.advice.solo) == (8, 1, 4, 4)
+    assert "a request that comes alone is computed by 4 threads, in 13.3 ms instead of 40 ms" in found.reasons
+    assert solos.loads == [2, 4, 8]
+
+
+def test_a_request_that_comes_alone_is_computed_like_others_where_threads_bring_little():
+    solos = FakeSolos(FakeVersion(FakeMachine(), heavy, together=1.05), {2: 1.15})
+    found = solos.profile()
+    assert (found.solo, found.advice.solo) == (1, 1)
+    assert not any("alone" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        FakeVersion(FakeMachine(cores=1), heavy),
+        FakeVersion(FakeMachine(own=3 * GB, free=10 * GB), heavy, together=1.05),
+        FakeVersion(FakeMachine(), heavy, shared=False),
+        FakeVersion(FakeMachine(), lambda n: 1e-5 + 1e-6 * n),
+        FakeVersion(FakeMachine(), heavy, threads=1.99),
+    ],
+    ids=["one core", "no memory", "the interpreter", "tiny", "all cores anyway"],
+)
+def test_where_it_can_not_help_no_second_copy_is_loaded(version):
+    solos = FakeSolos(version, {2: 1.9})
+    assert (solos.profile().solo, solos.loads) == (1, [])
+
+
 def test_a_tiny_version_gets_one_replica_with_one_thread_and_the_reason():
     machine = FakeMachine()
     version = FakeVersion(machine, lambda n: 1e-5 + 1e-6 * n)

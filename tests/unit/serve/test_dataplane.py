@@ -760,6 +760,92 @@ def test_a_replica_that_was_calibrated_meanwhile_is_fed_as_it_says_from_the_next
     assert (found.max_batch, found.threads, found.advice) == (8, 1, wire.Advice(2, 1, 2, 9))
 
 
+ADVICE = wire.Advice(2, 1, 2, 9, solo=4)
+
+
+@pytest.fixture
+def duo(world):
+    """Two replicas of a version of which runs that come alone gain from more threads; the second has the engine."""
+    world.route()
+    world.first, world.second = world.replica(), world.replica()
+    world.second.says(advice=ADVICE, threads=1)
+    world.first.says(advice=ADVICE, threads=1)
+    assert (world.first.asked_solo, world.second.asked_solo) == ([], [4])
+    world.second.says(solo=4)
+    return world
+
+
+def test_one_replica_of_a_version_gets_the_engine_for_requests_that_come_alone(duo):
+    duo.replica().says(advice=ADVICE, threads=1)
+    duo.route()
+    assert [found.asked_solo for found in (duo.first, duo.second)] == [[], [4]]
+    assert [found.solo for found in (duo.first.inside.status(), duo.second.inside.status())] == [0, 4]
+    duo.second.die()
+    assert duo.first.asked_solo == [4]
+
+
+def test_a_request_that_comes_alone_has_the_machine_to_itself(duo):
+    for _ in range(3):
+        duo.send()
+        assert (duo.second.run[0].is_solo, duo.first.run) == (True, None)
+        duo.second.answer()
+
+
+def test_requests_that_come_together_share_the_machine(duo):
+    alone, beside = duo.send(), duo.send()
+    assert (duo.second.run[0].is_solo, duo.first.run[0].is_solo) == (True, False)
+    duo.second.answer()
+    duo.send()
+    assert duo.second.run[0].is_solo is False
+    duo.second.answer()
+    duo.first.answer()
+    duo.send()
+    assert duo.second.run[0].is_solo is True, "whoever ended last"
+    duo.second.answer()
+    waiting = [duo.ask((1.0, 2.0)) for _ in range(2)]
+    duo.turn()
+    assert (duo.second.run[0].is_solo, duo.first.run[0].is_solo) == (False, False)
+    for replica in (duo.first, duo.second):
+        replica.answer()
+    assert all(call.outputs is not None for call in (alone, beside, *waiting))
+
+
+def test_a_run_of_another_version_counts_too(duo):
+    duo.first.die()
+    other = duo.replica("2")
+    signature = other.inside.hello.signature
+    duo.plane.pool.queue(digest("2"), signature)
+    duo.send()
+    assert duo.second.run[0].is_solo
+    duo.second.answer()
+    other.inside.owed = 7
+    duo.send()
+    assert not duo.second.run[0].is_solo
+
+
+@pytest.mark.parametrize("changes", [{"may_go_solo": False}, {"canary": "2", "share": 0.1}])
+def test_nobody_goes_solo_where_threads_are_given_or_versions_are_compared(duo, changes):
+    new = duo.replica("2")
+    duo.route(**changes)
+    for _ in range(20):
+        duo.send()
+        for replica in (duo.first, duo.second, new):
+            if replica.run is not None:
+                assert not replica.run[0].is_solo
+                replica.answer()
+    duo.route()
+    duo.send()
+    assert duo.second.run[0].is_solo
+
+
+def test_without_a_gain_nobody_is_asked(world):
+    world.route()
+    replica = world.replica()
+    replica.says(advice=wire.Advice(2, 1, 2, 9, solo=1), threads=1)
+    replica.says(advice=wire.Advice(1, 4, 4, 9, solo=4), threads=4)
+    assert replica.asked_solo == []
+
+
 @pytest.mark.parametrize("change", [{"replica": "other"}, {"digest": "sha256:" + "0" * 64}])
 def test_a_replica_that_claims_to_be_another_one_is_refused(world, change):
     replica = world.replica()

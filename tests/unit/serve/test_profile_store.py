@@ -26,6 +26,7 @@ def make(**changes):
             "threads": 1,
             "alone": 4,
             "most": 9,
+            "solo": 2,
             "memory_bytes": 1 << 28,
             "points": (Point(rows=8, length_bytes=48, seconds=0.02),),
             "shapes": (Shape(replicas=1, threads=1, rows_s=300.0, row_s=0.004),),

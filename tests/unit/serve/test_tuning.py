@@ -19,7 +19,7 @@ def profile(max_batch=8, threads=1, **changes):
     given = {
         "version": VERSION, "host": HOST, "measured": 1.0, "took_s": 1.0,
         "batching": {threads: Batching(max_batch=max_batch)}, "replicas": 4, "threads": 1, "alone": 4, "most": 9,
-        "memory_bytes": 1,
+        "solo": 1, "memory_bytes": 1,
     }  # fmt: skip
     return Profile(**given | changes)
 

@@ -47,7 +47,8 @@ class Factorize:
         """Keep most of the energy, then less while that goes well."""
         if any(not went_well(candidate, so_far.budget.max_drop) for candidate in so_far.tried):
             return None
-        for energy in _ENERGIES[len(so_far.tried) :]:
+        kept = min((candidate.recipe[-1][1]["energy"] for candidate in so_far.tried), default=1.0)
+        for energy in (energy for energy in _ENERGIES if energy < kept):
             sketch = so_far.sketch({"energy": energy})
             # What is no faster and hardly smaller is not worth a training.
             if sketch is not None and sketch.ratio < 1.0 and so_far.keeps(sketch):

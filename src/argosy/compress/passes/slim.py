@@ -7,12 +7,12 @@ which they change least (Michel, Levy, Neubig 2019, "Are Sixteen Heads Really Be
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from argosy.compress.candidate import Candidate
-from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
+from argosy.compress.passes import Bench, Made, Model, Settings, Sketch, SoFar, float_module, named_settings
 from argosy.compress.passes.channels import cut
 from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.graph import blocks_of, pairs_of, remove_block, shrink_pair, traced, without_block
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-# The shares of channels to take, the middle first: its success or failure says which side is worth a training.
-# Half of the channels are a quarter of the weights and operations.
-_FIRST, _MORE, _LESS = 0.5, 0.75, 0.25
-_BETWEEN = {_MORE: 0.625, _LESS: 0.375}
 _RATIOS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.8125, 0.875, 0.9375)
 _BLOCKS = (0.17, 0.34, 0.5, 0.67, 0.84)
 _QUICK_S = 8.0
@@ -37,6 +33,21 @@ _QUICK_S = 8.0
 _MOST_TRIES = 3
 # Rows that tell which blocks matter.
 _SEEN = 64
+
+
+class _Stairs(NamedTuple):
+    """Shares to take where no size or time is asked for: more and more while that goes well."""
+
+    up: tuple[float, ...]
+    less: float
+    """The second try where the first of `up` does not go well."""
+    between: dict[float, float]
+    """For a share whose success differs from the one's before it, a share between the two."""
+
+
+# Half of the channels are a quarter of the weights and operations.
+_CHANNEL_STAIRS = _Stairs((0.5, 0.75, 0.875, 0.9375), 0.25, {0.25: 0.375, 0.75: 0.625, 0.875: 0.8125})
+_BLOCK_STAIRS = _Stairs((0.34, 0.5, 0.67, 0.84), 0.17, {0.17: 0.25, 0.5: 0.42})
 
 
 class Slim:
@@ -57,17 +68,15 @@ class Slim:
 
     def default(self, model: Model) -> Settings:
         """Take half of the channels, or a third of the blocks of a network for texts."""
-        return {"blocks": 0.34} if takes_tokens(model) else {"ratio": _FIRST}
+        return {"blocks": _BLOCK_STAIRS.up[0]} if takes_tokens(model) else {"ratio": _CHANNEL_STAIRS.up[0]}
 
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
-        """Without a bound for size and time: halve, then more or less. With one: the least that comes within it."""
+        """Without a bound for size and time: more while that goes well. With one: the least that comes within it."""
         name, ladder = ("blocks", _BLOCKS) if takes_tokens(model) else ("ratio", _RATIOS)
         if np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s):
             found = within(so_far, name, ladder)
-        elif name == "blocks":
-            found = _outward(so_far.tried, so_far.budget.max_drop, (0.34, 0.5, 0.17), {0.5: 0.42, 0.17: 0.25})
         else:
-            found = _outward(so_far.tried, so_far.budget.max_drop, (_FIRST, _MORE, _LESS), _BETWEEN)
+            found = _climbed(so_far, name, _BLOCK_STAIRS if name == "blocks" else _CHANNEL_STAIRS)
         return None if found is None else {name: found}
 
     def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
@@ -243,21 +252,32 @@ def within(so_far: SoFar, name: str, ladder: Sequence[float]) -> float | None:
     return None
 
 
-def _outward(
-    tried: Sequence[Candidate], max_drop: float, shares: tuple[float, float, float], between: dict[float, float]
-) -> float | None:
-    """Return the middle share, then a larger or a smaller one, then one between these where that is quick."""
-    first, more, less = shares
-    if not tried:
-        return first
-    well = [went_well(candidate, max_drop) for candidate in tried]
-    second = more if well[0] else less
+def _climbed(so_far: SoFar, name: str, stairs: _Stairs) -> float | None:
+    """Return the next share: up the stairs while all went well, then one between success and failure if quick."""
+    tried = so_far.tried
+    shares = [candidate.recipe[-1][1][name] for candidate in tried]
+    well = [went_well(candidate, so_far.budget.max_drop) for candidate in tried]
+    if all(well):
+        rest = stairs.up[len(tried) :]
+        if len(tried) < 2:
+            return rest[0]
+        # What is small already may come to the same network at the next share, or gain nothing by it.
+        last = so_far.sketch({name: shares[-1]})
+        further = (share for share in rest if _is_smaller(so_far.sketch({name: share}), last))
+        return next(further, None)
     if len(tried) == 1:
-        return second
-    # Between the first and the second share lies something better only if exactly one of the two went well; what it
-    # brings is worth a short training.
+        return stairs.less
+    # Between two shares lies something better only if exactly one of them went well; what it brings is worth a short
+    # training.
     is_quick = all(candidate.seconds < _QUICK_S for candidate in tried)
-    return between[second] if len(tried) == 2 and well[0] != well[1] and is_quick else None
+    return stairs.between.get(shares[-1]) if well[-1] != well[-2] and is_quick else None
+
+
+def _is_smaller(sketch: Sketch | None, last: Sketch | None) -> bool:
+    """Whether a structure is worth a training beside the one before: smaller, and not slower."""
+    if sketch is None or last is None:
+        return sketch is not None
+    return sketch.size_bytes < last.size_bytes and sketch.ratio < last.ratio
 
 
 def went_well(candidate: Candidate, max_drop: float) -> bool:

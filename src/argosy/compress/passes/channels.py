@@ -39,7 +39,7 @@ def cut(teacher: "nn.Module", example: "torch.Tensor", ratio: float) -> tuple["n
         student = copy.deepcopy(teacher)
         failed = _cut_all(student, example, ratio, shape, keep)
         if failed is None:
-            return student.eval(), skipped
+            return student.eval(), skipped + _left_whole(teacher, student, ratio, keep)
         layer, reason = failed
         if not layer or layer in keep:
             raise InvalidInput(f"the channels of this model can't be cut: {reason}")
@@ -88,6 +88,19 @@ def _cut_all(
     except Exception as error:  # noqa: BLE001 - torch-pruning traces the user's code and raises whatever that does
         return at, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
     return None
+
+
+def _left_whole(teacher: "nn.Module", student: "nn.Module", ratio: float, keep: set[str]) -> list[str]:
+    """Return the layers that should have been cut and were not: torch-pruning passes over them without a word."""
+    after = dict(student.named_modules())
+    return [
+        f"{name}: with so many of its channels, all of another layer's would go"
+        for name, layer in teacher.named_modules()
+        if name not in keep
+        and _channels(layer) == _channels(after[name])
+        and not _is_thin(layer, ratio)
+        and _channels(layer) * (1 - ratio) <= _channels(layer) - _ROUNDINGS[0]
+    ]
 
 
 def _broken(student: "nn.Module", example: "torch.Tensor", shape: Any) -> str:

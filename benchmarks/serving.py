@@ -129,7 +129,7 @@ class Bench:
         try:
             self._lock()
             for at in range(times):
-                seconds = contender.start(place)
+                seconds = self._first_answer(contender, place)
                 self.starts.append({**labels, "seconds": seconds})
                 print(f"{section} {place.model.name:9}{contender.name:11} started in {seconds:.2f} s", flush=True)
                 if at < times - 1:
@@ -138,6 +138,15 @@ class Bench:
             self._fail(who, error)
             return False
         return True
+
+    def _first_answer(self, contender: Contender, place: Place) -> float:
+        """Start a contender, once more if that fails: pytriton's model sometimes dials before its server listens."""
+        try:
+            return contender.start(place)
+        except Failed as error:
+            print(f"{contender.name}, {place.model.name} did not start and is tried again: {error}", flush=True)
+            contender.stop()
+            return contender.start(place)
 
     def _in_turns(self, section: str, pair: tuple[Contender, Contender], connections: Sequence[int]) -> None:
         turns = self.asked.rounds * (NEAR if pair[1].name in NEARBY else 1)

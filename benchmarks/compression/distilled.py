@@ -58,7 +58,9 @@ def distillation_against_hard_labels(
                 epochs=epochs, seconds=float("inf"), batch_size=16, learning_rate=3e-4, seed=seed, soft_share=share
             )
             begun = time.monotonic()
-            teach(student, runner, samples, lesson, silent, label=f"{way}, seed {seed}")
+            # Hard labels alone say nothing of what the teacher knows before its last layer.
+            file = place.onnx if share else None
+            teach(student, runner, samples, lesson, silent, label=f"{way}, seed {seed}", file=file)
             line = {
                 "way": way,
                 "seed": seed,

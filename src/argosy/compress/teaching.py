@@ -2,7 +2,8 @@
 
 The original answers each training sample once, on ONNX Runtime; the student only ever sees these answers, so an epoch
 costs what the student costs. For vectors of texts the hidden states of every token are compared, which are too many to
-keep and are asked for batch by batch.
+keep and are asked for batch by batch. A classifier with a last layer as wide as the original's learns the values before
+that layer, too.
 
 Shape suffixes: b batch, t tokens, k classes or width.
 """
@@ -10,15 +11,18 @@ Shape suffixes: b batch, t tokens, k classes or width.
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from argosy.compress.quality import Samples
+from argosy.compress.features import beside, has_layer, heard, with_features
+from argosy.compress.quality import Samples, answers
 from argosy.core.errors import InvalidInput
 from argosy.core.progress import Progress, Reporter
 from argosy.data.text import ATTENTION_MASK, without_padding
+from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.formats.runner import Runner
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ _WEIGHT_DECAY = 0.01
 # Texts of like lengths share a batch; so many batches are drawn together and then sorted, so that order stays random.
 _SORTED_BATCHES = 16
 _TOLD_S = 0.5
+_MOST_FEATURE_BYTES = 512 << 20
 _TRIED_STEPS = 3
 # A step in bfloat16 must be worth the trouble.
 _CLEARLY_FASTER = 0.8
@@ -65,17 +70,19 @@ def teach(
     *,
     label: str,
     after_step: Callable[[float], None] | None = None,
+    file: Path | None = None,
 ) -> dict[str, Any]:
     """Train `student` in place, in the order of its inputs; return what was done: epochs, steps, the last loss.
 
-    `after_step` is told after each step how much of the training is done, 0 to 1.
+    `after_step` is told after each step how much of the training is done, 0 to 1. `file` is the original's ONNX file,
+    for a classifier to learn the values before its last layer from.
     Raises InvalidInput when the training diverges; the student is of no use then.
     """
     import torch
 
     names = [spec.name for spec in original.signature.inputs]
     inputs = _named(samples.train, names)
-    lessons = _Lessons(original, samples, inputs, lesson)
+    lessons = _Lessons(original, samples, inputs, lesson, Insight.of(student, samples, file))
     parameters = [p for p in student.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidInput("the model has no weights that could be trained")
@@ -84,7 +91,7 @@ def teach(
     torch.manual_seed(lesson.seed)
     try:
         student.train()
-        with _fastest(student, lessons) as (context, step_s):
+        with lessons.listening(student), _fastest(student, lessons) as (context, step_s):
             return _train(student, parameters, lessons, lesson, context, step_s, report, label, after_step)
     finally:
         student.eval()
@@ -147,10 +154,33 @@ def _rate(progress: float) -> float:
     return float(0.5 * (1 + np.cos(np.pi * (progress - _WARMUP) / (1 - _WARMUP))))
 
 
+class Insight(msgspec.Struct, frozen=True):
+    """What the original answers to each training sample, and the values before its last layer."""
+
+    answers: np.ndarray
+    features: np.ndarray
+
+    @classmethod
+    def of(cls, student: "nn.Module", samples: Samples, file: Path | None) -> "Insight | None":
+        """Ask the original; None where the student has no last layer of the same width, or there is no room."""
+        if file is None or samples.task not in {"classification", "regression"}:
+            return None
+        extended = with_features(file.read_bytes())
+        count = len(next(iter(samples.train.values())))
+        if extended is None or 4 * count * extended.width > _MOST_FEATURE_BYTES:
+            return None
+        if not has_layer(student, extended.width, extended.classes):
+            return None
+        both = answers(OnnxRunner.load(extended.content), samples.train, beside(extended.name)).astype(np.float32)
+        return cls(both[:, : extended.classes], both[:, extended.classes :])
+
+
 class _Lessons:
     """Batches, and how far the student's answers are from the original's."""
 
-    def __init__(self, original: Runner, samples: Samples, inputs: Arrays, lesson: Lesson) -> None:
+    def __init__(
+        self, original: Runner, samples: Samples, inputs: Arrays, lesson: Lesson, insight: Insight | None
+    ) -> None:
         import torch
 
         self._original, self._samples, self._inputs, self._lesson = original, samples, inputs, lesson
@@ -164,7 +194,20 @@ class _Lessons:
         self._y = None if samples.train_y is None else torch.from_numpy(np.ascontiguousarray(samples.train_y))
         self._soft = None
         if samples.task in ("classification", "regression"):
-            self._soft = torch.from_numpy(samples.answers(original, samples.train).astype(np.float32))
+            soft = samples.answers(original, samples.train) if insight is None else insight.answers
+            self._soft = torch.from_numpy(np.ascontiguousarray(soft, np.float32))
+        self._features = None if insight is None else torch.from_numpy(np.ascontiguousarray(insight.features))
+        self._spread = float(np.var(insight.features, axis=0).mean()) + 1e-12 if insight is not None else 1.0
+        self._take: Callable[[], torch.Tensor | None] = lambda: None
+
+    @contextlib.contextmanager
+    def listening(self, student: "nn.Module") -> Iterator[None]:
+        """Hear what goes into the student's last layer, where that is to be learned."""
+        if self._features is None or self._soft is None:
+            yield
+            return
+        with heard(student, self._features.shape[1], self._soft.shape[1]) as self._take:
+            yield
 
     def epoch(self, epoch: int) -> Iterator[np.ndarray]:
         """Yield the rows of each batch."""
@@ -211,6 +254,9 @@ class _Lessons:
             "classification" if is_classes else "regression",
             _TEMPERATURE,
         ).mean()
+        felt_bw = self._take()
+        if self._features is not None and felt_bw is not None:
+            soft = soft + F.mse_loss(felt_bw.float(), self._features[rows]) / self._spread
         if self._y is None:
             return soft
         y = self._y[rows]

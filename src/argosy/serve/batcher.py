@@ -20,6 +20,8 @@ from argosy.serve.wire import Tensor
 RUNNING, OVER = "running", "over"
 # Requests of more bytes than this don't gain from sharing a run, and a frame has a bound.
 _MAX_BATCH_BYTES = 64 << 20
+_KEPT_BYTES = 64 << 10
+"""A withdrawn request with more is let go at once."""
 _LEAST_WAITING = 64
 """So many requests may wait however slow the version is: that many clients that wait for their answers are no flood."""
 _MOST_WAITING = 0.5
@@ -314,9 +316,10 @@ class VersionQueue:
             work.state = OVER
             return
         self._remove(work, OVER)
-        # Its place in the lane is cleared when it comes up, or when such places outnumber the living.
+        # Its place in the lane is cleared when it comes up, or when such places outnumber the living; at once if it
+        # holds much.
         lane = work.lane
-        if len(lane.waiting) > 64 + 2 * lane.requests:
+        if len(lane.waiting) > 64 + 2 * lane.requests or work.inputs.size_bytes > _KEPT_BYTES:
             lane.waiting = deque(w for w in lane.waiting if w.state == WAITING)
 
     def take_back(self, work: Work) -> None:

@@ -165,8 +165,12 @@ class Connection(asyncio.Protocol):
         self._forget_body()
         exchanges, self._exchanges = self._exchanges, deque()
         for exchange in exchanges:
-            if exchange.on_cancel is not None:
-                exchange.on_cancel()
+            on_cancel, exchange.on_cancel = exchange.on_cancel, None
+            if on_cancel is not None:
+                on_cancel()
+        self._phase = _LINGER
+        # The parser knows this connection: without this it would take the garbage collector to free both.
+        del self._parser
 
     def eof_received(self) -> bool:
         """Take a half-closed connection for a closed one: that is how clients cancel."""

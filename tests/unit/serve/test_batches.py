@@ -131,6 +131,13 @@ def test_withdrawn_requests_do_not_pile_up_while_no_replica_is_there():
     assert (q.requests, q.size_bytes) == (0, 0)
 
 
+def test_the_bytes_of_a_large_request_go_when_it_is_withdrawn():
+    q = queue(max_bytes=10_000_000)
+    small, large, other = fill(q, Note("small"), Note("large", size=1_000_000), Note("other"))
+    q.withdraw(large)
+    assert [list(lane.waiting) for lane in q._lanes.values()] == [[small, other]]
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_again():
     q = queue(max_requests=2)
     fill(q, Note("a"), Note("b"))

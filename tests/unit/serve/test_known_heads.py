@@ -1,5 +1,7 @@
 """A head that was seen before is not parsed again, and means exactly what it meant to the parser."""
 
+import gc
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -219,6 +221,54 @@ def test_the_end_of_the_server_does_not_close_later_connections():
     second.data_received(post(b"x"))
     front.seen[-1].respond(200, [b"ok"])
     assert b"connection: close" not in line.written
+
+
+class Holding(Front):
+    """Answers nothing; what it would call if a client goes away knows the request, as those of the data plane do."""
+
+    def handle(self, exchange):
+        body = exchange.body
+
+        def forget():
+            self.seen.append((exchange.head.method, len(body)))
+
+        exchange.on_cancel = forget
+
+
+def idle(front):
+    connection, line = Connection(front), Line()
+    connection.connection_made(line)
+    return connection
+
+
+def with_half_a_body(front):
+    connection = idle(front)
+    connection.data_received(post(LARGE)[:100_000])
+    return connection
+
+
+def with_requests_in_flight(front):
+    connection = idle(front)
+    for piece in in_pieces(post(LARGE) + post(b"x")):
+        connection.data_received(piece)
+    return connection
+
+
+@pytest.mark.parametrize("go", [idle, with_half_a_body, with_requests_in_flight], ids=lambda go: go.__name__)
+def test_a_client_that_goes_away_leaves_no_work_for_the_garbage_collector(go):
+    """Large bodies in reference cycles pile up, because a quiet process makes too little garbage to collect it."""
+    front = Holding()
+    go(front).connection_lost(None)
+    front.seen.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            go(front).connection_lost(None)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    assert len(front.seen) == (40 if go is with_requests_in_flight else 0)
 
 
 REQUESTS = st.lists(

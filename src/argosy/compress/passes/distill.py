@@ -100,7 +100,15 @@ class Distill:
             most_epochs=_LONGER * bench.lesson.most_epochs,
             soft_share=float(asked["soft_share"]),
         )
-        done = teach(student, bench.runner, bench.samples, lesson, bench.report, label=self.label(settings))
+        done = teach(
+            student,
+            bench.runner,
+            bench.samples,
+            lesson,
+            bench.report,
+            label=self.label(settings),
+            file=bench.original.path,
+        )
         changed = {"parameters_before": parameters(teacher), "parameters_after": parameters(student)}
         return Made(
             onnx=exported(student, bench), module=student, changed={**changed, **removed, **done}, skipped=skipped

@@ -66,7 +66,15 @@ class Factorize:
         bench.check_draft(exported(student, bench, is_draft=True))
         done: dict[str, Any] = {}
         if settings.get("tune", True):
-            done = teach(student, bench.runner, bench.samples, bench.lesson, bench.report, label=self.label(settings))
+            done = teach(
+                student,
+                bench.runner,
+                bench.samples,
+                bench.lesson,
+                bench.report,
+                label=self.label(settings),
+                file=bench.original.path,
+            )
         return Made(
             onnx=exported(student, bench),
             module=student,

@@ -88,7 +88,7 @@ class Prune:
 
             done = teach(
                 student, bench.runner, bench.samples, bench.lesson, bench.report, label=self.label(settings),
-                after_step=after_step,
+                after_step=after_step, file=bench.original.path,
             )  # fmt: skip
         if not asked["threshold"]:
             masks.draw(float(asked["sparsity"]))

@@ -93,7 +93,15 @@ class Slim:
             raise InvalidInput("nothing could be taken out: " + ("; ".join(skipped) or "all layers are thin already"))
         bench.check_draft(exported(student, bench, is_draft=True))
         with_batch_norms(student, rows_of(bench, _SEEN))
-        done = teach(student, bench.runner, bench.samples, bench.lesson, bench.report, label=self.label(settings))
+        done = teach(
+            student,
+            bench.runner,
+            bench.samples,
+            bench.lesson,
+            bench.report,
+            label=self.label(settings),
+            file=bench.original.path,
+        )
         return Made(
             onnx=exported(student, bench),
             module=student,

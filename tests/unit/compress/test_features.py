@@ -13,7 +13,7 @@ from argosy.compress.features import heard, with_features
 from argosy.compress.teaching import Insight, Lesson, teach
 from argosy.core.progress import silent
 from argosy.formats.onnx_runtime import OnnxRunner
-from compressed import Stripes, bench_of, onnx_of, one_thread, steady, train
+from compressed import Stripes, bench_of, one_thread, onnx_of, steady, train
 
 WIDTH, CLASSES = 12, 3
 RNG = np.random.default_rng(5)

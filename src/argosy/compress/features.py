@@ -7,7 +7,7 @@ Shape suffixes: b batch, w width.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -105,10 +105,10 @@ def heard(student: "nn.Module", width: int, classes: int) -> Iterator[Callable[[
             hook.remove()
 
 
-def beside(name: str) -> Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], np.ndarray]:
+def beside(name: str) -> Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], np.ndarray]:
     """Return what puts the features beside the first output: rows of answers and then features."""
 
-    def both(outputs: dict[str, np.ndarray], prepared: dict[str, np.ndarray]) -> np.ndarray:
+    def both(outputs: Mapping[str, np.ndarray], prepared: Mapping[str, np.ndarray]) -> np.ndarray:
         del prepared
         answers = next(iter(outputs.values()))
         features = outputs[name]

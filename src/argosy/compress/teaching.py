@@ -179,7 +179,7 @@ class _Lessons:
     """Batches, and how far the student's answers are from the original's."""
 
     def __init__(
-        self, original: Runner, samples: Samples, inputs: Arrays, lesson: Lesson, insight: Insight | None
+        self, original: Runner, samples: Samples, inputs: Arrays, lesson: Lesson, insight: Insight | None = None
     ) -> None:
         import torch
 

@@ -86,9 +86,10 @@ class Twins(nn.Module):
 
 def test_of_several_layers_of_that_shape_the_last_is_heard_and_only_meanwhile():
     module, x = Twins(), torch.randn(3, 4)
+    before_the_last = torch.relu(module.first(x))
     with heard(module, 4, 4) as take:
         module(x)
-        assert torch.equal(take(), torch.relu(module.first(x)))
+        assert torch.equal(take(), before_the_last)
         assert take() is None, "it was taken"
         module(torch.randn(2, 3, 4))
         assert take() is None, "not one row for each sample"
@@ -128,7 +129,7 @@ def test_a_student_as_wide_comes_near_what_the_original_knows_and_answers_alike(
         student = student_of(WIDTH)
         teach(student, bench.runner, bench.samples, LESSON, silent, label="test", file=file)
         apart[file] = far(student, bench, insight)
-    assert apart[bench.original.path] < 0.5 * apart[None]
+    assert apart[bench.original.path] < 0.75 * apart[None]
 
 
 def test_a_student_of_another_width_learns_the_answers_alone(bench):

@@ -132,3 +132,35 @@ def bert_folder(folder, kind="BertModel", **changes):
     write(folder, tokenizer_config_json=TOKENIZER_CONFIG)
     (folder / "tokenizer.json").write_bytes(tokenizer())
     return folder
+
+
+SIZES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48},
+    "llama": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 48, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+
+
+def decoder_folder(folder, kind="gpt2", **changes):
+    """Make a folder with a small random language model: tokens are bytes, its tables have some more rows than those."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({letter: place for place, letter in enumerate([*letters, "</s>"])}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["</s>"])
+    more = SIZES[kind] | (DROPOUT if kind == "gpt2" else {})
+    config = transformers.AutoConfig.for_model(
+        kind, **more | {"vocab_size": 264, "bos_token_id": 256, "eos_token_id": 256} | changes
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(made.to_str())
+    write(folder, tokenizer_config_json={})
+    return folder

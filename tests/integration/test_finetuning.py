@@ -1,6 +1,7 @@
 """From texts and a pretrained folder to sentences on /predict: in small always, with a real model and texts slowly."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import encoders
-from sentences import LABELS, sentences, write_csv
+from sentences import LABELS, sentences, verses, write_csv
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -41,6 +42,55 @@ def write_project(folder, *, lora="", epochs=8, rate=3e-3):
     if not (folder / "encoder").exists():
         encoders.sentence_folder(encoders.bert_folder(folder / "encoder"))
     (folder / "argosy.toml").write_text(PROJECT.format(lora=lora, epochs=epochs, rate=rate))
+
+
+WRITER = """[project]
+name = "writer"
+
+[data]
+task = "language-model"
+train = "verse.txt"
+context = 32
+
+[model]
+init = "decoder"
+{lora}
+
+[train]
+workers = 2
+epochs = 3
+batch_size = 8
+learning_rate = 1e-2
+
+[evaluate]
+perplexity = "<= {most}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "lora", "most"),
+    [("gpt2", "", 2.5), pytest.param("llama", "lora = { rank = 16 }", 12, marks=pytest.mark.slow)],
+)
+@pytest.mark.capability("T9", "B1", "F1")
+def test_a_folder_of_a_language_model_goes_on_learning_and_then_answers_texts(installed, kind, lora, most):
+    (installed.folder / "verse.txt").write_text(verses(700))
+    folder = encoders.decoder_folder(installed.folder / "decoder", kind)
+    (installed.folder / "argosy.toml").write_text(WRITER.format(lora=lora, most=most))
+    ran = installed.json("run", timeout=600)
+    (version,) = ran["versions"]
+    assert version["passed"], version["metrics"]
+    assert any("[model] init" in note for note in ran["values"]["data"]["notes"])
+    assert installed.json("run")["executed"] == []
+    installed.ok("models", "report", "writer:1", "--save", "report")
+    assert "What it writes" in (installed.folder / "report" / "training.html").read_text()
+    installed.ok("deploy", "writer:1", "--now", "--port", "0")
+    told = installed.json("predict", "writer", json.dumps({"text": ["the dog ran to the big r", "x"]}))["outputs"]
+    assert [len(row) for row in told["logits"]] == [257, 257]
+    assert told["nats"][0] < math.log(most) + 0.5
+    assert told["nats"][1] == 0.0
+    # Another folder, another model.
+    encoders.decoder_folder(folder, kind, **{"n_layer" if kind == "gpt2" else "num_hidden_layers": 1})
+    assert "train" in installed.json("run", timeout=600)["executed"]
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def build_dataset(
     """
     config.check()
     if config.task == "language-model":
-        return _language_dataset(read_language(config, base, scratch))
+        return _language_dataset(read_language(config, base, scratch, tokenizer))
     table = read(config.train, base, image_size=config.image_size, scratch=scratch)
     label = _label_name(table, config)
     target = read_target(np.asarray(table.columns[label]), label, config.task)

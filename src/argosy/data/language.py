@@ -23,7 +23,7 @@ from argosy.data.fit import Fitted
 from argosy.data.location import located
 from argosy.data.scratch import IN_MEMORY, Scratch, SpooledColumn
 from argosy.data.text import Tokenize
-from argosy.data.tokenizer import TOKENIZER_FILE, read_tokenizer, vocabulary_size
+from argosy.data.tokenizer import TOKENIZER_FILE, TextTokenizer, read_tokenizer, vocabulary_size
 
 KINDS = ("bpe", "bytes", "characters")
 """What can be made of the training part; `bytes` and `characters` need no training and suit tiny texts."""
@@ -75,21 +75,29 @@ class Piece(msgspec.Struct, frozen=True):
         return _chunks(self.document.between(self.start, self.end))
 
 
-def read_language(config: DataConfig, base: Path, scratch: Scratch = IN_MEMORY) -> Language:
+def read_language(
+    config: DataConfig, base: Path, scratch: Scratch = IN_MEMORY, given: TextTokenizer | None = None
+) -> Language:
     """Read what `[data] train` names: a text file, or a folder with any depth of them (UTF-8), in order of their names.
 
     The first part of the text is for training, the next for validation and the last for the test, unless that is a
     file of its own: a model is judged on what comes after all it has read. Texts are read as streams, and tokens that
-    don't fit into memory lie in `scratch`. Raises NotFound and InvalidInput.
+    don't fit into memory lie in `scratch`. `given` is the tokenizer of `[model] init`, taken where `config` names none.
+    Raises NotFound and InvalidInput.
     """
+    if given is not None and given.most_tokens and config.context > given.most_tokens:
+        raise InvalidInput(
+            f"[data] context = {config.context} is more than the {given.most_tokens} tokens that [model] init can read",
+            hint=f"set it to {given.most_tokens} or less",
+        )
     with contextlib.ExitStack() as places:
         documents = _documents(config.train, base, scratch, places)
         pieces = _by_position(documents, config.validation, 0.0 if config.test else config.test_share)
         if config.test:
             tests = _documents(config.test, base, scratch, places)
             pieces["test"] = [Piece(document, 0, document.letters) for document in tests]
-        content = _tokenizer(config, base, pieces["train"])
-        encode = _Encoder(content, scratch)
+        content = _tokenizer(config, base, pieces["train"], given)
+        encode = _Encoder(content, scratch, given.end_id if given is not None else None)
         parts = {name: _blocks(name, encode(found), config.context, scratch) for name, found in pieces.items()}
     step = Tokenize(
         max_length=config.context,
@@ -106,15 +114,17 @@ def read_language(config: DataConfig, base: Path, scratch: Scratch = IN_MEMORY) 
         files={TOKENIZER_FILE: content},
         about=f"The last {config.context} tokens of a text are read; logits are those of the token that follows, nats "
         "is the text's own mean surprise per token.",
-        notes=(_told(config, documents, tokens, vocabulary_size(content)),),
+        notes=(_told(config, documents, tokens, vocabulary_size(content), is_given=given is not None),),
     )
     return Language(parts=parts, fitted=fitted)
 
 
-def _told(config: DataConfig, documents: Sequence[Document], tokens: dict[str, int], vocabulary: int) -> str:
+def _told(
+    config: DataConfig, documents: Sequence[Document], tokens: dict[str, int], vocabulary: int, *, is_given: bool
+) -> str:
     letters = sum(document.letters for document in documents)
     shares = ", ".join(f"{count:,} for {name}" for name, count in tokens.items())
-    kind = config.tokenizer or KINDS[0]
+    kind = config.tokenizer or ("those of [model] init" if is_given else KINDS[0])
     return (
         f"{len(documents)} text{'s' * (len(documents) > 1)} of {letters:,} characters became {sum(tokens.values()):,} "
         f"tokens of {vocabulary:,} kinds ({kind}): {shares}"
@@ -157,13 +167,14 @@ def _word_end(document: Document, place: int) -> int:
     return place + found.start() if found else place
 
 
-def _tokenizer(config: DataConfig, base: Path, pieces: Sequence[Piece]) -> bytes:
-    """Return the `tokenizer.json` that `config` names, or that is made of the training part."""
+def _tokenizer(config: DataConfig, base: Path, pieces: Sequence[Piece], given: TextTokenizer | None) -> bytes:
+    """Return the `tokenizer.json` that `config` names, the one given, or one made of the training part."""
     kind = config.tokenizer or KINDS[0]
     if kind not in KINDS:
+        given = read_tokenizer(base / Path(kind).expanduser())
+    if given is not None and config.tokenizer not in KINDS:
         # Marks such as [CLS], which it puts around a text alone, would stand in the middle of a longer one.
-        found = msgspec.json.decode(read_tokenizer(base / Path(kind).expanduser()).content)
-        return msgspec.json.encode(found | {"post_processor": None})
+        return msgspec.json.encode(msgspec.json.decode(given.content) | {"post_processor": None})
     try:
         from tokenizers import Regex as Pattern
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -208,14 +219,14 @@ def _trained_on(pieces: Sequence[Piece]) -> Iterator[str]:
 class _Encoder:
     """A tokenizer that takes long texts in chunks, as training memory allows."""
 
-    def __init__(self, content: bytes, scratch: Scratch) -> None:
+    def __init__(self, content: bytes, scratch: Scratch, end: int | None = None) -> None:
         self._scratch = scratch
         from tokenizers import Tokenizer
 
         self._tokenizer: Any = Tokenizer.from_buffer(content)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.end: int | None = self._tokenizer.token_to_id(END)
+        self.end: int | None = self._tokenizer.token_to_id(END) if end is None else end
 
     def __call__(self, pieces: Sequence[Piece]) -> Ids:
         """Return the tokens of pieces one behind the other, with the end's token behind every whole document."""

@@ -32,6 +32,8 @@ class TextTokenizer(msgspec.Struct, frozen=True, kw_only=True):
     content: bytes
     """Of its `tokenizer.json`."""
     pad_id: int = 0
+    end_id: int | None = None
+    """The token that the model it belongs to knows behind a text; None: it has none, or its name says which."""
     max_length: int = DEFAULT_LENGTH
     """After how many tokens texts are cut unless something else is asked for, marks included."""
     most_tokens: int = 0

@@ -75,6 +75,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     most_tokens: int
     """What its weights can read; 0: no limit."""
     pad_id: int | None = None
+    end_id: int | None = None
+    """The token behind a text."""
     prefix: str = ""
     lowercase: bool = False
     digest: str
@@ -121,6 +123,7 @@ class _Config(msgspec.Struct):
     problem_type: str | None = None
     max_position_embeddings: int | None = None
     pad_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
     quantization_config: Any = None
 
 
@@ -226,6 +229,7 @@ def read_start(path: Path) -> Start:
         max_length=_max_length(root, config, transformer, []),
         most_tokens=_positions(config),
         pad_id=config.pad_token_id,
+        end_id=config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id,
         prefix=_prefix(path) if modules is not None else "",
         lowercase=transformer.do_lower_case,
         digest=_digest(path, tuple(root / name for name in weights)),

@@ -60,6 +60,7 @@ def init_tokenizer(config: ModelConfig, base: Path) -> TextTokenizer | None:
     return msgspec.structs.replace(
         found,
         pad_id=found.pad_id if start.pad_id is None else start.pad_id,
+        end_id=start.end_id,
         max_length=min(start.max_length, _MOST_DEFAULT),
         most_tokens=start.most_tokens,
         prefix=start.prefix,

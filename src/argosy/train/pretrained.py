@@ -1,7 +1,7 @@
-"""Classifiers that start from a Hugging Face folder on this machine.
+"""Classifiers and language models that start from a Hugging Face folder on this machine.
 
 Nothing is unpickled, no code of the folder is run, and nothing is fetched. Needs transformers (`argosy[hf]`).
-Shape suffixes: b batch, t tokens, d width, k outputs.
+Shape suffixes: b batch, t tokens, d width, k outputs, v vocabulary.
 """
 
 import inspect
@@ -78,6 +78,42 @@ class OwnClassifier(nn.Module):
         return cast("Tensor", self.model(input_ids=ids_bt, attention_mask=mask_bt, return_dict=True).logits)
 
 
+class TiedHead(nn.Module):
+    """A last layer whose weights are the table of tokens: one parameter, however often it is used."""
+
+    def __init__(self, table: nn.Embedding, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        # In a list, so that the table stays where it is: neither saved twice nor adapted as a layer of its own.
+        self._table = [table]
+        self.bias = bias
+
+    def forward(self, hidden_btd: Tensor) -> Tensor:
+        """Return the logits [b, t, v]."""
+        return F.linear(hidden_btd, self._table[0].weight, self.bias)
+
+
+class CausalModel(nn.Module):
+    """A language model: for each token of a text the logits of the next one."""
+
+    def __init__(self, model: Any, outputs: int) -> None:
+        super().__init__()
+        self.model = model
+        self.outputs = outputs
+        """Tokens that the tokenizer knows; tables are often larger, to be of a round size."""
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if isinstance(table, nn.Embedding) and head is not None and head.weight is table.weight:
+            model.set_output_embeddings(TiedHead(table, getattr(head, "bias", None)))
+
+    def forward(self, ids_bt: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return [b, t, v]: behind each token the logits of the next one, from that token and those before it.
+
+        A mask is taken and not needed: padding stands behind a text, where none of its tokens looks.
+        """
+        del mask
+        found = self.model(input_ids=ids_bt.to(torch.int64), use_cache=False, return_dict=True)
+        return cast("Tensor", found.logits[:, :, : self.outputs])
+
+
 def build_pretrained(
     start: Start, options: "Mapping[str, Any]", given: ModelInput, outputs: int, *, with_weights: bool
 ) -> tuple[nn.Module, set[str]]:
@@ -97,16 +133,12 @@ def build_pretrained(
             f"[model] init names a model of texts, but the data has samples of {given}",
             hint='name the column of texts: [data] text = "..."',
         )
-    if outputs == given.vocabulary:
-        raise InvalidInput(
-            "[model] init names a folder, but a language model can't start from one yet",
-            hint="leave init out, or name a .safetensors file of the built model's weights",
-            code="unsupported_model",
-        )
     try:
         import transformers
     except ModuleNotFoundError as error:
         raise missing(error, "hf") from error
+    if outputs == given.vocabulary:
+        return _language_model(transformers, start, chosen, given, with_weights=with_weights), set()
     with silence():
         config = _config(transformers, start, chosen, given)
         kind = transformers.AutoModelForSequenceClassification if pool == "own" else transformers.AutoModel
@@ -119,6 +151,38 @@ def build_pretrained(
     if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
         model.pooler = None
     return PooledClassifier(model, pool, chosen.dropout, outputs), {"head.weight", "head.bias"}
+
+
+def _language_model(
+    transformers: Any, start: Start, chosen: PretrainedOptions, given: ModelInput, *, with_weights: bool
+) -> CausalModel:
+    if chosen.pool:
+        raise InvalidInput("[model] options pool is for classifiers; a language model answers for every token")
+    with silence():
+        config = _config(transformers, start, chosen, given)
+        kind = transformers.AutoModelForCausalLM
+        model, absent = _load(kind, start, config) if with_weights else (_empty(kind, start, config), set())
+    if absent:
+        raise InvalidInput(
+            f"'{start.transformer}' has no weights for the next token: {', '.join(sorted(absent)[:3])} would begin "
+            "anew",
+            hint="name the folder of a causal language model, such as GPT-2 or Llama",
+            code="unsupported_model",
+        )
+    _as_linear(transformers, model)
+    return CausalModel(model, given.vocabulary)
+
+
+def _as_linear(transformers: Any, model: nn.Module) -> None:
+    """Replace GPT-2's own layer, a linear one with its weights turned, by the usual one, which adapters know."""
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, transformers.pytorch_utils.Conv1D):
+                inputs, outputs = layer.weight.shape
+                linear = nn.Linear(inputs, outputs, device="meta")
+                linear.weight = nn.Parameter(layer.weight.detach().t().contiguous())
+                linear.bias = layer.bias
+                setattr(module, name, linear)
 
 
 def _config(transformers: Any, start: Start, chosen: PretrainedOptions, given: ModelInput) -> Any:
@@ -140,7 +204,7 @@ def _config(transformers: Any, start: Start, chosen: PretrainedOptions, given: M
         raise InvalidInput(
             f"texts have up to {given.shape[0]} tokens, but the model in '{start.transformer}' reads "
             f"{start.most_tokens}",
-            hint=f"set [data] max_length = {start.most_tokens} or less",
+            hint=f"set [data] max_length, or context for a language model, to {start.most_tokens} or less",
         )
     if config.pad_token_id is None:
         config.pad_token_id = given.pad_id
@@ -198,7 +262,7 @@ def _empty(kind: Any, start: Start, config: Any) -> Any:
 def _cannot(start: Start, error: Exception) -> InvalidInput:
     return InvalidInput(
         f"transformers can't load '{start.transformer}': {told(error)}",
-        hint="update transformers if the model is newer than it; see what it can classify: "
-        "AutoModelForSequenceClassification",
+        hint="update transformers if the model is newer than it; see what it knows: "
+        "AutoModelForSequenceClassification, and AutoModelForCausalLM for language models",
         code="unsupported_model",
     )

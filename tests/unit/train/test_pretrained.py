@@ -1,5 +1,6 @@
 """Starting from existing weights: a file of the same model, or a folder of Hugging Face's."""
 
+import copy
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ from argosy.core.errors import IntegrityError, InvalidInput, NotFound, PluginErr
 from argosy.train.config import LoraConfig, ModelConfig
 from argosy.train.initial import init_digest, init_path, init_tokenizer
 from argosy.train.inputs import ModelInput
-from argosy.train.models import build_model, save_weights
+from argosy.train.models import build_model, load_weights, save_weights
 from ranks import largest_difference
 
 pytestmark = pytest.mark.capability("T9", "B1")
@@ -205,8 +206,77 @@ def test_data_that_is_no_text_and_options_that_are_none_are_told(bert):
         build(bert, "bert", given=ModelInput(shape=(12,), vocabulary=99))
     with pytest.raises(InvalidInput, match=r"texts have up to 25 tokens, but the model in .* reads 24"):
         build(bert, "bert", given=ModelInput(shape=(25,), vocabulary=len(encoders.WORDS)))
-    with pytest.raises(InvalidInput, match="a language model can't start from one yet"):
+    with pytest.raises(InvalidInput, match=r"has no weights for the next token: .* would begin anew") as caught:
         build(bert, "bert", outputs=len(encoders.WORDS))
+    assert "causal language model" in caught.value.hint
+
+
+BYTES = ModelInput(shape=(24,), vocabulary=257, pad_id=256)
+TOKENS = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 256, 256]])
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory):
+    """Folders of small language models: one with a table used at both ends, and one without."""
+    place = tmp_path_factory.mktemp("writers")
+    for kind in encoders.SIZES:
+        encoders.decoder_folder(place / kind, kind)
+    return place
+
+
+@pytest.mark.parametrize("kind", encoders.SIZES)
+def test_a_language_model_says_what_transformers_says_of_the_tokens_that_the_tokenizer_knows(writers, kind):
+    import transformers
+
+    model = build(writers, kind, given=BYTES, outputs=257)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(writers / kind, local_files_only=True).eval()
+    with torch.no_grad():
+        expected = reference(input_ids=TOKENS).logits[:, :, :257]
+        torch.testing.assert_close(model(TOKENS, torch.ones_like(TOKENS)), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(TOKENS[1:, :3]), expected[1:, :3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", encoders.SIZES)
+def test_its_parameters_are_saved_once_and_fill_the_module_of_later_stages(writers, kind, tmp_path):
+    model = build(writers, kind, given=BYTES, outputs=257)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    save_weights(model, tmp_path / "w.safetensors")
+    assert len(model.state_dict()) == len(list(model.named_parameters())) + len(list(model.named_buffers()))
+    again = build(writers, kind, given=BYTES, outputs=257, seed=9, for_training=False)
+    load_weights(again, tmp_path / "w.safetensors")
+    assert torch.equal(again(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("kind", encoders.SIZES)
+def test_a_copy_of_a_language_model_has_a_table_of_its_own(writers, kind):
+    model = build(writers, kind, given=BYTES, outputs=257)
+    twin, before = copy.deepcopy(model), model(TOKENS)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(model(TOKENS), before)
+    assert not torch.equal(twin(TOKENS), before)
+
+
+@pytest.mark.parametrize("kind", encoders.SIZES)
+def test_every_linear_layer_of_a_language_model_can_be_adapted_but_the_table_it_begins_with(writers, kind):
+    model = build(writers, kind, given=BYTES, outputs=257, lora=LoraConfig(rank=2))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(name.endswith(("lora_down", "lora_up")) for name in trained)
+    layers = {"gpt2": 4, "llama": 7}[kind]
+    heads = {"gpt2": 0, "llama": 1}[kind]
+    assert len(trained) == 2 * (2 * layers + heads)
+
+
+def test_what_a_folder_of_a_language_model_can_not_do_is_said(writers):
+    with pytest.raises(InvalidInput, match="pool is for classifiers"):
+        build(writers, "gpt2", given=BYTES, outputs=257, options={"pool": "mean"})
+    with pytest.raises(InvalidInput, match="reads 48") as caught:
+        build(writers, "gpt2", given=ModelInput(shape=(49,), vocabulary=257), outputs=257)
+    assert "context" in caught.value.hint
 
 
 def test_a_missing_library_is_told_with_the_extra_that_brings_it(bert, monkeypatch):

@@ -60,7 +60,7 @@ def written(module: "nn.Module", dataset: Dataset) -> list[Sample]:
             temperature=_TEMPERATURE,
             top_k=_TOP_K,
             seed=seed,
-            end=tokenizer.token_to_id(END),
+            end=tokenizer.token_to_id(END) or dataset.tokenize.pad_id or None,
         )
         how = f"{_WRITTEN} tokens at most, temperature {_TEMPERATURE:g}, out of the {_TOP_K} likeliest, seed {seed}"
         found.append(Sample(prompt=prompt, text=text, how=how))

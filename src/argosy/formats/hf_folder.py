@@ -122,6 +122,8 @@ class _Config(msgspec.Struct):
     id2label: dict[str, str] | None = None
     problem_type: str | None = None
     max_position_embeddings: int | None = None
+    n_positions: int | None = None
+    """What GPT-2 and its like call it."""
     pad_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     quantization_config: Any = None
@@ -352,7 +354,7 @@ def _max_length(root: Path, config: _Config, transformer: _TransformerConfig, no
 
 def _positions(config: _Config) -> int:
     """Return the most tokens the weights can read; 0: they know no limit."""
-    positions = config.max_position_embeddings or 0
+    positions = config.max_position_embeddings or config.n_positions or 0
     return (
         positions - (config.pad_token_id or 0) - 1 if positions and config.model_type.endswith(_SHIFTED) else positions
     )

@@ -58,10 +58,10 @@ class LoraLinear(nn.Linear):
         return self.weight + self.scale * (self.lora_up @ self.lora_down)
 
 
-def adapt(model: nn.Module, config: LoraConfig, head: Collection[str] = ()) -> None:
+def adapt(model: nn.Module, config: LoraConfig, head: Collection[str] | None = None) -> None:
     """Freeze `model`, put factors beside the linear layers that `config.targets` name, and keep the head trained.
 
-    `head` are names of parameters that hold nothing learned yet; without any, the last linear layer is the head. A
+    `head` are names of parameters that hold nothing learned yet; with None, the last linear layer is the head. A
     target is the end of a layer's dotted name, such as `query`, or a pattern such as `*.attention.*`; no targets: every
     linear layer beside the head. `model` is changed in place.
     Raises InvalidInput for a model without such layers, with the names that it has.
@@ -79,7 +79,7 @@ def adapt(model: nn.Module, config: LoraConfig, head: Collection[str] = ()) -> N
             hint="leave [model.lora] out to train all of it",
             code="no_parameters",
         )
-    trained = set(head) or _last_layer(model, linear)
+    trained = _last_layer(model, linear) if head is None else set(head)
     chosen = [name for name in linear if f"{name}.weight" not in trained and _is_target(name, config.targets)]
     unused = [target for target in config.targets if not any(_is_target(name, [target]) for name in linear)]
     if unused or not chosen:
@@ -101,9 +101,9 @@ def trained_share(model: nn.Module) -> str:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(tensor.numel() for name, tensor in model.named_parameters() if not name.endswith(_FACTORS))
     layers = sum(isinstance(module, LoraLinear) for module in model.modules())
-    return (
-        f"LoRA trains {trained} of {total} parameters ({trained / total:.2%}): the head and factors in {layers} layers"
-    )
+    others = any(p.requires_grad and not name.endswith(_FACTORS) for name, p in model.named_parameters())
+    what = f"{'the head and ' if others else ''}factors in {layers} layers"
+    return f"LoRA trains {trained} of {total} parameters ({trained / total:.2%}): {what}"
 
 
 def _last_layer(model: nn.Module, linear: Mapping[str, nn.Linear]) -> set[str]:

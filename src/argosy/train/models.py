@@ -48,7 +48,7 @@ def build_model(
     init = init_path(config, base)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        head: set[str] = set()
+        head: set[str] | None = None
         if init is not None and init.is_dir():
             start = read_start(init)
             model, head = build_pretrained(start, config.options, given, outputs, with_weights=for_training)
@@ -62,7 +62,7 @@ def build_model(
             )
         check_output(model, config, base, given, outputs)
         if for_training and init is not None and init.is_file():
-            head = load_start(model, init, outputs)
+            head = load_start(model, init, outputs) or None
         if for_training and config.lora is not None:
             adapt(model, config.lora, head)
     return model

@@ -116,11 +116,12 @@ class CausalModel(nn.Module):
 
 def build_pretrained(
     start: Start, options: "Mapping[str, Any]", given: ModelInput, outputs: int, *, with_weights: bool
-) -> tuple[nn.Module, set[str]]:
+) -> tuple[nn.Module, set[str] | None]:
     """Return the module of a folder, and the names of its parameters that begin anew: those of the head.
 
-    Without weights the module has the folder's architecture only, for weights that a training has left. Torch's
-    generator decides the new parameters. Raises InvalidInput, or PluginError for a missing library.
+    None instead of names: no head begins anew, and the last layer is one. A language model has none. Without weights
+    the module has the folder's architecture only, for weights that a training has left. Torch's generator decides the
+    new parameters. Raises InvalidInput, or PluginError for a missing library.
     """
     chosen = from_plain(dict(options), PretrainedOptions, where="[model] options of a model with init")
     pool = chosen.pool or start.pooling or "own"
@@ -146,7 +147,7 @@ def build_pretrained(
             config.num_labels = outputs
         model, absent = _load(kind, start, config) if with_weights else (_empty(kind, start, config), set())
     if pool == "own":
-        return OwnClassifier(model), {f"model.{name}" for name in absent}
+        return OwnClassifier(model), {f"model.{name}" for name in absent} or None
     # The tokens' vectors are all that is used; what stands behind them can't learn.
     if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
         model.pooler = None

@@ -19,7 +19,7 @@ def network(seed=0, dtype=torch.float64):
         ).to(dtype)
 
 
-def adapted(*, seed=0, rank=2, targets=(), head=(), **more):
+def adapted(*, seed=0, rank=2, targets=(), head=None, **more):
     model = network(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -83,7 +83,7 @@ def test_merging_what_is_not_adapted_gives_its_own_weights():
     [((), {"0", "2"}), (("0",), {"0"}), (("[02]",), {"0", "2"}), (("4",), {"4"})],
 )
 def test_targets_are_ends_of_names_or_patterns(targets, layers):
-    model = adapted(targets=targets, head={"0.weight"} if targets == ("4",) else ())
+    model = adapted(targets=targets, head={"0.weight"} if targets == ("4",) else None)
     assert {name for name, module in model.named_modules() if isinstance(module, LoraLinear)} == layers
 
 

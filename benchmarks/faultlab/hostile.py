@@ -21,7 +21,7 @@ NEVER_READS = {"never reads 2 MB": 128, "never reads 256 KB": 16}
 SLOW = (HEADER_TRICKLE, HALF_LINE, SILENCE, BODY_TRICKLE)
 
 _TRICKLE_S = 0.5
-_LOOK_S = 0.25
+_LOOK_S = 0.5
 _ACCEPT_S = 2.0
 
 

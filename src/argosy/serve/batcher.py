@@ -345,7 +345,7 @@ class VersionQueue:
             self._expire(now)
             if not self.requests or not self.idle:
                 return
-            if self.solo is not None and self.idle[0] is not self.solo and len(self.idle) == self.replicas:
+            if self.solo is not None and len(self.idle) == self.replicas and self.solo in self.idle:
                 self.idle.remove(self.solo)
                 self.idle.appendleft(self.solo)
             fair = -(-self.requests // len(self.idle))

@@ -109,15 +109,20 @@ class LocalLauncher:
         if not self.folder.is_dir():
             return []
         names = sorted(entry.name for entry in self.folder.iterdir() if entry.name[0] != ".")
-        found = [info for info in map(self.get, names) if info is not None]
-        return [info for info in found if role is None or info.role == role]
+        return [info for name in names if (info := self._info(name, role)) is not None]
 
     def get(self, name: str) -> ProcessInfo | None:
         """Return what is known of one process."""
+        return self._info(name, None)
+
+    def _info(self, name: str, role: str | None) -> ProcessInfo | None:
+        """Return what is known of a process, None for one of another role: a controller asks for some, several times
+        a second.
+        """
         _REAPER.reap()
         folder = self._place(name)
         record = _read(folder / "record.json", _Record)
-        if record is None:
+        if record is None or (role is not None and record.spec.role != role):
             return None
         _bound_log(folder / "log")
         identity = _identity(folder, record)

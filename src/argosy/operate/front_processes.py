@@ -34,6 +34,7 @@ class FrontProcesses:
         """Start what is missing and stop what is not wanted; none is started while the gateway does not answer."""
         if not desired.gateway.fronts:
             self.stop()
+            return
         if status is None:
             return
         wanted = {}

@@ -199,6 +199,23 @@ def test_a_replica_without_memory_for_a_second_engine_answers_all_the_same(home)
     assert home.infer([[1.0, 1.0, 1.0, 1.0]])[0] == 200
 
 
+def test_a_calibration_ends_well_where_a_replica_may_not_load_the_version_twice(home):
+    version = home.publish(slow(layers=12, width=1024))
+    home.gateway()
+    first = home.replica(version)
+    home.ready(first)
+    own = process_memory_bytes(home.pid(first))
+    home.launcher.stop(first)
+    store = ProfileStore(home.folder / "home")
+    for path in store.folder.glob("*.json"):
+        path.unlink()
+    name = home.replica(version, memory_bytes=int(1.5 * own))
+    home.ready(name).route(version)
+    until(lambda: profile(home, version) is not None, 120)
+    until(lambda: status(home, name).advice is not None)
+    assert "calibration_put_off" not in events(home, name)
+
+
 def _is_free(home):
     lock = ProfileStore(home.folder / "home").lock()
     is_free = lock.acquire()

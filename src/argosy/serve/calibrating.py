@@ -18,7 +18,7 @@ from argosy.serve.bench import EngineBench
 from argosy.serve.calibrator import Calibrator, Loaded, Memory
 from argosy.serve.control import ReplicaConfig
 from argosy.serve.host import free_memory, this_host, worked_s
-from argosy.serve.loading import Version, load, load_solo
+from argosy.serve.loading import Version, load
 from argosy.serve.profile import Host, Profile, encode
 from argosy.serve.samples import Samples
 from argosy.serve.tuning import Request
@@ -57,7 +57,8 @@ def calibrate(config: ReplicaConfig) -> Profile:
         return measurable(load(msgspec.structs.replace(config, threads=threads)))
 
     def solo(threads: int) -> Loaded:
-        return measurable(load_solo(config, threads))
+        # Whether a replica has room for it, that will tell.
+        return measurable(load(msgspec.structs.replace(config, threads=threads), spinning=True))
 
     return Calibrator(config.digest, again, ThisMachine(), SystemClock(), load_solo=solo).full(threads=config.threads)
 

@@ -38,7 +38,6 @@ def run(quiet: Quiet, *, rounds: int = 5, connections: int = CONNECTIONS) -> lis
         for at in range(rounds):
             with quiet(), clients(_load(home, at)) as running, _hostile(home, connections) as hostile:
                 time.sleep(1.0)
-                # Over both: looking at a process's memory holds it up for milliseconds.
                 with Peak(gateway.pid) as peak:
                     begun = time.monotonic()
                     time.sleep(_CALM_S)
@@ -93,7 +92,7 @@ def _lines(
                 f"all within {_CLOSED_S:g} s",
                 closed == opened and last <= _CLOSED_S,
                 kinds=[attack["kinds"] for attack in attacks],
-                gateway_peak_pss_mb=[round(peak, 1) for peak in peaks],
+                gateway_peak_rss_mb=[round(peak, 1) for peak in peaks],
             )
         )
     before = heard.within(calm)

@@ -20,7 +20,7 @@ HOP_S = 1e-4
 both. Measured on one 2-core machine: 0.08 to 0.15 ms."""
 MAX_RUN_S = 0.1
 """A longer run of several rows holds up whoever comes next, for however little it saves."""
-_WORTH = 0.97
+_WORTH = 0.98
 """A batch must bring rows at least so much cheaper; less is noise."""
 _NEAR_BEST = 1.05
 """Of the sizes that are as good as the best up to noise, the smallest is taken: it delays the fewest."""
@@ -250,9 +250,9 @@ class _Rules:
         rows = self._rows[length]
         while len(rows) > 1:
             costs = {n: (self._meter.seconds((length,) * n) + HOP_S) / n for n in rows}
-            best = min(costs.values())
-            chosen = min(n for n, cost in costs.items() if cost <= _NEAR_BEST * best)
-            if chosen == 1 or self._meter.ratio((length,) * chosen) > _WORTH:
+            best = min(cost for n, cost in costs.items() if n > 1)
+            chosen = min(n for n, cost in costs.items() if n > 1 and cost <= _NEAR_BEST * best)
+            if self._meter.ratio((length,) * chosen) > _WORTH:
                 return 1
             safe = self._safe(length, chosen)
             if safe >= chosen:

@@ -48,6 +48,34 @@ _COPIED_BYTES = 8 << 10
 
 _NEW, _HEAD, _BODY, _IDLE, _LINGER = range(5)
 
+ROUND_S = 0.25
+"""Each connection is looked at so often."""
+_PARTS = 10
+_LEAST_CHECKED = 8
+
+
+class Rounds:
+    """Looks at all connections again and again, at a few at a time: hundreds that are to be closed in the same moment
+    would hold up everybody else for milliseconds.
+    """
+
+    def __init__(self, connections: set["Connection"]) -> None:
+        self._connections = connections
+        self._left: list[Connection] = []
+        self._part = 0
+        self._next_at = 0.0
+
+    def step(self, now: float) -> None:
+        """Look at the next few. To be called at least ten times in `ROUND_S`."""
+        if not self._left:
+            if now < self._next_at:
+                return
+            self._next_at = now + ROUND_S
+            self._left = list(self._connections)
+            self._part = max(_LEAST_CHECKED, len(self._left) // _PARTS + 1)
+        for _ in range(min(self._part, len(self._left))):
+            self._left.pop().check(now)
+
 
 class Exchange:
     """A request and the place of its answer in the connection's order. `respond` is to be called once."""
@@ -94,7 +122,7 @@ class Front(Protocol):
     """What a connection needs of the server it belongs to."""
 
     now: float
-    """Monotonic seconds at the last sweep: fine enough for deadlines of seconds, and costs nothing per request."""
+    """Monotonic seconds at the last tick: fine enough for deadlines of seconds, and costs nothing per request."""
     heads: Heads
     max_body_bytes: int
     receive_s: float

@@ -34,7 +34,7 @@ from argosy.serve.tls import CertificateFiles
 
 log = get_logger()
 
-_TICK_S = 0.05
+_TICK_S = 0.025
 _SWEEP_S = 0.25
 _REPORT_S = 1.0
 _REDIAL_S = 0.05
@@ -388,21 +388,19 @@ class _Front:
             await asyncio.sleep(_REDIAL_S)
 
     def tick(self) -> None:
-        """Look at deadlines, for ever."""
-        self.plane.tick()
+        """Look at deadlines and slow clients, for ever."""
+        try:
+            self.plane.tick()
+            self.http.tick()
+        except Exception:
+            # The outermost loop of the process: without it slow clients would stay.
+            log.exception("tick_failed")
         self._loop.call_later(_TICK_S, self.tick)
 
     def sweep(self) -> None:
-        """Close clients that take too long, and look at the certificate, for ever."""
-        try:
-            self.http.now = now = self._clock.monotonic()
-            for connection in list(self.http.connections):
-                connection.check(now)
-            if self.certificate is not None:
-                self.certificate.refresh()
-        except Exception:
-            # An outermost loop: without it slow clients would stay.
-            log.exception("sweep_failed")
+        """Look at the certificate, for ever."""
+        if self.certificate is not None:
+            self.certificate.refresh()
         self._loop.call_later(_SWEEP_S, self.sweep)
 
     def report(self) -> None:

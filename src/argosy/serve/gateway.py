@@ -251,31 +251,29 @@ class Gateway:
         )
 
     def tick(self) -> None:
-        """Look at deadlines, replicas and windows, for ever."""
+        """Look at deadlines, replicas, windows and slow clients, for ever."""
         try:
             self.plane.tick()
+            self.front.tick()
         except Exception:
-            # The outermost loop of the process.
+            # The outermost loop of the process: without it slow clients would stay.
             log.exception("tick_failed")
         self._loop.call_later(_TICK_S, self.tick)
 
     def sweep(self) -> None:
-        """Close clients that take too long, and look at the certificate, for ever."""
+        """Look at what changes seldom, for ever: saved state, gRPC's slow clients, who is held, the certificate."""
         try:
             self._look_around()
         except Exception:
-            # An outermost loop, too: without it slow clients would stay.
+            # An outermost loop, too.
             log.exception("sweep_failed")
         self._loop.call_later(_SWEEP_S, self.sweep)
 
     def _look_around(self) -> None:
-        self.front.now = now = self._clock.monotonic()
-        for connection in list(self.front.connections):
-            connection.check(now)
         if self.plane.endpoints:
             self.keeper.look()
         if self.grpc is not None:
-            self.grpc.check(now)
+            self.grpc.check(self._clock.monotonic())
         if self.plane.holds:
             self.wake()
         if self.certificate is not None and self.certificate.refresh() and self.grpc is not None:

@@ -24,7 +24,7 @@ from argosy.core.logs import get_logger
 from argosy.core.tensors import Signature
 from argosy.serve import contents, plain, triton, v2
 from argosy.serve.access import NOBODY, POLICIES, Access, check_policies, own_names
-from argosy.serve.connection import Connection, Exchange
+from argosy.serve.connection import Connection, Exchange, Rounds
 from argosy.serve.dataplane import Client
 from argosy.serve.deadlines import timeout_of
 from argosy.serve.endpoint import version_number
@@ -126,6 +126,7 @@ class HttpFront:
         self.max_body_bytes = max_body_bytes
         self.receive_s = receive_s
         self.connections: set[Connection] = set()
+        self._rounds = Rounds(self.connections)
         self.receiving_bytes = 0
         self.scheme = "http"
         self.grpc_port = 0
@@ -140,6 +141,11 @@ class HttpFront:
         }
         """The same of the paths of an endpoint."""
         check_policies(self._paths)
+
+    def tick(self) -> None:
+        """Close clients that take too long."""
+        self.now = self._clock.monotonic()
+        self._rounds.step(self.now)
 
     def admit(self, head: Head) -> ArgosyError | None:
         """Refuse what no path would accept, before its body is read."""

@@ -39,7 +39,7 @@ def cpu_s(pid: int) -> float:
 
 
 class Peak:
-    """The most memory a process had while this was open, in megabytes (RSS: reading it does not hold the process up)."""
+    """The most memory a process had while this was open, in megabytes (RSS: reading it does not hold it up)."""
 
     def __init__(self, pid: int) -> None:
         self.value = 0.0

@@ -5,6 +5,7 @@ import json
 import math
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +250,18 @@ def test_json_too_large_to_be_read_at_once_is_sent_to_the_binary_form(served):
 
 
 # Slow and hostile clients ---------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_descriptors_is_large_enough_before_clients_come():
+    """While it grows, a process of several threads stands still for milliseconds."""
+    served = Served()
+    try:
+        served.gateway(max_connections=700)
+        lines = Path(f"/proc/{served.client.status().pid}/status").read_text().splitlines()
+        (size,) = (int(line.split()[1]) for line in lines if line.startswith("FDSize"))
+        assert size >= 700
+    finally:
+        served.close()
 
 
 def test_clients_that_trickle_or_never_read_are_closed_and_others_are_served():

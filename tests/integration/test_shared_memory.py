@@ -27,6 +27,13 @@ def served():
     world.close()
 
 
+def spread_out():
+    """y: 40,000 copies of each row's one number, so that small requests have large answers."""
+    ones = [("ones", np.ones((1, WIDTH), "f4"))]
+    nodes = [("Mul", ["x", "ones"], ["y"], {})]
+    return graph(nodes, [("x", "FLOAT", ["n", 1])], [("y", "FLOAT", ["n", WIDTH])], ones)
+
+
 def infer(served, x):
     head = (
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[%d,%d],"parameters":{"binary_data_size":%d}}],'
@@ -40,8 +47,7 @@ def infer(served, x):
     )
     assert status == 200, body
     data = body[int(headers["inference-header-content-length"]) :]
-    y, same = np.frombuffer(data, "f4").reshape(2, *x.shape)
-    return y, same
+    return np.frombuffer(data, "f4").reshape(-1, len(x), WIDTH)
 
 
 def mapped(pid):
@@ -61,6 +67,18 @@ def test_large_tensors_come_back_bit_for_bit_while_arenas_grow(served):
         assert np.array_equal(same, x)
     assert len(mapped(served.pid(name))) == 1
     assert len(mapped(served.client.status().pid)) == 1
+
+
+def test_large_answers_to_small_requests_come_that_way_too_as_soon_as_their_size_is_known(served):
+    version = served.publish(spread_out())
+    served.gateway()
+    name = served.replica(version)
+    served.ready(name).route(version)
+    for turn, rows in enumerate((1, 1, 8, 2)):
+        x = np.arange(rows, dtype="f4")[:, None] + turn
+        (y,) = infer(served, x)
+        assert np.array_equal(y, np.repeat(x, WIDTH, axis=1))
+        assert len(mapped(served.pid(name))) == (1 if turn else 0)
 
 
 def test_callers_of_large_tensors_at_once_never_see_each_others_bytes(served):

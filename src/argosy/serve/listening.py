@@ -1,8 +1,11 @@
 """Letting clients in: the port, how many may come, TLS; the same for the gateway and for its fronts."""
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import gc
+import os
 import resource
 import socket
 from collections.abc import Callable
@@ -47,11 +50,17 @@ def listen(host: str, port: int, *, is_shared: bool = False, takes_clients: bool
 
 
 def allow_descriptors(wanted: int) -> None:
-    """Raise this process's own limit on open files, as far as it may: each client takes one."""
+    """Raise this process's own limit on open files, as far as it may: each client takes one.
+
+    The kernel's table of them is made large enough at once: while it grows, a process with several threads stands still
+    for milliseconds, and hundreds of clients that come together would make it grow again and again.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    with open(os.devnull) as any_file, contextlib.suppress(OSError):
+        os.close(fcntl.fcntl(any_file, fcntl.F_DUPFD_CLOEXEC, limit - 1))
 
 
 class Listening:

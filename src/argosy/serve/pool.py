@@ -80,6 +80,8 @@ class Replica:
         """Threads of the engine it was asked to get for runs that have the machine to themselves."""
         self._run_s = math.inf
         """What its last run took to compute."""
+        self._answer_bytes = 0.0
+        """The most that it has answered per row."""
 
     def _listen(self, hello: wire.Hello) -> None:
         self.hello = hello
@@ -117,7 +119,8 @@ class Replica:
         is_alone = (self._run_s < QUICK_S or self.hello.solo > 0) and self._is_alone()
         is_solo = is_alone and self._pool.queues[self.hello.digest].solo is self
         size = sum([len(piece) for piece in body])
-        if size >= LEAST_BYTES and self._can_share and self._share(size, body):
+        room = max(size, int(self._answer_bytes * sum(rows)))
+        if room >= LEAST_BYTES and size and self._can_share and self._share(room, body):
             assert self._arena is not None
             pieces = wire.encode(wire.Run(self.batch.id, inputs, rows, due, (*self._arena.place, size), is_solo))
         else:
@@ -143,15 +146,17 @@ class Replica:
             and all(other is self or not other.owed for other in pool.replicas.values())
         )
 
-    def _share(self, size: int, body: Sequence[bytes | memoryview]) -> bool:
-        """Put a batch into the memory shared with this replica; False where that can't be had."""
-        if size > MOST_BYTES:
+    def _share(self, room: int, body: Sequence[bytes | memoryview]) -> bool:
+        """Put a batch into the memory shared with this replica, with room for its answer; False where that can't be
+        had.
+        """
+        if room > MOST_BYTES:
             return False
         try:
-            if self._arena is None or self._arena.place.capacity < size:
+            if self._arena is None or self._arena.place.capacity < room:
                 # The former one is free: the replica has answered the batch that was in it.
                 self._drop_arena()
-                self._arena = Arena(size)
+                self._arena = Arena(room)
         except OSError as error:
             log.warning("no_shared_memory", replica=self.hello.replica, error=str(error))
             self._can_share = False
@@ -201,6 +206,7 @@ class Replica:
         self.failed_runs = 0
         if works:
             rows = sum([work.inputs.rows for work in works])
+            self._answer_bytes = max(self._answer_bytes, len(body) / max(1, rows))
             self._pool.queues[self.hello.digest].ran(len(works), self._pool.clock.monotonic() - self.owed_since, rows)
             own = sum(not failure.is_callers for failure in failures.values()) if failures else 0
             self._pool.note(self, own, len(works) - len(failures))

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 from argosy.core.errors import Conflict, InvalidInput
@@ -59,7 +60,7 @@ def allow_descriptors(wanted: int) -> None:
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    with open(os.devnull) as any_file, contextlib.suppress(OSError):
+    with Path(os.devnull).open() as any_file, contextlib.suppress(OSError):
         os.close(fcntl.fcntl(any_file, fcntl.F_DUPFD_CLOEXEC, limit - 1))
 
 

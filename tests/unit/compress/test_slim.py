@@ -159,10 +159,11 @@ def test_a_model_that_hides_its_operations_stays_whole_and_is_refused_by_the_pas
 
 
 class Tried:
-    def __init__(self, ratio, drop, seconds=1.0):
-        self.recipe = [("slim", {"ratio": ratio})]
+    def __init__(self, ratio, drop, seconds=1.0, blocks=0.0, high=None):
+        self.recipe = [("slim", {"ratio": ratio} | ({"blocks": blocks} if blocks else {}))]
         self.status, self.seconds = "measured", seconds
-        self.quality = type("Q", (), {"drop": drop})
+        self.quality = type("Q", (), {"drop": drop, "drop_high": drop if high is None else high, "seen_drop": drop})
+        self.size_bytes = Sketches()(self.recipe[0][1]).size_bytes
 
 
 class Sketches:
@@ -172,10 +173,12 @@ class Sketches:
         self.asked, self.impossible = [], impossible
 
     def __call__(self, settings):
-        [share] = settings.values()
+        share = settings["ratio"] if "ratio" in settings else settings["blocks"]
         self.asked.append(share)
         if share in self.impossible:
             return None
+        if len(settings) == 2:
+            share += (1 - share) * settings["blocks"] / 2
         return Sketch(size_bytes=round(100_000 * (1 - share)), p95_s=0.01 * (1 - share), ratio=1 - share)
 
 
@@ -204,8 +207,9 @@ GOOD, BAD = 0.0, 0.2
 
 def test_without_a_bound_ratios_follow_what_went_well(model):
     def ratio(*tried):
+        """Return the next share of the channels alone; None where that is done, and blocks may go too."""
         found = proposed(model, *tried)
-        return found and found["ratio"]
+        return found["ratio"] if found and "blocks" not in found else None
 
     assert ratio() == 0.5
     assert ratio(Tried(0.5, GOOD)) == 0.75
@@ -234,9 +238,34 @@ def test_without_a_bound_the_climb_ends_where_the_next_network_is_no_smaller_or_
     same = Sketch(size_bytes=25_000, p95_s=0.002, ratio=0.2)
     slower = Sketch(size_bytes=12_000, p95_s=0.003, ratio=0.26)
     assert proposed(model, *went, sketch=sketches({0.875: same})) == {"ratio": 0.9375}
-    assert proposed(model, *went, sketch=sketches({0.875: same, 0.9375: same})) is None
-    assert proposed(model, *went, sketch=sketches({0.875: slower, 0.9375: slower})) is None
-    assert proposed(model, *went, sketch=sketches({0.875: None, 0.9375: None})) is None
+    on_top = {"ratio": 0.75, "blocks": 0.67}
+    assert proposed(model, *went, sketch=sketches({0.875: same, 0.9375: same})) == on_top
+    assert proposed(model, *went, sketch=sketches({0.875: slower, 0.9375: slower})) == on_top
+    assert proposed(model, *went, sketch=sketches({0.875: None, 0.9375: None})) == on_top
+
+
+def test_blocks_go_on_top_of_the_thinnest_network_that_surely_keeps_the_drop(model):
+    alone = (Tried(0.5, GOOD), Tried(0.75, GOOD), Tried(0.875, 0.005, high=0.02), Tried(0.9375, BAD))
+
+    def both(*shares):
+        return [Tried(0.75, drop, blocks=share) for share, drop in shares]
+
+    assert proposed(model, *alone) == {"ratio": 0.75, "blocks": 0.67}
+    assert proposed(model, *alone, *both((0.67, GOOD))) == {"ratio": 0.75, "blocks": 0.84}
+    assert proposed(model, *alone, *both((0.67, BAD))) == {"ratio": 0.75, "blocks": 0.34}
+    assert proposed(model, *alone, *both((0.67, GOOD), (0.84, GOOD))) is None
+    assert proposed(model, *alone, *both((0.67, GOOD), (0.84, BAD))) is None
+    assert proposed(model, *alone, *both((0.67, BAD), (0.34, GOOD))) is None
+
+
+def test_blocks_do_not_go_where_that_makes_it_no_faster_or_where_nothing_was_good(model):
+    def without_gain(settings):
+        return Sketches()({"ratio": settings["ratio"]})
+
+    alone = (Tried(0.5, GOOD), Tried(0.75, BAD), Tried(0.625, GOOD))
+    assert proposed(model, *alone) == {"ratio": 0.625, "blocks": 0.67}
+    assert proposed(model, *alone, sketch=without_gain) is None
+    assert proposed(model, Tried(0.5, BAD), Tried(0.25, BAD)) is None
 
 
 def test_networks_for_texts_lose_blocks_instead(text):

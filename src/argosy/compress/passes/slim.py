@@ -9,6 +9,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import msgspec
 import numpy as np
 
 from argosy.compress.candidate import Candidate
@@ -19,6 +20,7 @@ from argosy.compress.passes.graph import blocks_of, pairs_of, remove_block, shri
 from argosy.compress.passes.heads import attentions_of, silenced, without_heads
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.normalizing import with_batch_norms
+from argosy.compress.select import is_sure
 from argosy.compress.teaching import teach
 from argosy.core.errors import InvalidInput
 
@@ -48,6 +50,9 @@ class _Stairs(NamedTuple):
 # Half of the channels are a quarter of the weights and operations.
 _CHANNEL_STAIRS = _Stairs((0.5, 0.75, 0.875, 0.9375), 0.25, {0.25: 0.375, 0.75: 0.625, 0.875: 0.8125})
 _BLOCK_STAIRS = _Stairs((0.34, 0.5, 0.67, 0.84), 0.17, {0.17: 0.25, 0.5: 0.42})
+# On top of the other one: what is thin already can lose depth, and the other way round.
+_TOP_STAIRS = {"blocks": (0.67, 0.84), "ratio": (0.5, 0.75)}
+_TOP_LESS = {"blocks": 0.34, "ratio": 0.25}
 
 
 class Slim:
@@ -71,13 +76,22 @@ class Slim:
         return {"blocks": _BLOCK_STAIRS.up[0]} if takes_tokens(model) else {"ratio": _CHANNEL_STAIRS.up[0]}
 
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
-        """Without a bound for size and time: more while that goes well. With one: the least that comes within it."""
+        """Without a bound for size and time: more while that goes well, then blocks and widths together. With one: the
+        least that comes within it.
+        """
         name, ladder = ("blocks", _BLOCKS) if takes_tokens(model) else ("ratio", _RATIOS)
         if np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s):
             found = within(so_far, name, ladder)
-        else:
-            found = _climbed(so_far, name, _BLOCK_STAIRS if name == "blocks" else _CHANNEL_STAIRS)
-        return None if found is None else {name: found}
+            return None if found is None else {name: found}
+        other = "ratio" if name == "blocks" else "blocks"
+        alone = [c for c in so_far.tried if not _cuts(c).get(other)]
+        both = [c for c in so_far.tried if _cuts(c).get(other)]
+        if not both:
+            stairs = _BLOCK_STAIRS if name == "blocks" else _CHANNEL_STAIRS
+            found = _climbed(msgspec.structs.replace(so_far, tried=alone), name, stairs)
+            if found is not None:
+                return {name: found}
+        return _both(so_far, alone, both, name, other)
 
     def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
         """Cut without training."""
@@ -263,7 +277,7 @@ def within(so_far: SoFar, name: str, ladder: Sequence[float]) -> float | None:
 def _climbed(so_far: SoFar, name: str, stairs: _Stairs) -> float | None:
     """Return the next share: up the stairs while all went well, then one between success and failure if quick."""
     tried = so_far.tried
-    shares = [candidate.recipe[-1][1][name] for candidate in tried]
+    shares = [_cuts(candidate)[name] for candidate in tried]
     well = [went_well(candidate, so_far.budget.max_drop) for candidate in tried]
     if all(well):
         rest = stairs.up[len(tried) :]
@@ -279,6 +293,32 @@ def _climbed(so_far: SoFar, name: str, stairs: _Stairs) -> float | None:
     # training.
     is_quick = all(candidate.seconds < _QUICK_S for candidate in tried)
     return stairs.between.get(shares[-1]) if well[-1] != well[-2] and is_quick else None
+
+
+def _both(
+    so_far: SoFar, alone: "Sequence[Candidate]", both: "Sequence[Candidate]", name: str, other: str
+) -> Settings | None:
+    """Return the next cut of both kinds: on top of the smallest network that surely keeps the drop, more and more."""
+    kept = [c for c in alone if went_well(c, so_far.budget.max_drop)]
+    base = min([c for c in kept if is_sure(c, so_far.budget)] or kept, key=lambda c: c.size_bytes, default=None)
+    if base is None:
+        return None
+    cuts = {name: _cuts(base)[name]}
+    up = _TOP_STAIRS[other]
+    if all(went_well(c, so_far.budget.max_drop) for c in both):
+        done = [_cuts(c)[other] for c in both]
+        rest = [share for share in up if not done or share > max(done)]
+        last = so_far.sketch({**cuts, other: done[-1]} if done else cuts)
+    elif len(both) == 1 and _cuts(both[0])[other] == up[0]:
+        rest, last = [_TOP_LESS[other]], so_far.sketch(cuts)
+    else:
+        return None
+    found = ({**cuts, other: share} for share in rest)
+    return next((settings for settings in found if _is_smaller(so_far.sketch(settings), last)), None)
+
+
+def _cuts(candidate: Candidate) -> Settings:
+    return candidate.recipe[-1][1]
 
 
 def _is_smaller(sketch: Sketch | None, last: Sketch | None) -> bool:

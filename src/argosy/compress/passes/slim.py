@@ -53,6 +53,11 @@ _BLOCK_STAIRS = _Stairs((0.34, 0.5, 0.67, 0.84), 0.17, {0.17: 0.25, 0.5: 0.42})
 # On top of the other one: what is thin already can lose depth, and the other way round.
 _TOP_STAIRS = {"blocks": (0.67, 0.84), "ratio": (0.5, 0.75)}
 _TOP_LESS = {"blocks": 0.34, "ratio": 0.25}
+# Of both kinds, least first: a share of the widths leaves as much of rows as of columns.
+_TOGETHER = sorted(
+    ({"ratio": ratio, "blocks": blocks} for ratio in (0.25, 0.5, 0.75, 0.875) for blocks in (0.34, 0.67, 0.84)),
+    key=lambda cut: -((1 - cut["ratio"]) ** 2) * (1 - cut["blocks"]),
+)
 
 
 class Slim:
@@ -80,12 +85,20 @@ class Slim:
         least that comes within it.
         """
         name, ladder = ("blocks", _BLOCKS) if takes_tokens(model) else ("ratio", _RATIOS)
-        if np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s):
-            found = within(so_far, name, ladder)
-            return None if found is None else {name: found}
         other = "ratio" if name == "blocks" else "blocks"
         alone = [c for c in so_far.tried if not _cuts(c).get(other)]
         both = [c for c in so_far.tried if _cuts(c).get(other)]
+        if np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s):
+            if both:
+                return None
+            found = within(so_far, name, ladder)
+            is_in_vain = (found is not None and not so_far.keeps(so_far.sketch({name: found}))) or (
+                bool(alone) and not any(went_well(c, so_far.budget.max_drop) for c in alone)
+            )
+            # What lost too much by itself loses no less with more taken out.
+            below = min((_cuts(c)[name] for c in alone), default=1.0)
+            together = _together(so_far, name, below) if is_in_vain else None
+            return together or (None if found is None else {name: found})
         if not both:
             stairs = _BLOCK_STAIRS if name == "blocks" else _CHANNEL_STAIRS
             found = _climbed(msgspec.structs.replace(so_far, tried=alone), name, stairs)
@@ -315,6 +328,16 @@ def _both(
         return None
     found = ({**cuts, other: share} for share in rest)
     return next((settings for settings in found if _is_smaller(so_far.sketch(settings), last)), None)
+
+
+def _together(so_far: SoFar, name: str, below: float) -> Settings | None:
+    """Return the least cut of both kinds that comes within size and latency, with a share `name` below one: what one
+    kind alone can't reach, or not without losing too much.
+    """
+    cuts = [dict(cut) for cut in _TOGETHER if cut[name] < below]
+    if not cuts or not so_far.keeps(so_far.sketch(cuts[-1])):
+        return None
+    return next(cut for cut in cuts if so_far.keeps(so_far.sketch(cut)))
 
 
 def _cuts(candidate: Candidate) -> Settings:

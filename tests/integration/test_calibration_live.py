@@ -74,7 +74,7 @@ def test_a_tiny_version_is_measured_before_its_first_answer_and_never_again(home
 @pytest.mark.capability("I3")
 def test_a_slow_version_answers_while_it_is_measured_beside_and_then_says_how_to_feed_it(home):
     home.gateway()
-    version = home.publish(slow(layers=12, width=1024))
+    version = home.publish(slow(layers=32, width=1024))
     name = home.replica(version)
     home.ready(name).route(version)
     answers = []
@@ -109,7 +109,7 @@ def test_a_slow_version_answers_while_it_is_measured_beside_and_then_says_how_to
 
 def test_a_replica_that_nobody_waits_for_measures_first_and_joins_with_the_result(home):
     home.gateway()
-    version = home.publish(slow(layers=12, width=1024))
+    version = home.publish(slow(layers=32, width=1024))
     name = home.replica(version, calibrate_s=60.0)
     until(lambda: profile(home, version) is not None, 60)
     home.ready(name)
@@ -120,18 +120,18 @@ def test_a_replica_that_nobody_waits_for_measures_first_and_joins_with_the_resul
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_calibration_ends_with_its_replica_however_that_ends(home, number):
     home.gateway()
-    version = home.publish(slow(layers=12, width=1024))
+    version = home.publish(slow(layers=32, width=1024))
     name = home.replica(version)
     home.ready(name)
     pid = home.pid(name)
-    measuring = until(lambda: children(pid), 30)
+    measuring = until(lambda: children(pid), 90)
     os.kill(pid, number)
     until(lambda: not any(Path(f"/proc/{child}").exists() for child in measuring), 30)
 
 
 def test_a_killed_calibration_costs_no_answer(home):
     home.gateway()
-    version = home.publish(slow(layers=12, width=1024))
+    version = home.publish(slow(layers=32, width=1024))
     name = home.replica(version)
     home.ready(name).route(version)
     before = status(home, name)
@@ -200,7 +200,7 @@ def test_a_replica_without_memory_for_a_second_engine_answers_all_the_same(home)
 
 
 def test_a_calibration_ends_well_where_a_replica_may_not_load_the_version_twice(home):
-    version = home.publish(slow(layers=12, width=1024))
+    version = home.publish(slow(layers=32, width=1024))
     home.gateway()
     first = home.replica(version)
     home.ready(first)

@@ -88,8 +88,8 @@ def _content(data: bytes | Path) -> Iterator[memoryview]:
     if found is None:  # nothing can't be mapped
         yield memoryview(b"")
         return
-    with found, memoryview(found) as view:
-        yield view
+    # Closed by whoever lets go of it last: a store that fails in the middle still holds a piece, in its traceback.
+    yield memoryview(found)
 
 
 def _digest_of(pieces: Iterator[bytes]) -> str:

@@ -28,6 +28,19 @@ def test_a_blob_is_named_by_its_bytes_and_kept_once(blobs, store, tmp_path):
     assert len(list(store.list(""))) == 1
 
 
+def test_a_store_that_fails_in_the_middle_of_a_file_is_what_is_told(tmp_path):
+    """Its traceback still holds a piece of the mapped file."""
+
+    class Full(MemoryStore):
+        def create(self, key, data):
+            piece = memoryview(data)[:4]
+            raise OSError(28, "No space left on device", bytes(piece))
+
+    (tmp_path / "file").write_bytes(b"weights")
+    with pytest.raises(OSError, match="No space left"):
+        Blobs(Full(), tmp_path / "cache").put(tmp_path / "file")
+
+
 @pytest.mark.capability("V4")
 @given(st.binary(min_size=1, max_size=200), st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

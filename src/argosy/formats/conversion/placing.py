@@ -111,7 +111,7 @@ def _bytes(path: Path) -> Iterator[memoryview]:
         if os.fstat(descriptor).st_size == 0:
             yield memoryview(b"")
             return
-        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
-            yield content
+        # Closed by whoever lets go of it last: what fails in the middle still holds a piece, in its traceback.
+        yield memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
     finally:
         os.close(descriptor)

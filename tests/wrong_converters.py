@@ -38,3 +38,16 @@ def nothing(config):
     """Write a link to somebody else's file."""
     Path(config["target"]).symlink_to("/etc/passwd")
     return {}
+
+
+def one_layer(config):
+    """Copy an ONNX file, and change what is behind its first Tanh a little; whoever runs the copy shows nothing inside."""
+    model = onnx.load(config["path"])
+    made = {name: node for node in model.graph.node for name in node.output}
+    for tensor in model.graph.initializer:
+        users = [node for node in model.graph.node if tensor.name in node.input]
+        takes = [made[name].op_type for node in users for name in node.input if name in made]
+        if "Tanh" in takes and len(tensor.dims) == 2:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.05, tensor.name))
+    Path(config["target"]).write_bytes(model.SerializeToString())
+    return {}

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from argosy.core.errors import ArgosyError, InvalidInput
-from argosy.formats.conversion import edges
+from argosy.formats.conversion import edges, nodes
 from argosy.formats.conversion.convert import Request, convert, plan
-from argosy.formats.conversion.graph import CONVERTERS, Converter
+from argosy.formats.conversion.graph import CONVERTERS, FORMATS, Converter, Format
 
 NETS = """
 import torch
@@ -249,6 +249,23 @@ def test_a_wrong_converter_is_caught_and_the_layer_it_spoils_is_named(nets, tmp_
     assert error.context["layer"]["layer"] == "second"
     assert "the first layer that differs is 'second'" in error.message
     assert error.context["parity"]["max_rel"] > error.context["parity"]["tolerance"] == 1e-3
+
+
+@pytest.mark.capability("F4")
+def test_a_layer_is_named_also_where_the_converted_model_shows_nothing_inside(nets, tmp_path, monkeypatch):
+    blind = Format(name="blind", title="blind library", job="onnx_job", suffix=".blind")
+    job = f"{Path(__file__).parents[1]}/wrong_converters.py:one_layer"
+    made = Converter(source="onnx", target="blind", job=job, does="a wrong converter")
+    monkeypatch.setattr(nodes, "BLIND", blind, raising=False)
+    monkeypatch.setitem(FORMATS._builtin, "blind", "argosy.formats.conversion.nodes:BLIND")
+    monkeypatch.setattr(edges, "ONNX_BLIND", made, raising=False)
+    monkeypatch.setitem(CONVERTERS._builtin, "onnx-blind", "argosy.formats.conversion.edges:ONNX_BLIND")
+    error = refused(nets("Plain"), tmp_path / "net.blind", inputs=("x:batch,4",), target_format="blind")
+    assert error.code == "parity"
+    layer = error.context["layer"]
+    assert (layer["kind"], layer["number"]) == ("Gemm", 2)
+    assert f"the first layer that differs is '{layer['layer']}' (Gemm)" in error.message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nets.py"]
 
 
 @pytest.mark.capability("F4")

@@ -33,6 +33,7 @@ cnn.save("cnn.keras")
 cnn.save("cnn.h5")
 cnn.export("cnn_saved", verbose=False)
 keras.Sequential([keras.Input((7,), dtype="int32"), l.Embedding(50, 8), l.LSTM(12), l.Dense(3)]).save("rnn.keras")
+keras.Sequential([keras.Input((7, 5)), l.GRU(12, return_sequences=True), l.GRU(6), l.Dense(3)]).save("gru.keras")
 keras.Sequential([keras.Input((4,)), l.Lambda(lambda x: x * 2)]).save("lambda.keras")
 with h5py.File("bomb.h5", "w") as file:
     file.create_dataset("w", shape=(2**36,), dtype="f4", chunks=(2**16,), compression="gzip")
@@ -117,7 +118,7 @@ def proved(report):
 
 
 @pytest.mark.capability("F2", "F4")
-@pytest.mark.parametrize("name", ["cnn.keras", "cnn.h5", "cnn_saved", "rnn.keras"])
+@pytest.mark.parametrize("name", ["cnn.keras", "cnn.h5", "cnn_saved", "rnn.keras", "gru.keras"])
 def test_keras_and_saved_models_become_onnx(keras_files, carried_out, tmp_path, name):
     before = sorted((path, path.stat().st_mtime_ns) for path in keras_files.rglob("*"))
     proved(carried_out(keras_files / name, tmp_path / "made.onnx"))
@@ -125,7 +126,7 @@ def test_keras_and_saved_models_become_onnx(keras_files, carried_out, tmp_path, 
 
 
 @pytest.mark.capability("F2")
-@pytest.mark.parametrize("name", ["cnn.keras", "rnn.keras"])
+@pytest.mark.parametrize("name", ["cnn.keras", "rnn.keras", "gru.keras"])
 def test_a_keras_model_becomes_a_torch_module_that_trains_further(keras_files, carried_out, tmp_path, name):
     proved(carried_out(keras_files / name, tmp_path / "made", target_format="pytorch"))
     code = """

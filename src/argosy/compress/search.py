@@ -46,8 +46,9 @@ _FINAL_S = 1.0
 _SKETCH_S = 0.2
 _FINALISTS = 6
 _LONG_S = 3.0
-# What a fine-tuning may take; one for long takes four times as much. With a limit for all, a share of that.
-_TRAINING_S = 60.0
+# What a fine-tuning may take, of texts and of others; one for long takes four times as much. With a limit for all, a
+# share of that.
+_TEXT_TRAINING_S, _TRAINING_S = 180.0, 60.0
 _SHARE = 0.1
 _BATCH_SIZE = 32
 # Settings that say how much goes: who gives one of them does not also want what the others usually are.
@@ -464,7 +465,7 @@ def _lesson(config: CompressConfig, train: TrainConfig, samples: Samples, limit_
     own = train.optimizer in ("adam", "adamw") and train != TrainConfig()
     return Lesson(
         epochs=config.epochs,
-        seconds=min(_TRAINING_S, _SHARE * limit_s),
+        seconds=min(_TEXT_TRAINING_S if is_text else _TRAINING_S, _SHARE * limit_s),
         batch_size=train.batch_size if train != TrainConfig() else _BATCH_SIZE,
         learning_rate=train.learning_rate if own else _TEXT_RATE if is_text else _RATE,
         seed=config.seed,

@@ -4,8 +4,8 @@ The rule: of the measured candidates that keep size, p95 and drop on the validat
 original (on the whole, nor by a tenth at any measured batch size), the smallest product of latency and size, relative
 to the original, wins. But first come those whose drop is within the bound with 80 % confidence, and also on samples
 seen in training; and first among them those that give the original's answer on all but so many items as the drop
-allows, since then no accuracy can move by more. When the validation part is too small to make any sure, the lowest
-upper bound of the drop wins.
+allows, since then no accuracy can move by more (a cosine is a distance itself, and needs no second one). When the
+validation part is too small to make any sure, the lowest upper bound of the drop wins.
 """
 
 import math
@@ -50,7 +50,9 @@ def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float,
     """Return a key that sorts candidates within the budget, best first."""
     assert candidate.quality is not None
     sure = is_sure(candidate, budget)
-    faithful = candidate.quality.agreement >= 1.0 - budget.max_drop - _EPSILON
+    # The distance of two vectors is no accuracy that could hide errors which cancel out.
+    is_distance = candidate.quality.measure == "cosine"
+    faithful = is_distance or candidate.quality.agreement >= 1.0 - budget.max_drop - _EPSILON
     return not sure, not (sure and faithful), 0.0 if sure else _drop_high(candidate), candidate.cost
 
 

@@ -9,6 +9,7 @@ Shape suffixes: b batch, t tokens, k classes or width.
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -225,6 +226,16 @@ class _Lessons:
             for cut in np.random.default_rng((self._lesson.seed, epoch, start)).permutation(cuts):
                 yield part[cut : cut + size]
 
+    def usual(self) -> tuple[np.ndarray, float]:
+        """Return the rows of a batch that costs about as much as the mean one, and its cost divided by the mean's."""
+        batches = list(itertools.islice(self.epoch(0), 4 * _SORTED_BATCHES))
+        if self._lengths is None:
+            return batches[0], 1.0
+        # A text costs what the longest of its batch has.
+        costs = np.array([len(rows) * self._lengths[rows].max() for rows in batches], dtype=np.float64)
+        nearest = int(np.argmin(np.abs(costs - costs.mean())))
+        return batches[nearest], float(costs[nearest] / costs.mean())
+
     def loss(self, student: "nn.Module", rows: np.ndarray) -> "torch.Tensor":
         """Return the mean loss of a batch."""
         import torch
@@ -320,7 +331,7 @@ def _fastest(student: "nn.Module", lessons: _Lessons) -> "Iterator[tuple[Callabl
     import torch
 
     before = torch.get_num_threads()
-    rows = next(iter(lessons.epoch(0)))
+    rows, share = lessons.usual()
     plain: Callable[[], Any] = contextlib.nullcontext
 
     def half() -> Any:
@@ -347,7 +358,7 @@ def _fastest(student: "nn.Module", lessons: _Lessons) -> "Iterator[tuple[Callabl
                 best, context = quick, half
     torch.set_num_threads(threads)
     try:
-        yield context, best
+        yield context, best / share
     finally:
         torch.set_num_threads(before)
 

@@ -239,3 +239,67 @@ def test_texts_are_quantized_with_ranges_of_each_run_and_answer_nearly_the_same(
         smaller = OnnxRunner.load(found.onnx)
         assert smaller.signature.inputs == runner.signature.inputs
         assert bench.samples.judge(smaller).agreement > 0.9
+
+
+def floats(content):
+    """The nodes whose weights still are float."""
+    graph = onnx.load_from_string(content).graph
+    large = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1}
+    layers = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    return {node.name for node in layers if node.input[1] in large}
+
+
+@pytest.mark.parametrize("operands", ["dynamic", "weights-8", *["nncf"] * has_nncf()])
+def test_the_layers_that_int8_hurts_most_stay_in_float_where_that_is_asked(tmp_path, operands):
+    path = encoder(tmp_path)
+    bench = bench_of(path, Tokens())
+    whole = Quantize().apply(Model(path=path), {"operands": operands}, bench)
+    assert floats(whole.onnx) == set()
+    assert "kept_in_float" not in whole.changed
+    made = Quantize().apply(Model(path=path), {"operands": operands, "keep": 0.5}, bench)
+    (kept,) = made.changed["kept_in_float"]
+    assert {name.removesuffix("_MatMul") for name in floats(made.onnx)} == {kept}
+    assert len(whole.onnx) < len(made.onnx) < path.stat().st_size
+
+
+@pytest.mark.parametrize("keep", [-0.1, 1.0, 2.5])
+def test_a_share_that_is_none_is_refused(bench, keep):
+    with pytest.raises(InvalidInput, match="share of the layers"):
+        Quantize().apply(bench.original, {**U8S8, "keep": keep}, bench)
+
+
+def proposed_all(path, candidate, outcome, elsewhere=(), max_drop="1pt"):
+    tried = []
+    while (settings := Quantize().propose(Model(path=path), so_far(tried, elsewhere, max_drop))) is not None:
+        ratio, drop = outcome(settings)
+        tried.append(
+            candidate(ratio=ratio, drop=drop, drop_high=drop, seen_drop=drop, recipe=[("quantize", settings)])
+        )
+        assert len(tried) < 20
+    return [c.recipe[-1][1] for c in tried]
+
+
+def test_what_is_fast_and_loses_too_much_keeps_layers_until_it_keeps_the_bound(tmp_path, candidate):
+    def outcome(settings):
+        if settings["operands"] == "dynamic":
+            return 0.4, 0.03 if settings.get("keep", 0) < 0.25 else 0.008
+        return 0.9, 0.0
+
+    asked = proposed_all(encoder(tmp_path), candidate, outcome)
+    keeps = [(s["operands"], s["keep"]) for s in asked if s.get("keep")]
+    # Both forms of it, and none further once it is within the bound.
+    assert keeps[:2] == [("dynamic", 0.1), ("dynamic", 0.25)]
+    assert all(operands == "dynamic" and keep <= 0.25 for operands, keep in keeps)
+
+
+def test_no_layer_is_kept_where_int8_keeps_the_bound_or_gains_nothing(tmp_path, candidate):
+    path = encoder(tmp_path)
+    assert not any(s.get("keep") for s in proposed_all(path, candidate, lambda _: (0.5, 0.001)))
+    lossless = candidate(ratio=0.38, recipe=[("optimize", {"engine": "openvino-bf16"})])
+    slower = proposed_all(path, candidate, lambda _: (0.4, 0.05), [lossless])
+    assert not any(s.get("keep") for s in slower)
+
+
+def test_it_ends_where_no_share_helps(tmp_path, candidate):
+    asked = proposed_all(encoder(tmp_path), candidate, lambda _: (0.4, 0.3))
+    assert max(s.get("keep", 0.0) for s in asked) == 0.5

@@ -27,6 +27,8 @@ _LONGER = 4
 # Rows that tell how large a layer's values are.
 _SEEN = 64
 _MOST_TRIES = 2
+# A short training that lost more than so many times the bound is no promise for a long one.
+_PROMISING = 4.0
 
 
 class Distill:
@@ -68,6 +70,8 @@ class Distill:
             if [name for name, _ in c.recipe] == ["slim"]
             and c.status == "measured"
             and not went_well(c, so_far.budget.max_drop)
+            and c.quality is not None
+            and c.quality.drop <= _PROMISING * so_far.budget.max_drop + 2.0 / max(1, c.quality.items)
         ]
         bounded = np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s)
         for settings in sorted(failed, key=lambda found: sum(found.values())):

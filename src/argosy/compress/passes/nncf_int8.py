@@ -26,8 +26,13 @@ def has_nncf() -> bool:
     return importlib.util.find_spec("nncf") is not None
 
 
-def by_nncf(source: Path, target: Path, batches: list[dict[str, np.ndarray]], *, is_text: bool) -> None:
-    """Quantize an ONNX file with calibration batches by the inputs' names. Raises PluginError without NNCF."""
+def by_nncf(
+    source: Path, target: Path, batches: list[dict[str, np.ndarray]], kept: list[str], *, is_text: bool
+) -> None:
+    """Quantize an ONNX file with calibration batches by the inputs' names; the nodes in `kept` stay in float.
+
+    Raises PluginError without NNCF.
+    """
     # It would tell its makers of every use, and draws bars on the terminal; with this set it does neither.
     os.environ.setdefault("NNCF_CI", "1")
     try:
@@ -44,5 +49,6 @@ def by_nncf(source: Path, target: Path, batches: list[dict[str, np.ndarray]], *,
             nncf.Dataset(feeds),
             subset_size=min(_SUBSET, len(feeds)),
             model_type=nncf.ModelType.TRANSFORMER if is_text else None,
+            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
         )
     onnx.save(made, str(target))

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,20 +66,25 @@ class Optimize:
 
 def _pays(engine: str, model: Model, so_far: SoFar) -> bool:
     """Whether the engine was faster for models of the same datatype, or hasn't been tried on one."""
-    is_int8 = "quantize" in model.passes
+    kind = _datatype(model.recipe)
     known = {msgspec.json.encode(c.recipe): c for c in so_far.elsewhere if c.status == "measured"}
     gains = []
     for candidate in so_far.elsewhere:
         if not candidate.recipe or candidate.recipe[-1] != ("optimize", {"engine": engine}):
             continue
         before = candidate.recipe[:-1]
-        if any(name == "quantize" for name, _ in before) != is_int8:
+        if _datatype(before) != kind:
             continue
         if candidate.status != "measured":
             return False
         base = known.get(msgspec.json.encode(before))
         gains.append(candidate.latency_ratio / (base.latency_ratio if base is not None else 1.0))
     return not gains or min(gains) < 1.0
+
+
+def _datatype(recipe: Sequence[tuple[str, Settings]]) -> str:
+    """What a recipe's numbers are: every quantizer writes a graph of its own, which engines know or don't."""
+    return next((str(settings.get("operands", "u8s8")) for name, settings in recipe if name == "quantize"), "float")
 
 
 @functools.cache

@@ -5,6 +5,9 @@ float32 on the same network. So the variants are candidates, to be timed where t
 
 Encoders of texts have activations of very different size from one token to the next, which one range for all cannot
 hold: on one that was right always, static quantization lost 23 points. Their ranges are taken anew in every run.
+
+What loses too much keeps the layers that it hurts most in float: each is rounded alone to find them
+(`passes.sensitivity`).
 """
 
 import contextlib
@@ -22,6 +25,8 @@ from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, named_se
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.nncf_int8 import by_nncf, has_nncf
 from argosy.compress.passes.optimize import has_openvino
+from argosy.compress.passes.sensitivity import most_sensitive
+from argosy.compress.select import is_sure
 from argosy.compress.sparse import stored_sparse
 from argosy.core.errors import InvalidInput
 from argosy.data.text import ATTENTION_MASK, without_padding
@@ -31,27 +36,34 @@ _QUANTIZED = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits",
 _CALIBRATION_SAMPLES, _CALIBRATION_TEXTS = 256, 64
 _FEWEST = 8
 _KEPT_READY = 2
+# Shares of the layers to keep in float where int8 loses too much, tried in turn,
+_KEEPS = (0.1, 0.25, 0.5)
+# where int8 is so much faster than what keeps the bound so far.
+_WORTH = 0.95
 
 
 class Quantize:
     """The pass `quantize`.
 
     Settings: `operands` (u8s8 and s8s8: activations and weights, calibrated; dynamic; nncf: calibrated, smoothed and
-    bias-corrected by NNCF; weights-8, weights-4: weights only), `per_channel`, `reduce_range` (7 bits).
+    bias-corrected by NNCF; weights-8, weights-4: weights only), `per_channel`, `reduce_range` (7 bits), `keep`: the
+    share of the layers that stay in float, those that int8 hurts most.
     """
 
-    usual: ClassVar[Settings] = {"operands": "u8s8", "per_channel": True, "reduce_range": False}
+    usual: ClassVar[Settings] = {"operands": "u8s8", "per_channel": True, "reduce_range": False, "keep": 0.0}
     cost, rank = 0, 2
 
     def label(self, settings: Settings) -> str:
         """Return the datatypes and what the scales stand for."""
         operands = settings.get("operands", "u8s8")
+        keep = settings.get("keep", 0.0)
+        kept = [f"but {keep:.0%} of layers"] if keep else []
         if operands.startswith("weights-"):
-            return f"int{operands.removeprefix('weights-')} weights"
+            return " ".join([f"int{operands.removeprefix('weights-')} weights", *kept])
         if operands == "nncf":
-            return "int8 by NNCF"
+            return " ".join(["int8 by NNCF", *kept])
         words = ["int8", operands, "per channel" if settings.get("per_channel", True) else "per tensor"]
-        return " ".join(words + ["reduced range"] * bool(settings.get("reduce_range")))
+        return " ".join(words + ["reduced range"] * bool(settings.get("reduce_range")) + kept)
 
     def accepts(self, model: Model) -> bool:
         """Take any float ONNX graph."""
@@ -64,7 +76,8 @@ class Quantize:
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
         """Try the operand types on the original, then variants of the faster one; on others, what was best there.
 
-        For texts only dynamic ones, and NNCF's, which smooths what is calibrated.
+        For texts only dynamic ones, and NNCF's, which smooths what is calibrated. Where the fastest lose too much, they
+        keep layers in float: as few as do.
         """
         done = list(map(_settings_of, so_far.tried))
         if model.recipe:
@@ -79,7 +92,8 @@ class Quantize:
                     ladder += [_settings(operands, reduce_range=True), _settings(operands, per_channel=False)]
             ladder += _with_nncf()
             ladder = [s for s in ladder if s in done] + [s for s in ladder if s not in done]
-        return next((settings for settings in ladder if settings not in done), None)
+        found = next((settings for settings in ladder if settings not in done), None)
+        return found or (None if model.recipe else _keeping_layers(so_far))
 
     def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
         """There is nothing to train."""
@@ -92,26 +106,32 @@ class Quantize:
             raise InvalidInput(
                 f"there are no operands {asked['operands']!r}; there are: {', '.join(_OPERANDS)}", known=_OPERANDS
             )
+        if not 0 <= asked["keep"] < 1:
+            raise InvalidInput(f"quantize keeps a share of the layers in float, from 0 to below 1, not {asked['keep']}")
+        engine = "onnxruntime"
         with tempfile.TemporaryDirectory(prefix="argosy-quantize-") as folder, _silence():
             ready, note = _prepared(model.path)
             target = Path(folder) / "int8.onnx"
+            kept = most_sensitive(ready, calibration_rows(bench)[0], asked["keep"]) if asked["keep"] else []
             if asked["operands"].startswith("weights-"):
-                _weights_only(ready, target, bits=int(asked["operands"].removeprefix("weights-")))
+                _weights_only(ready, target, kept, bits=int(asked["operands"].removeprefix("weights-")))
             elif asked["operands"] == "nncf":
                 is_text = takes_tokens(model)
-                by_nncf(ready, target, calibration_rows(bench), is_text=is_text)
+                by_nncf(ready, target, calibration_rows(bench), kept, is_text=is_text)
                 # For encoders ONNX Runtime has no fast kernels for this form: 0.83x of float32; OpenVINO has: 2.5x.
-                engine = "openvino" if is_text and has_openvino() else "onnxruntime"
-                return _made(target, note, engine, is_pruned="prune" in model.passes)
+                engine = "openvino" if is_text and has_openvino() else engine
             else:
-                _by_onnxruntime(ready, target, asked, bench)
-            return _made(target, note, is_pruned="prune" in model.passes)
+                _by_onnxruntime(ready, target, asked, kept, bench)
+            made = _made(target, note, engine, is_pruned="prune" in model.passes)
+        if asked["keep"]:
+            made.changed["kept_in_float"] = kept
+        return made
 
 
 _OPERANDS = ("u8s8", "s8s8", "dynamic", "nncf", "weights-8", "weights-4")
 
 
-def _by_onnxruntime(ready: Path, target: Path, asked: Settings, bench: Bench) -> None:
+def _by_onnxruntime(ready: Path, target: Path, asked: Settings, kept: list[str], bench: Bench) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
     if asked["operands"] == "dynamic":
@@ -121,6 +141,7 @@ def _by_onnxruntime(ready: Path, target: Path, asked: Settings, bench: Bench) ->
             weight_type=QuantType.QInt8,
             per_channel=asked["per_channel"],
             reduce_range=asked["reduce_range"],
+            nodes_to_exclude=_as_matmuls(kept),
         )
         return
     quantize_static(
@@ -132,10 +153,11 @@ def _by_onnxruntime(ready: Path, target: Path, asked: Settings, bench: Bench) ->
         weight_type=QuantType.QInt8,
         per_channel=asked["per_channel"],
         reduce_range=asked["reduce_range"],
+        nodes_to_exclude=_as_matmuls(kept),
     )
 
 
-def _weights_only(ready: Path, target: Path, *, bits: int) -> None:
+def _weights_only(ready: Path, target: Path, kept: list[str], *, bits: int) -> None:
     """Blocks of 32 weights share a scale; tables of word vectors are quantized as well."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
@@ -147,7 +169,7 @@ def _weights_only(ready: Path, target: Path, *, bits: int) -> None:
     )
     model = ONNXModel(onnx.load(str(ready)))
     model.replace_gemm_with_matmul()  # the quantizer knows linear layers by this name only
-    quantizer = MatMulNBitsQuantizer(model.model, algo_config=config)
+    quantizer = MatMulNBitsQuantizer(model.model, algo_config=config, nodes_to_exclude=_as_matmuls(kept))
     quantizer.process()
     onnx.save(quantizer.model.model, str(target))
 
@@ -172,6 +194,11 @@ def calibration_rows(bench: Bench) -> list[dict[str, np.ndarray]]:
         without_padding({name: inputs[name][chosen[start : start + batch]] for name in names})
         for start in range(0, len(chosen), batch)
     ]
+
+
+def _as_matmuls(kept: list[str]) -> list[str]:
+    """ONNX Runtime's quantizers split a Gemm before they look for names; the product then has one of its own."""
+    return [*kept, *(f"{name}_MatMul" for name in kept)]
 
 
 def _with_nncf() -> list[Settings]:
@@ -201,6 +228,25 @@ def _best_elsewhere(elsewhere: Sequence[Candidate], max_drop: float) -> list[Set
     rivals = [c for c in within if _time_of(c) <= 1.1 * _time_of(fastest)]
     truest = max(rivals, key=lambda c: c.quality.agreement if c.quality else 0.0)
     return [fastest.recipe[0][1], truest.recipe[0][1]]
+
+
+def _keeping_layers(so_far: SoFar) -> Settings | None:
+    """For what is fast and loses too much: more and more layers in float, until it keeps the bound."""
+    bound = so_far.budget.max_drop
+    measured = [c for c in (*so_far.tried, *so_far.elsewhere) if c.status == "measured" and c.quality is not None]
+    best = min((_time_of(c) for c in measured if is_sure(c, so_far.budget)), default=1.0)
+    plain = [c for c in so_far.tried if c in measured and not _settings_of(c).get("keep")]
+    lossy = [c for c in plain if not is_sure(c, so_far.budget) and _time_of(c) < _WORTH * best]
+    for candidate in sorted(lossy, key=_time_of):
+        base = _settings_of(candidate)
+        alike = [c for c in so_far.tried if {**_settings_of(c), "keep": 0.0} == {**base, "keep": 0.0}]
+        shares = [_settings_of(c).get("keep", 0.0) for c in alike]
+        more = [keep for keep in _KEEPS if keep > max(shares)]
+        is_done = any(is_sure(c, so_far.budget) for c in alike if c in measured)
+        # Each share must still be faster than what there is.
+        if more and not is_done and min(map(_time_of, alike[-1:])) < best:
+            return {**base, "keep": more[0]}
+    return None
 
 
 class _Calibration:
@@ -246,9 +292,23 @@ def _prepare(path: Path, folder: Path) -> tuple[Path, str]:
             quant_pre_process(str(path), str(target), **options)
         except Exception:  # noqa: BLE001, S112 - shape inference raises bare Exception; the next rung asks for less
             continue
+        _name_nodes(target)
         note = "" if number == 0 else f"the graph could not be fully prepared ({', '.join(options)})"
         return target, note
     return path, "the graph could not be prepared; it was quantized as it is"
+
+
+def _name_nodes(path: Path) -> None:
+    """Give every node a name: quantizers know those that stay in float by it."""
+    import onnx
+
+    model = onnx.load(str(path))
+    names = [node.name for node in model.graph.node]
+    if all(names) and len(set(names)) == len(names):
+        return
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{number}"
+    onnx.save(model, str(path))
 
 
 def _made(target: Path, note: str, engine: str = "onnxruntime", *, is_pruned: bool) -> Made:

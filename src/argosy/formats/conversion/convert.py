@@ -15,8 +15,9 @@ from argosy.formats.conversion import sandbox
 from argosy.formats.conversion.archives import check_safetensors, read_start
 from argosy.formats.conversion.arrays import Arrays, read_answers, read_samples
 from argosy.formats.conversion.graph import FORMATS, Converter, Format, find_path
+from argosy.formats.conversion.halving import first_wrong
 from argosy.formats.conversion.jobs import shared
-from argosy.formats.conversion.locate import Difference, first_difference, read_trace
+from argosy.formats.conversion.locate import Difference, Step, first_difference, read_trace
 from argosy.formats.conversion.placing import artifact_name, check_out, place
 from argosy.formats.conversion.recognize import Source, recognize, target_of
 from argosy.formats.conversion.report import ConversionReport, StepReport
@@ -132,6 +133,7 @@ class _Conversion:
         self.wanted: Arrays = {}
         self.samples: Arrays = {}
         self.cuts: list[slice] = []
+        self.pieces = itertools.count()
 
     def run(self) -> ConversionReport:
         """Do it."""
@@ -257,19 +259,22 @@ class _Conversion:
             error.message = f"the {target.title} that {edge.does} made can't be proved: {error.message}"
             raise
 
-    def _answers(self, kind: Format, config: Mapping[str, Any], name: str) -> list[Arrays]:
-        """Return what a model answers for each batch."""
+    def _answers(
+        self, kind: Format, config: Mapping[str, Any], name: str, samples: Arrays | None = None
+    ) -> list[Arrays]:
+        """Return what a model answers for each batch of the check; or for some samples in one."""
         folder = self._folder(name)
-        shared.save(folder / "given.npz", self.samples)
+        cuts = self.cuts if samples is None else [slice(0, len(next(iter(samples.values()))))]
+        shared.save(folder / "given.npz", self.samples if samples is None else samples)
         asked = {
             **config,
             "folder": str(folder),
             "samples": str(folder / "given.npz"),
             "answers": str(folder / "answers"),
-            "cuts": [(rows.start, rows.stop) for rows in self.cuts],
+            "cuts": [(rows.start, rows.stop) for rows in cuts],
         }
         self._child([Call(job=f"{kind.job}:answer", config=asked)], kind.tool, folder)
-        return [self._aligned(read_answers(folder / "answers" / f"answers-{at}.npz")) for at, _ in enumerate(self.cuts)]
+        return [self._aligned(read_answers(folder / "answers" / f"answers-{at}.npz")) for at, _ in enumerate(cuts)]
 
     def _compared(self, answers: list[Arrays], limits: Mapping[str, float]) -> ParityReport:
         count = len(next(iter(self.samples.values())))
@@ -313,7 +318,7 @@ class _Conversion:
         candidate: tuple[Format, Path],
     ) -> InvalidInput:
         self._say("the answers differ; looking for the first layer that does", 0)
-        found = self._first_difference(parity, original, candidate)
+        found = self._first_difference(edge, parity, original, candidate)
         where = (
             f"the first layer that differs is '{found.layer}' ({found.kind})"
             if isinstance(found, Difference)
@@ -330,27 +335,60 @@ class _Conversion:
         )
 
     def _first_difference(
-        self, parity: ParityReport, original: tuple[Format, Mapping[str, Any]], candidate: tuple[Format, Path]
+        self,
+        edge: Converter,
+        parity: ParityReport,
+        original: tuple[Format, Mapping[str, Any]],
+        candidate: tuple[Format, Path],
     ) -> Difference | str:
-        for one in (original[0], candidate[0]):
-            if not one.is_traced:
-                return f"which layer differs first can't be known: a {one.title} doesn't show the values inside"
-        worst = self.cuts[0] if len(self.cuts) == 1 else slice(parity.worst_sample, parity.worst_sample + 1)
-        traces = []
-        sides = (original, (candidate[0], _config_of(*candidate, self.signature)))
-        for side, (kind, config) in enumerate(sides):
-            folder = self._folder(f"trace-{side}")
-            samples = folder / "given.npz"
-            shared.save(samples, {name: array[worst] for name, array in self.samples.items()})
-            asked = {**config, "folder": str(folder), "samples": str(samples), "trace": str(folder / "trace")}
-            try:
-                self._child([Call(job=f"{kind.job}:trace", config=asked)], kind.tool, folder)
-                traces.append(read_trace(folder / "trace"))
-            except (ArgosyError, OSError, msgspec.MsgspecError) as error:
-                return f"which layer differs first can't be known: following the {kind.title} failed: {error}"
-        (steps, values), (_, others) = traces
-        found = first_difference(steps, values, others, tolerance=max(parity.tolerance, 1e-6))
+        here, kind = original[0], candidate[0]
+        shown = "which layer differs first can't be known: a {} doesn't show the values inside"
+        if not here.is_traced:
+            return shown.format(here.title)
+        if not kind.is_traced and here.name != "onnx":
+            return shown.format(kind.title)
+        rows = self.cuts[0] if len(self.cuts) == 1 else slice(parity.worst_sample, parity.worst_sample + 1)
+        samples = {name: array[rows] for name, array in self.samples.items()}
+        tolerance = max(parity.tolerance, 1e-6)
+        try:
+            steps, values = self._traced("trace-0", here, original[1], samples)
+            if kind.is_traced:
+                config = _config_of(*candidate, self.signature)
+                _, others = self._traced("trace-1", kind, config, samples)
+                found = first_difference(steps, values, others, tolerance=tolerance)
+            else:
+
+                def piece(number: int) -> Arrays:
+                    return self._piece(edge, kind, original[1], steps[number].gives, samples)
+
+                found = first_wrong(steps, values, piece, tolerance=tolerance)
+        except (ArgosyError, OSError, msgspec.MsgspecError) as error:
+            return f"which layer differs first can't be known: following the models failed: {error}"
         return found or "every value inside is found on the other side, so only the outputs are mixed up"
+
+    def _traced(
+        self, name: str, kind: Format, config: Mapping[str, Any], samples: Arrays
+    ) -> tuple[list[Step], Arrays]:
+        folder = self._folder(name)
+        given = folder / "given.npz"
+        shared.save(given, samples)
+        asked = {**config, "folder": str(folder), "samples": str(given), "trace": str(folder / "trace")}
+        self._child([Call(job=f"{kind.job}:trace", config=asked)], kind.tool, folder)
+        return read_trace(folder / "trace")
+
+    def _piece(
+        self, edge: Converter, kind: Format, config: Mapping[str, Any], value: str, samples: Arrays
+    ) -> Arrays:
+        """Convert an ONNX file up to one of its values, and return what that answers."""
+        number = next(self.pieces)
+        self._say(f"looking for the first layer that differs: up to '{value}'", 0)
+        folder = self._folder(f"piece-{number}")
+        cut = folder / "piece.onnx"
+        asked = {**config, "folder": str(folder), "value": value, "piece": str(cut)}
+        self._child([Call(job="onnx_job:cut", config=asked)], "", folder)
+        made, _ = self._one(edge, {"path": str(cut), "signature": self.signature}, f"piece-{number}-made")
+        answers = self._answers(kind, _config_of(kind, made, self.signature), f"piece-{number}-check", samples)
+        return answers[0]
 
     def _folder(self, name: str) -> Path:
         folder = self.work / name

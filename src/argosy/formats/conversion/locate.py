@@ -50,25 +50,30 @@ def first_difference(steps: list[Step], values: Arrays, others: Arrays, *, toler
     value is found. `values` are those of `steps` by position, as text.
     """
     known = _Known(others)
-    is_found: list[bool | None] = []
+    is_there: list[bool | None] = []
     for number, _ in enumerate(steps):
         value = values.get(str(number))
-        is_found.append(None if value is None or not _tells(value) else known.has(value, tolerance))
+        is_there.append(None if value is None or not is_telling(value) else known.has(value, tolerance))
     # A value is reached when it is found itself, or something that is made of it is.
     reached: set[str] = set()
-    for step, found in zip(reversed(steps), reversed(is_found), strict=True):
+    for step, found in zip(reversed(steps), reversed(is_there), strict=True):
         if found or step.gives in reached:
             reached.update(step.takes)
             reached.add(step.gives)
-    for number, (step, found) in enumerate(zip(steps, is_found, strict=True)):
+    for number, (step, found) in enumerate(zip(steps, is_there, strict=True)):
         if found is False and step.gives not in reached:
             return Difference(layer=step.layer or step.gives, kind=step.kind, number=number, steps=len(steps))
     return None
 
 
-def _tells(value: np.ndarray) -> bool:
-    """Whether finding such a value elsewhere means anything."""
-    if value.dtype.kind != "f" or value.size < 2 or not np.isfinite(value).all():
+def is_found(value: np.ndarray, others: Arrays, *, tolerance: float) -> bool:
+    """Return whether a value is among others, in whatever layout."""
+    return _Known(others).has(value, tolerance)
+
+
+def is_telling(value: np.ndarray | None) -> bool:
+    """Return whether finding such a value elsewhere means anything."""
+    if value is None or value.dtype.kind != "f" or value.size < 2 or not np.isfinite(value).all():
         return False
     return bool(np.ptp(value) > 0)
 

@@ -7,7 +7,9 @@ TORCHSCRIPT = Format(name="torchscript", title="TorchScript", job="torchscript_j
 TORCH_EXPORT = Format(name="torch-export", title="torch.export", job="export_job", is_traced=True, suffix=".pt2")
 HUGGINGFACE = Format(name="huggingface", title="Hugging Face folder", job="huggingface_job", is_traced=True)
 ONNX = Format(name="onnx", title="ONNX", job="onnx_job", is_traced=True, suffix=".onnx")
-SAVEDMODEL = Format(name="savedmodel", title="TensorFlow SavedModel", job="savedmodel_job", tool="tensorflow")
+SAVEDMODEL = Format(
+    name="savedmodel", title="TensorFlow SavedModel", job="savedmodel_job", is_traced=True, tool="tensorflow"
+)
 KERAS = Format(name="keras", title="Keras", job="keras_job", is_traced=True, tool="tensorflow", suffix=".keras")
 SCIKIT_LEARN = Format(
     name="scikit-learn", title="scikit-learn", job="sklearn_job", is_traced=True, tool="scikit-learn", suffix=".pkl"

@@ -5,6 +5,7 @@ constants only is computed at once. Shapes stay Python numbers as far as possibl
 sizes and no tensors of sizes.
 """
 
+import keyword
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -93,6 +94,12 @@ class Builder:
         self._names.setdefault(_key(tensor), name)
         if tensor.dim() == 2:
             self._names.setdefault(_key(tensor.t()), name)
+
+    def name_part(self, part: Tensor, whole: Tensor) -> None:
+        """Remember that a constant is a piece of another, or the same in another shape."""
+        name = self._names.get(_key(whole))
+        if name is not None:
+            self.name_constant(part, name)
 
     def call(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Any:
         """Add a call of a function, or of a method by its name; constants give a constant."""
@@ -352,6 +359,8 @@ def clean_path(name: str, *, keep: bool = False) -> str:
 
     >>> clean_path("/model/encoder/layer/layer.0/query/MatMul"), clean_path("model.query.weight")
     ('model.encoder.layer.0.query', 'model.query')
+    >>> clean_path("gru/while/body/kernel", keep=True)
+    'gru.while_.body.kernel'
     """
     parts = [part for part in re.split("[/:]", name) if part and part != "0"]
     # The TorchScript exporter names a member of a sequence after the sequence too.
@@ -359,8 +368,13 @@ def clean_path(name: str, *, keep: bool = False) -> str:
     words = [re.sub(r"\W+", "_", word) for part in parts for word in part.split(".") if word]
     while not keep and len(words) > 1 and words[-1].rstrip("_0123456789") in _ROLES:
         words.pop()
-    words = [f"{word}_" if hasattr(nn.Module, word) or not word.strip("_") else word for word in words]
+    words = [f"{word}_" if _is_taken(word) else word for word in words]
     return ".".join(words) or "layer"
+
+
+def _is_taken(word: str) -> bool:
+    """Whether a word can't name an attribute: it is one of the language's, or of every module."""
+    return hasattr(nn.Module, word) or keyword.iskeyword(word) or not word.strip("_")
 
 
 def _set(root: nn.Module, path: str, value: Any) -> None:

@@ -44,6 +44,16 @@ OPERATORS: dict[str, Handler] = {
 }
 """Every operator that can be converted, to the function that adds it to a graph."""
 
+_INNER = ("If", "Loop")
+"""Operators with graphs inside of them."""
+
+# What these make of a weight is a weight.
+_VIEWS = ("Split", "Squeeze", "Unsqueeze", "Reshape", "Identity", "Flatten")
+# Turns of a loop are written out one after the other; no recurrent layer we know of has as many operations.
+_MAX_UNROLLED = 20_000
+# What turns compute beforehand is kept for each of them.
+_MAX_UNROLLED_BYTES = 256 * 2**20
+
 MIN_OPSET, MAX_OPSET = 7, 23
 """Operators of other versions may mean something else under the same name."""
 
@@ -88,8 +98,8 @@ def convert(source: Path | bytes, *, trainable: bool = True) -> OnnxModule:
 
 
 def _refuse_unsupported(operations: Iterable[Operation]) -> None:
-    # Whether the condition of an If is a constant shows only on the way.
-    found = [operation for operation in operations if operation.kind not in OPERATORS and operation.kind != "If"]
+    # Whether the condition of an If is a constant shows only on the way; so does how often a Loop turns.
+    found = [operation for operation in operations if operation.kind not in OPERATORS and operation.kind not in _INNER]
     if found:
         raise unsupported(found)
 
@@ -118,6 +128,13 @@ class _Scope:
     def __init__(self, builder: Builder, source: Source) -> None:
         self.builder = builder
         self.weights = dict(source.weights)
+        self.loops = 0
+        """How many loops are being written out, one inside of the other."""
+        self.turns = 0
+        """Operations of loops that were written out."""
+        self.constants_made: set[int] = set()
+        """Places in memory of constants that loops made."""
+        self.bytes = 0
 
     def value(self, name: str) -> Value:
         """Return the value called `name`; a weight is read when it is first needed."""
@@ -170,10 +187,12 @@ class _Scope:
             if operation.kind == "If":
                 self._branch(operation, inputs)
                 continue
-            found = self._converted(operation, inputs)
+            found = self._turned(operation, inputs) if operation.kind == "Loop" else self._converted(operation, inputs)
             outputs = found if isinstance(found, tuple) else (found,)
             # Further outputs of a handler are those that the node doesn't ask for.
             for name, value in zip(operation.outputs, outputs, strict=False):
+                if operation.kind in _VIEWS and isinstance(value, Tensor) and isinstance(inputs[0], Tensor):
+                    self.builder.name_part(value, inputs[0])
                 self._keep(name, value)
 
     def _converted(self, operation: Operation, inputs: list[Value | None]) -> Any:
@@ -194,6 +213,10 @@ class _Scope:
             self.builder.describe(value, name)
         elif isinstance(value, Tensor):
             self.builder.name_constant(value, name)
+            memory = value.untyped_storage()
+            if self.loops and memory.data_ptr() not in self.constants_made:
+                self.constants_made.add(memory.data_ptr())
+                self.bytes += memory.nbytes()
         self.builder.values[name] = value
 
     def _branch(self, operation: Operation, inputs: list[Value | None]) -> None:
@@ -209,6 +232,66 @@ class _Scope:
         self.run(inner)
         for name, output in zip(operation.outputs, outputs, strict=False):
             self.builder.values[name] = self.value(output)
+
+    def _turned(self, operation: Operation, inputs: list[Value | None]) -> tuple[Value, ...]:
+        """Write a loop out turn by turn: what it carries at the end, then what its turns give, each kind stacked.
+
+        How often it turns must follow from constants. Raises InvalidInput where it depends on the values of an input.
+        """
+        graph = operation.get("body")
+        limit, goes_on, *carried = [*inputs, *[None] * (2 - len(inputs))]
+        given, outputs = ([] if graph is None else [value.name for value in side] for side in (graph.input, graph.output))
+        if graph is None or len(given) != 2 + len(carried) or len(outputs) < 1 + len(carried):
+            raise InvalidInput(f"{operation} has no body that carries as many values as it has itself")
+        self.weights.update({tensor.name: tensor for tensor in graph.initializer})
+        inner = ordered(operations_of(graph), [*self.weights, *self.builder.values, *given], outputs)
+        _refuse_unsupported(inner)
+        outside = set(self.builder.values)
+        collected: list[list[Value]] = [[] for _ in outputs[1 + len(carried) :]]
+        turn = 0
+        self.loops += 1
+        while self._goes_on(operation, limit, goes_on, turn):
+            turn += 1
+            self.turns += len(inner) + 1
+            if self.turns > _MAX_UNROLLED or self.bytes > _MAX_UNROLLED_BYTES:
+                raise InvalidInput(
+                    f"{operation} turns too often to be written out: after {turn} turns of {len(inner)} operations "
+                    f"the module has more than {_MAX_UNROLLED} of them, or too many constants",
+                    code="unsupported_operator",
+                )
+            always = torch.tensor(data=True)
+            state = [torch.tensor(turn - 1), always if goes_on is None else goes_on, *carried]
+            self.builder.values.update(zip(given, state, strict=True))  # type: ignore[arg-type]
+            self.run(inner)
+            goes_on, *found = [self.value(name) for name in outputs]
+            carried = list(found[: len(carried)])
+            for values, value in zip(collected, found[len(carried) :], strict=True):
+                values.append(value)
+            # The next turn, and whatever stands behind the loop, may use the same names.
+            for name in set(self.builder.values) - outside:
+                if name not in self.weights:
+                    del self.builder.values[name]
+        self.loops -= 1
+        if not turn and collected:
+            raise InvalidInput(f"{operation} never turns, so it has nothing to give")
+        return (*carried, *(self._stacked(values) for values in collected))
+
+    def _goes_on(self, operation: Operation, limit: Value | None, goes_on: Value | None, turn: int) -> bool:
+        for value in (limit, goes_on):
+            if value is not None and not (isinstance(value, Tensor) and value.numel() == 1):
+                raise unsupported([operation])
+        if limit is None and goes_on is None:
+            raise InvalidInput(f"{operation} would never end")
+        is_within = limit is None or turn < int(limit)  # type: ignore[arg-type]
+        return is_within and (goes_on is None or bool(goes_on))
+
+    def _stacked(self, values: list[Value]) -> Value:
+        found = self.builder.call(torch.stack, values, 0)
+        shapes = {self.builder.shape(value) for value in values}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if isinstance(found, fx.Node) and shape is not None:
+            found.meta["shape"] = (len(values), *shape)
+        return cast("Value", found)
 
 
 def _as_declared(builder: Builder, node: fx.Node, name: str) -> fx.Node:

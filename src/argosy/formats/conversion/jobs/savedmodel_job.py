@@ -61,3 +61,27 @@ def to_litert(config: dict[str, Any]) -> dict[str, Any]:
     run, inputs, kept = load(config)
     argosy_child.job("tensorflow_shared").write_litert(run, inputs, Path(config["target"]), kept)
     return {}
+
+
+def trace(config: dict[str, Any]) -> dict[str, Any]:
+    """Follow a run operation by operation; loops are one operation."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    run, inputs, _kept = load(config)
+    common = argosy_child.job("tensorflow_shared")
+    concrete = tf.function(run, input_signature=common.specs(inputs)).get_concrete_function()
+    # One graph without functions and variables, whose values can all be asked for.
+    frozen = convert_variables_to_constants_v2(concrete)
+    values = [value for one in frozen.graph.get_operations() if one.inputs for value in one.outputs]
+    shown = [value for value in values if value.dtype.is_floating]
+    samples = shared.load(Path(config["samples"]))
+    given = [tf.convert_to_tensor(samples[one["name"]], one["dtype"]) for one in inputs]
+    answers = frozen.prune(frozen.inputs, shown)(*given)
+    arrays = {value.name: answer.numpy() for value, answer in zip(shown, answers, strict=True)}
+    found = shared.Trace()
+    for value in values:
+        takes = [taken.name for taken in value.op.inputs if taken.op.type != "Const"]
+        found.add(value.op.name, value.op.type, takes, value.name, arrays.get(value.name))
+    found.write(Path(config["trace"]))
+    return {}

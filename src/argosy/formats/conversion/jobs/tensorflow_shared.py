@@ -18,9 +18,9 @@ def write_onnx(function: Callable[..., Any], inputs: list[dict[str, Any]], targe
     import tensorflow as tf
     import tf2onnx
 
-    specs = _specs(inputs)
+    given = specs(inputs)
     try:
-        model, _ = tf2onnx.convert.from_function(tf.function(function, input_signature=specs), specs, opset=OPSET)
+        model, _ = tf2onnx.convert.from_function(tf.function(function, input_signature=given), given, opset=OPSET)
     except Exception as error:
         raise _unsupported(error) from error
     unknown = sorted({(node.op_type, node.name) for node in model.graph.node if node.domain not in ("", "ai.onnx.ml")})
@@ -38,7 +38,7 @@ def write_litert(function: Callable[..., Any], inputs: list[dict[str, Any]], tar
     """Write a function of tensors by position as one LiteRT file that needs no operators of TensorFlow's."""
     import tensorflow as tf
 
-    concrete = tf.function(function, input_signature=_specs(inputs)).get_concrete_function()
+    concrete = tf.function(function, input_signature=specs(inputs)).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
     try:
         target.write_bytes(converter.convert())
@@ -52,7 +52,8 @@ def write_litert(function: Callable[..., Any], inputs: list[dict[str, Any]], tar
         ) from error
 
 
-def _specs(inputs: list[dict[str, Any]]) -> list[Any]:
+def specs(inputs: list[dict[str, Any]]) -> list[Any]:
+    """Return inputs as TensorFlow says them; free sizes are None."""
     import tensorflow as tf
 
     return [

@@ -41,7 +41,7 @@ def nothing(config):
 
 
 def one_layer(config):
-    """Copy an ONNX file, and change what is behind its first Tanh a little; whoever runs the copy shows nothing inside."""
+    """Copy an ONNX file, and change the layer behind its Tanh a little; who runs the copy shows nothing inside."""
     model = onnx.load(config["path"])
     made = {name: node for node in model.graph.node for name in node.output}
     for tensor in model.graph.initializer:

@@ -10,6 +10,8 @@ from typing import ClassVar
 import msgspec
 
 from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, named_settings
+from argosy.compress.passes.export import shaped_rows
+from argosy.compress.passes.simplify import simplified
 from argosy.core.errors import InvalidInput
 from argosy.core.plugins import missing
 from argosy.formats.onnx_check import read_model_file
@@ -19,7 +21,7 @@ _KNOWN = ("onnxruntime", *_ENGINES)
 
 
 class Optimize:
-    """The pass `optimize`. Settings: `engine` (onnxruntime, openvino, openvino-bf16), `fold`: constants beforehand."""
+    """The pass `optimize`. Settings: `engine` (onnxruntime, openvino, openvino-bf16), `fold`: constants, sizes."""
 
     usual: ClassVar[Settings] = {"engine": "onnxruntime", "fold": False}
     cost, rank = 0, 3
@@ -50,7 +52,7 @@ class Optimize:
         return None
 
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
-        """Name the engine; with `fold` also compute beforehand what depends on no input."""
+        """Name the engine; with `fold` also compute beforehand what depends on no input, and sizes where these do."""
         asked = named_settings(settings, self.usual)
         if asked["engine"] not in _KNOWN:
             raise InvalidInput(f"there is no engine {asked['engine']!r}; there are: {', '.join(_KNOWN)}", known=_KNOWN)
@@ -59,8 +61,9 @@ class Optimize:
         content = read_model_file(model.path)
         changed: dict[str, object] = {"engine": asked["engine"]}
         if asked["fold"]:
-            content, before, after = folded(content)
-            changed |= {"nodes_before": before, "nodes_after": after}
+            made = simplified(folded(content), shaped_rows(bench))
+            changed |= {"nodes_before": node_count(content), "nodes_after": node_count(made)}
+            content = made
         return Made(onnx=content, engine=asked["engine"], changed=changed)
 
 
@@ -93,12 +96,18 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def folded(content: bytes) -> tuple[bytes, int, int]:
-    """Return a graph of standard operators whose constant parts are computed, and how many nodes it had and has."""
+def node_count(content: bytes) -> int:
+    """Return how many nodes a graph has."""
+    import onnx
+
+    return len(onnx.load_model_from_string(content).graph.node)
+
+
+def folded(content: bytes) -> bytes:
+    """Return a graph of standard operators whose constant parts are computed."""
     import onnx
     import onnxruntime as ort
 
-    before = len(onnx.load_model_from_string(content).graph.node)
     with tempfile.TemporaryDirectory(prefix="argosy-fold-") as folder:
         target = Path(folder) / "folded.onnx"
         options = ort.SessionOptions()
@@ -111,4 +120,4 @@ def folded(content: bytes) -> tuple[bytes, int, int]:
     for node in model.graph.node:
         del node.metadata_props[:]
     del model.metadata_props[:]
-    return bytes(model.SerializeToString(deterministic=True)), before, len(model.graph.node)
+    return bytes(model.SerializeToString(deterministic=True))

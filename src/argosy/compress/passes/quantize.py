@@ -22,10 +22,12 @@ import numpy as np
 
 from argosy.compress.candidate import Candidate
 from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, named_settings
+from argosy.compress.passes.export import shaped_rows
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.nncf_int8 import by_nncf, has_nncf
 from argosy.compress.passes.optimize import has_openvino
 from argosy.compress.passes.sensitivity import most_sensitive
+from argosy.compress.passes.simplify import simplified
 from argosy.compress.select import is_sure
 from argosy.compress.sparse import stored_sparse
 from argosy.core.errors import InvalidInput
@@ -37,7 +39,7 @@ _CALIBRATION_SAMPLES, _CALIBRATION_TEXTS = 256, 64
 _FEWEST = 8
 _KEPT_READY = 2
 # Shares of the layers to keep in float where int8 loses too much, tried in turn,
-_KEEPS = (0.1, 0.25, 0.5)
+_KEEPS = (0.05, 0.1, 0.25, 0.5)
 # where int8 is so much faster than what keeps the bound so far.
 _WORTH = 0.95
 
@@ -110,7 +112,7 @@ class Quantize:
             raise InvalidInput(f"quantize keeps a share of the layers in float, from 0 to below 1, not {asked['keep']}")
         engine = "onnxruntime"
         with tempfile.TemporaryDirectory(prefix="argosy-quantize-") as folder, _silence():
-            ready, note = _prepared(model.path)
+            ready, note = _prepared(model.path, bench)
             target = Path(folder) / "int8.onnx"
             kept = most_sensitive(ready, calibration_rows(bench)[0], asked["keep"]) if asked["keep"] else []
             if asked["operands"].startswith("weights-"):
@@ -232,7 +234,6 @@ def _best_elsewhere(elsewhere: Sequence[Candidate], max_drop: float) -> list[Set
 
 def _keeping_layers(so_far: SoFar) -> Settings | None:
     """For what is fast and loses too much: more and more layers in float, until it keeps the bound."""
-    bound = so_far.budget.max_drop
     measured = [c for c in (*so_far.tried, *so_far.elsewhere) if c.status == "measured" and c.quality is not None]
     best = min((_time_of(c) for c in measured if is_sure(c, so_far.budget)), default=1.0)
     plain = [c for c in so_far.tried if c in measured and not _settings_of(c).get("keep")]
@@ -262,8 +263,8 @@ class _Calibration:
 _READY: dict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory[str], Path, str]] = {}
 
 
-def _prepared(path: Path) -> tuple[Path, str]:
-    """Fold batch norm and constants and infer shapes; with less of it where a graph resists, which it may.
+def _prepared(path: Path, bench: Bench) -> tuple[Path, str]:
+    """Fold batch norm and constants, infer shapes, make the graph simpler; with less of it where a graph resists.
 
     For a large graph that takes longer than quantizing it, so the last ones are kept for the next settings.
     """
@@ -273,12 +274,12 @@ def _prepared(path: Path) -> tuple[Path, str]:
         while len(_READY) >= _KEPT_READY:
             _READY.pop(next(iter(_READY)))[0].cleanup()
         folder = tempfile.TemporaryDirectory(prefix="argosy-quantize-")
-        _READY[key] = (folder, *_prepare(path, Path(folder.name)))
+        _READY[key] = (folder, *_prepare(path, Path(folder.name), bench))
     _, ready, note = _READY[key]
     return ready, note
 
 
-def _prepare(path: Path, folder: Path) -> tuple[Path, str]:
+def _prepare(path: Path, folder: Path, bench: Bench) -> tuple[Path, str]:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     ladder: list[dict[str, Any]] = [
@@ -292,6 +293,8 @@ def _prepare(path: Path, folder: Path) -> tuple[Path, str]:
             quant_pre_process(str(path), str(target), **options)
         except Exception:  # noqa: BLE001, S112 - shape inference raises bare Exception; the next rung asks for less
             continue
+        # Here and not behind it: what rounds tells no wrong sum from a right one.
+        target.write_bytes(simplified(target.read_bytes(), shaped_rows(bench)))
         _name_nodes(target)
         note = "" if number == 0 else f"the graph could not be fully prepared ({', '.join(options)})"
         return target, note

@@ -366,9 +366,7 @@ class _Conversion:
             return f"which layer differs first can't be known: following the models failed: {error}"
         return found or "every value inside is found on the other side, so only the outputs are mixed up"
 
-    def _traced(
-        self, name: str, kind: Format, config: Mapping[str, Any], samples: Arrays
-    ) -> tuple[list[Step], Arrays]:
+    def _traced(self, name: str, kind: Format, config: Mapping[str, Any], samples: Arrays) -> tuple[list[Step], Arrays]:
         folder = self._folder(name)
         given = folder / "given.npz"
         shared.save(given, samples)
@@ -376,9 +374,7 @@ class _Conversion:
         self._child([Call(job=f"{kind.job}:trace", config=asked)], kind.tool, folder)
         return read_trace(folder / "trace")
 
-    def _piece(
-        self, edge: Converter, kind: Format, config: Mapping[str, Any], value: str, samples: Arrays
-    ) -> Arrays:
+    def _piece(self, edge: Converter, kind: Format, config: Mapping[str, Any], value: str, samples: Arrays) -> Arrays:
         """Convert an ONNX file up to one of its values, and return what that answers."""
         number = next(self.pieces)
         self._say(f"looking for the first layer that differs: up to '{value}'", 0)

@@ -11,7 +11,9 @@ from argosy.formats.conversion.arrays import Arrays
 from argosy.formats.conversion.locate import Difference, Step, is_found, is_telling
 
 
-def first_wrong(steps: Sequence[Step], values: Arrays, piece: Callable[[int], Arrays], *, tolerance: float) -> Difference | None:
+def first_wrong(
+    steps: Sequence[Step], values: Arrays, piece: Callable[[int], Arrays], *, tolerance: float
+) -> Difference | None:
     """Return the first step whose piece answers otherwise, while all that it is made of is right.
 
     `values` are those of `steps` by position, as text. `piece` converts the original up to a step, and returns what

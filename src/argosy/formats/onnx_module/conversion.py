@@ -240,7 +240,8 @@ class _Scope:
         """
         graph = operation.get("body")
         limit, goes_on, *carried = [*inputs, *[None] * (2 - len(inputs))]
-        given, outputs = ([] if graph is None else [value.name for value in side] for side in (graph.input, graph.output))
+        given = [] if graph is None else [value.name for value in graph.input]
+        outputs = [] if graph is None else [value.name for value in graph.output]
         if graph is None or len(given) != 2 + len(carried) or len(outputs) < 1 + len(carried):
             raise InvalidInput(f"{operation} has no body that carries as many values as it has itself")
         self.weights.update({tensor.name: tensor for tensor in graph.initializer})

@@ -6,12 +6,10 @@ import argosy_child
 import onnx
 from onnx import numpy_helper
 
-right = argosy_child.job("torch_job")
-
 
 def one_weight(config):
     """Export as the right one does, and change the weights of the layer 'second' a little."""
-    found = right.to_onnx(config)
+    found = argosy_child.job("torch_job").to_onnx(config)
     path = Path(config["target"])
     model = onnx.load(path)
     (tensor,) = [one for one in model.graph.initializer if one.name.endswith("second.weight")]
@@ -22,7 +20,7 @@ def one_weight(config):
 
 def frozen_batch(config):
     """Answer every row as the first of its batch."""
-    found = right.to_onnx(config)
+    found = argosy_child.job("torch_job").to_onnx(config)
     path = Path(config["target"])
     model = onnx.load(path)
     output = model.graph.output[0].name
@@ -51,3 +49,22 @@ def one_layer(config):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.05, tensor.name))
     Path(config["target"]).write_bytes(model.SerializeToString())
     return {}
+
+
+def saved_dense(config):
+    """Convert a SavedModel as the right one does, and change its last weights a little."""
+    found = argosy_child.job("savedmodel_job").to_onnx(config)
+    path = Path(config["target"])
+    model = onnx.load(path)
+    last = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")][-1]
+    (tensor,) = [one for one in model.graph.initializer if one.name == last.input[1]]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 3, tensor.name))
+    path.write_bytes(model.SerializeToString())
+    return found
+
+
+def tvm_layer(config):
+    """Compile as the right one does, of a graph with other weights behind its Tanh."""
+    changed = Path(config["folder"]) / "tmp" / "changed.onnx"
+    one_layer({**config, "target": str(changed)})
+    return argosy_child.job("tvm_job").from_onnx({**config, "path": str(changed)})

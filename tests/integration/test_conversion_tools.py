@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from argosy.core.errors import ArgosyError
-from argosy.formats.conversion import tools
+from argosy.formats.conversion import edges, tools
 from argosy.formats.conversion.convert import Request, convert, plan
+from argosy.formats.conversion.graph import CONVERTERS, Converter
 from argosy.formats.conversion.sandbox import Limits
 from wheels import unpacked
 
@@ -101,6 +102,21 @@ class Recurrent(nn.Module):
         self.rnn, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 2)
     def forward(self, x):
         return self.head(self.rnn(x)[0][:, -1])
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*(m for _ in range(2) for m in (nn.Linear(6, 6), nn.ReLU())), nn.Linear(6, 6))
+        self.middle, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+    def forward(self, x):
+        return self.last(torch.relu(self.middle(torch.tanh(self.layers(x)))))
+class Gated(Recurrent):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(6, 4, batch_first=True, bidirectional=True)
+class Plain(Recurrent):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.RNN(6, 8, num_layers=2, batch_first=True)
 """)
 
     def make(name, shape):
@@ -153,6 +169,34 @@ print(losses[0], losses[-1])
     assert last < 0.95 * first
 
 
+def spoiled(monkeypatch, kind, source, target, tool, function):
+    job = f"{Path(__file__).parents[1]}/wrong_converters.py:{function}"
+    made = Converter(source=source, target=target, job=job, does="a wrong converter", tool=tool)
+    monkeypatch.setattr(edges, "WRONG", made, raising=False)
+    monkeypatch.setitem(CONVERTERS._builtin, kind, "argosy.formats.conversion.edges:WRONG")
+
+
+@pytest.mark.capability("F4")
+def test_the_operation_of_a_saved_model_that_was_spoiled_is_named(keras_files, carried_out, tmp_path, monkeypatch):
+    spoiled(monkeypatch, "savedmodel-onnx", "savedmodel", "onnx", "tensorflow", "saved_dense")
+    with pytest.raises(ArgosyError, match="the first layer that differs is '.*dense.*MatMul") as found:
+        carried_out(keras_files / "cnn_saved", tmp_path / "made.onnx")
+    assert found.value.code == "parity"
+
+
+@pytest.mark.capability("F4")
+def test_the_layer_that_a_compiler_spoils_is_named_although_its_library_shows_nothing(
+    tool, torch_onnx, carried_out, tmp_path, monkeypatch
+):
+    tool("tvm")
+    made = torch_onnx("Deep", "x:batch,6")
+    spoiled(monkeypatch, "onnx-tvm", "onnx", "tvm", "tvm", "tvm_layer")
+    with pytest.raises(ArgosyError, match="the first layer that differs is") as found:
+        carried_out(made, tmp_path / "made.so")
+    layer = found.value.context["layer"]
+    assert (layer["kind"], layer["number"]) == ("Gemm", 6)
+
+
 @pytest.mark.capability("F4")
 @pytest.mark.parametrize(
     ("name", "code"),
@@ -188,13 +232,22 @@ def test_a_torch_net_becomes_litert_tvm_and_mindir_through_onnx(tool, torch_onnx
     proved(carried_out(torch_onnx("Net", "x:batch,3,16,16"), tmp_path / f"made.{suffix}"))
 
 
+@pytest.mark.capability("F3")
+@pytest.mark.parametrize("cell", ["Recurrent", "Gated", "Plain"])
+@pytest.mark.parametrize("kind", ["litert:tflite", "tvm:so", "mindspore:mindir"])
+def test_recurrent_layers_become_litert_tvm_and_mindir(tool, torch_onnx, carried_out, tmp_path, kind, cell):
+    name, suffix = kind.split(":")
+    tool(name)
+    proved(carried_out(torch_onnx(cell, "x:batch,5,6"), tmp_path / f"made.{suffix}"))
+
+
 @pytest.mark.capability("F3", "F4")
 @pytest.mark.parametrize("kind", ["tvm:so", "mindspore:mindir"])
 def test_an_operator_that_a_tool_has_not_is_named_with_its_layer(tool, torch_onnx, carried_out, tmp_path, kind):
     name, suffix = kind.split(":")
     tool(name)
     with pytest.raises(ArgosyError, match=r"LSTM.*'node_lstm") as found:
-        carried_out(torch_onnx("Recurrent", "x:batch,5,6"), tmp_path / f"made.{suffix}")
+        carried_out(torch_onnx("Recurrent", "x:batch,steps,6"), tmp_path / f"made.{suffix}")
     assert found.value.code == "unsupported_operator"
 
 

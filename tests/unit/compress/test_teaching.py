@@ -278,3 +278,25 @@ def test_what_is_fastest_here_is_found_without_moving_the_student(pictures, monk
     # Batch norm's statistics moved with the one step above in training mode, and not with the ones that were timed.
     assert student[2].num_batches_tracked == before["2.num_batches_tracked"] + 1
     assert all(torch.equal(before[name], value) for name, value in student.named_parameters())
+
+
+def test_how_long_a_step_takes_is_measured_on_a_batch_of_usual_length(tmp_path):
+    data = Sentences()
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(onnx_of(encoder(), data))
+    bench = bench_of(path, data)
+    inputs = bench.samples.train
+    lengths = inputs["attention_mask"].sum(axis=1)
+    lessons = teaching._Lessons(bench.runner, bench.samples, inputs, LESSON)
+    rows, share = lessons.usual()
+    costs = [len(batch) * lengths[batch].max() for batch in lessons.epoch(0)]
+    assert share == pytest.approx(len(rows) * lengths[rows].max() / np.mean(costs))
+    assert abs(share - 1) == pytest.approx(min(abs(cost / np.mean(costs) - 1) for cost in costs))
+    assert max(costs) > 1.2 * np.mean(costs)
+
+
+def test_the_optimizers_part_of_a_step_leaves_the_student_alone():
+    student = student_of()
+    before = [p.detach().clone() for p in student.parameters()]
+    assert teaching._update_s(student) > 0
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, student.parameters(), strict=True))

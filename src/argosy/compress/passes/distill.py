@@ -14,9 +14,9 @@ import numpy as np
 from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
+from argosy.compress.passes.learning import taught
 from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.passes.slim import parameters, slimmer, went_well
-from argosy.compress.teaching import teach
 from argosy.core.errors import InvalidInput
 from argosy.train.config import ModelConfig
 
@@ -104,15 +104,7 @@ class Distill:
             most_epochs=_LONGER * bench.lesson.most_epochs,
             soft_share=float(asked["soft_share"]),
         )
-        done = teach(
-            student,
-            bench.runner,
-            bench.samples,
-            lesson,
-            bench.report,
-            label=self.label(settings),
-            file=bench.original.path,
-        )
+        done = taught(student, bench, self.label(settings), lesson=lesson)
         changed = {"parameters_before": parameters(teacher), "parameters_after": parameters(student)}
         return Made(
             onnx=exported(student, bench), module=student, changed={**changed, **removed, **done}, skipped=skipped

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.export import exported
 from argosy.compress.passes.kinds import is_quantized
+from argosy.compress.passes.learning import taught
 from argosy.compress.passes.slim import parameters, went_well
-from argosy.compress.teaching import teach
 from argosy.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -66,15 +66,7 @@ class Factorize:
         bench.check_draft(exported(student, bench, is_draft=True))
         done: dict[str, Any] = {}
         if settings.get("tune", True):
-            done = teach(
-                student,
-                bench.runner,
-                bench.samples,
-                bench.lesson,
-                bench.report,
-                label=self.label(settings),
-                file=bench.original.path,
-            )
+            done = taught(student, bench, self.label(settings))
         return Made(
             onnx=exported(student, bench),
             module=student,

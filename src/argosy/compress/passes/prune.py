@@ -13,9 +13,9 @@ import numpy as np
 from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.export import exported
 from argosy.compress.passes.kinds import is_quantized
+from argosy.compress.passes.learning import taught
 from argosy.compress.passes.slim import went_well
 from argosy.compress.sparse import stored_sparse
-from argosy.compress.teaching import teach
 from argosy.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -86,10 +86,7 @@ class Prune:
                     masks.draw(goal * (1 - (1 - step / _STEPS) ** 3))
                 masks.apply()
 
-            done = teach(
-                student, bench.runner, bench.samples, bench.lesson, bench.report, label=self.label(settings),
-                after_step=after_step, file=bench.original.path,
-            )  # fmt: skip
+            done = taught(student, bench, self.label(settings), after_step=after_step)
         if not asked["threshold"]:
             masks.draw(float(asked["sparsity"]))
         masks.apply()

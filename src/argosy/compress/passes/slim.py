@@ -19,9 +19,9 @@ from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.graph import blocks_of, pairs_of, remove_block, shrink_pair, traced, without_block
 from argosy.compress.passes.heads import attentions_of, silenced, without_heads
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
+from argosy.compress.passes.learning import taught
 from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.select import is_sure
-from argosy.compress.teaching import teach
 from argosy.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -120,15 +120,7 @@ class Slim:
             raise InvalidInput("nothing could be taken out: " + ("; ".join(skipped) or "all layers are thin already"))
         bench.check_draft(exported(student, bench, is_draft=True))
         with_batch_norms(student, rows_of(bench, _SEEN))
-        done = teach(
-            student,
-            bench.runner,
-            bench.samples,
-            bench.lesson,
-            bench.report,
-            label=self.label(settings),
-            file=bench.original.path,
-        )
+        done = taught(student, bench, self.label(settings))
         return Made(
             onnx=exported(student, bench),
             module=student,

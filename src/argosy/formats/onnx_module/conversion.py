@@ -239,7 +239,8 @@ class _Scope:
         How often it turns must follow from constants. Raises InvalidInput where it depends on the values of an input.
         """
         graph = operation.get("body")
-        limit, goes_on, *carried = [*inputs, *[None] * (2 - len(inputs))]
+        limit, goes_on = (*inputs, None, None)[:2]
+        carried: list[Value | None] = inputs[2:]
         given = [] if graph is None else [value.name for value in graph.input]
         outputs = [] if graph is None else [value.name for value in graph.output]
         if graph is None or len(given) != 2 + len(carried) or len(outputs) < 1 + len(carried):
@@ -265,9 +266,9 @@ class _Scope:
             self.builder.values.update(zip(given, state, strict=True))  # type: ignore[arg-type]
             self.run(inner)
             goes_on, *found = [self.value(name) for name in outputs]
-            carried = list(found[: len(carried)])
             for values, value in zip(collected, found[len(carried) :], strict=True):
                 values.append(value)
+            carried = [*found[: len(carried)]]
             # The next turn, and whatever stands behind the loop, may use the same names.
             for name in set(self.builder.values) - outside:
                 if name not in self.weights:
@@ -275,7 +276,8 @@ class _Scope:
         self.loops -= 1
         if not turn and collected:
             raise InvalidInput(f"{operation} never turns, so it has nothing to give")
-        return (*carried, *(self._stacked(values) for values in collected))
+        ends = [value for value in carried if value is not None]
+        return (*ends, *(self._stacked(values) for values in collected))
 
     def _goes_on(self, operation: Operation, limit: Value | None, goes_on: Value | None, turn: int) -> bool:
         for value in (limit, goes_on):

@@ -19,7 +19,10 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
     import onnx
     import onnx2tf
 
-    graph = onnx.load(config["path"]).graph
+    path = Path(config["folder"]) / "tmp" / "written-out.onnx"
+    model = argosy_child.job("recurrent").written_out(onnx.load(config["path"]))
+    onnx.save(model, path)
+    graph = model.graph
     place = Path(config["folder"]) / "onnx2tf"
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in weights]
@@ -28,7 +31,7 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             onnx2tf.convert(
-                input_onnx_file_path=config["path"],
+                input_onnx_file_path=str(path),
                 output_folder_path=str(place),
                 keep_ncw_or_nchw_or_ncdhw_input_names=wide or None,
                 keep_shape_absolutely_input_names=[one.name for one in inputs],

@@ -36,7 +36,7 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(config["path"])
+    model = argosy_child.job("recurrent").written_out(onnx.load(config["path"]))
     writer = _Writer(model, {one.name: numpy_helper.to_array(one) for one in model.graph.initializer})
     code = writer.write()
     path = Path(config["folder"]) / "tmp" / "made_network.py"

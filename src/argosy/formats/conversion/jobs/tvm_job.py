@@ -21,7 +21,8 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
             hint="install one, for example with: apt-get install g++",
             code="missing_tool",
         )
-    model = onnx.load(config["path"])
+    # TVM has recurrent layers only where every size is fixed.
+    model = argosy_child.job("recurrent").written_out(onnx.load(config["path"]))
     try:
         module = imported(model, keep_params_in_input=False)
         library = tvm.compile(module, target="llvm")

@@ -1,0 +1,112 @@
+"""Recurrent layers written out in plain operators answer as the layers do."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+
+from argosy.formats.conversion.jobs.recurrent import KINDS, written_out
+
+pytestmark = pytest.mark.capability("F3")
+
+RNG = np.random.default_rng(5)
+STEPS, WIDTH, HIDDEN = 5, 4, 3
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+SIDES = {"forward": 1, "reverse": 1, "bidirectional": 2}
+
+
+def r(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def model(kind, *, direction="forward", rich=True, steps=STEPS, lengths=None, opset=18, extra=None, **attributes):
+    sides, gates = SIDES[direction], GATES[kind]
+    weights = {"W": r(sides, gates * HIDDEN, WIDTH), "R": r(sides, gates * HIDDEN, HIDDEN)}
+    names = ["x", "W", "R"]
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [steps, "batch", WIDTH])]
+    if rich:
+        weights["B"] = r(sides, 2 * gates * HIDDEN)
+        names += ["B", "", "h"] + ["c"] * (kind == "LSTM")
+        for name in names[5:]:
+            shape = [sides, "batch", HIDDEN]
+            inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    if lengths is not None:
+        weights["lengths"] = np.array(lengths, np.int32)
+        names = [*names[:3], "", "lengths"]
+    weights |= extra or {}
+    outputs = ["y", "y_h"] + ["y_c"] * (kind == "LSTM")
+    node = helper.make_node(
+        kind, names, outputs, name="layer", hidden_size=HIDDEN, direction=direction, **attributes
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        inputs,
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def run(made, given):
+    return ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, given)
+
+
+def inputs_for(made, batch):
+    return {
+        one.name: r(*(size.dim_value or batch for size in one.type.tensor_type.shape.dim)) for one in made.graph.input
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("direction", SIDES)
+@pytest.mark.parametrize("rich", [True, False])
+@pytest.mark.parametrize("before_reset", [0, 1])
+def test_a_layer_answers_as_before_for_any_batch(kind, direction, rich, before_reset):
+    if kind != "GRU" and before_reset:
+        pytest.skip("a setting of GRU only")
+    attributes = {"linear_before_reset": before_reset} if kind == "GRU" else {}
+    before = model(kind, direction=direction, rich=rich, **attributes)
+    after = written_out(before)
+    onnx.checker.check_model(after, full_check=True)
+    assert not {node.op_type for node in after.graph.node} & set(KINDS)
+    assert all(node.name.startswith("layer/") for node in after.graph.node)
+    for batch in (1, 3):
+        given = inputs_for(before, batch)
+        for want, have in zip(run(before, given), run(after, given), strict=True):
+            assert want.shape == have.shape
+            np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+def test_activations_are_what_the_layer_says():
+    before = model("RNN", activations=["Relu"])
+    given = inputs_for(before, 2)
+    np.testing.assert_allclose(run(written_out(before), given)[0], run(before, given)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_lengths_that_are_all_the_same_are_no_obstacle():
+    before = model("LSTM", rich=False, lengths=[STEPS, STEPS])
+    assert not {node.op_type for node in written_out(before).graph.node} & set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        model("LSTM", steps="time"),
+        model("LSTM", rich=False, lengths=[STEPS, 2]),
+        model("LSTM", clip=1.0),
+        model("GRU", activations=["HardSigmoid", "Tanh"]),
+        model("RNN", steps=10**6),
+        model("LSTM", opset=11),
+    ],
+    ids=["free", "lengths", "clip", "activation", "long", "old"],
+)
+def test_what_cannot_be_written_out_stays_for_the_tool_to_name(made):
+    assert [node.op_type for node in written_out(made).graph.node] == [made.graph.node[0].op_type]
+
+
+def test_a_model_without_such_layers_is_the_same_model():
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [], [], [])
+    plain = helper.make_model(graph)
+    assert written_out(plain) is plain

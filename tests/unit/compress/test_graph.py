@@ -198,3 +198,40 @@ def test_a_network_without_repeated_shapes_has_no_blocks():
 def test_norms_alone_make_no_block_and_neither_does_one_layer():
     module = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3))
     assert blocks_of(traced(module), [torch.rand(2, 6)]) == []
+
+
+class Masked(nn.Module):
+    """Attention as transformers writes it: one mask for all layers, made by the sizes of the first one's input."""
+
+    def __init__(self, width=16, layers=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(20, width), nn.Linear(width, 3)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({
+                **{name: nn.Linear(width, width) for name in ("query", "key", "value", "output")},
+                "norm": nn.LayerNorm(width), "wide": nn.Linear(width, 32), "narrow": nn.Linear(32, width),
+                "norm2": nn.LayerNorm(width),
+            })
+            for _ in range(layers)
+        )  # fmt: skip
+
+    def forward(self, ids):
+        x = self.table(ids)
+        mask = (ids > 0).float().reshape(x.shape[0], 1, x.shape[1]) * 9.0
+        for layer in self.layers:
+            scores = layer["query"](x) @ layer["key"](x).transpose(1, 2) + mask
+            x = layer["norm"](layer["output"](scores.softmax(-1) @ layer["value"](x)) + x)
+            x = layer["norm2"](layer["narrow"](torch.relu(layer["wide"](x))) + x)
+        return self.head(x[:, 0])
+
+
+def test_a_mask_made_by_the_sizes_of_a_blocks_input_does_not_join_the_blocks():
+    given = [torch.arange(12).reshape(2, 6)]
+    graph = traced(Masked().eval())
+    blocks = blocks_of(graph, given)
+    assert [len(block.modules) for block in blocks] == [4, 2] * 3
+    for block in blocks:
+        left = without_block(graph, block)
+        assert answers(left, given)[0].shape == (2, 3)
+        assert len(blocks_of(left, given)) == len(blocks) - 1

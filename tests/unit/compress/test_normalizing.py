@@ -18,7 +18,7 @@ def folded():
     """Return a network as a file gives it back, its batch norm folded into the convolution."""
     from argosy.compress.passes.optimize import folded
 
-    module = to_module(folded(onnx_of(train(cnn(16), Stripes(), steps=10), Stripes()))[0])
+    module = to_module(folded(onnx_of(train(cnn(16), Stripes(), steps=10), Stripes())))
     assert norms(module) == []
     return module
 

@@ -24,6 +24,8 @@ _BY_VALUE = {
 }  # fmt: skip
 
 
+# What is asked about a value, and is none of its numbers.
+_ABOUT = {"size", "dim", "numel", "shape", "ndim", "dtype", "device"}
 # A block of a real network has fewer operations than this.
 _FARTHEST = 400
 
@@ -93,8 +95,10 @@ def _block(  # noqa: PLR0917 - called by `blocks_of`, with all it has found out
     """Return what stands between two nodes, unless something leads past it or it is next to nothing."""
     inside = _between(begin, end, place)
     past = [user for user in begin.users if shapes.get(user) is not None]  # a size that is asked for leads nowhere
-    past += [user for node in inside for user in node.users]
+    past += [user for node in inside for user in node.users if not _is_about(user)]
     if not inside or any(user is not end and user not in inside for user in past):
+        return None
+    if _is_bypassed(graph, begin, end, inside, place, shapes):
         return None
     layers = tuple(
         str(n.target)
@@ -104,6 +108,32 @@ def _block(  # noqa: PLR0917 - called by `blocks_of`, with all it has found out
     if sum(_is_heavy(graph, name) for name in layers) < 2:
         return None
     return Block(begin.name, end.name, layers, sum(weights[name] for name in layers))
+
+
+def _is_bypassed(  # noqa: PLR0917 - called by `_block`, with all that is known there
+    graph: "fx.GraphModule",
+    begin: "fx.Node",
+    end: "fx.Node",
+    inside: "set[fx.Node]",
+    place: "dict[fx.Node, int]",
+    shapes: "dict[fx.Node, tuple[int, ...] | None]",
+) -> bool:
+    """Whether something from before is added within, or to what comes out: then that is where the block begins."""
+
+    def takes_from_before(node: "fx.Node", known: "set[fx.Node]") -> bool:
+        others = [n for n in node.all_input_nodes if n not in known and shapes.get(n) == shapes[begin]]
+        return any(other in _ancestors(begin, other, place) for other in others)
+
+    if any(takes_from_before(node, inside | {begin}) for node in (*inside, end)):
+        return True
+    node = end
+    while True:
+        users = [user for user in node.users if shapes.get(user) is not None]
+        if len(users) != 1 or (users[0].op == "call_module" and _is_heavy(graph, str(users[0].target))):
+            return False
+        if len(users[0].all_input_nodes) > 1:
+            return takes_from_before(users[0], {node})
+        node = users[0]
 
 
 def without_block(graph: "fx.GraphModule", block: Block) -> "fx.GraphModule":
@@ -256,13 +286,20 @@ def _ancestors(end: "fx.Node", begin: "fx.Node", place: "dict[fx.Node, int]") ->
     return seen
 
 
+def _is_about(node: "fx.Node") -> bool:
+    """Whether a node only asks for the size of a value, or the like: masks are made by sizes, and lead past blocks."""
+    if node.op == "call_method":
+        return str(node.target) in _ABOUT
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getattr" and node.args[1] in _ABOUT
+
+
 def _between(begin: "fx.Node", end: "fx.Node", place: "dict[fx.Node, int]") -> "set[fx.Node]":
-    """What lies on a way from `begin` to `end`, both left out."""
+    """What lies on a way of values from `begin` to `end`, both left out."""
     before_end = _ancestors(end, begin, place)
     todo, found = [begin], set()
     while todo:
         for user in todo.pop().users:
-            if user in before_end and user not in found:
+            if user in before_end and user not in found and not _is_about(user):
                 found.add(user)
                 todo.append(user)
     return found - {begin}

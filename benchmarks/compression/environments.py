@@ -165,6 +165,7 @@ def job(place: Place, *, quick: bool) -> dict[str, Any]:
         "train": str(place.given / "train.npz"),
         "validation": str(place.given / "validation.npz"),
         "max_drop": place.case.max_drop,
+        "tight_drop": place.case.tight_drop,
         "is_quick": quick,
         "seed": 0,
     }

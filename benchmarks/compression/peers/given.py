@@ -33,6 +33,7 @@ class Job:
         self.onnx = Path(told["onnx"])
         self.module: dict[str, Any] = told["module"]
         self.max_drop: float = told["max_drop"]
+        self.bounds = [bound for bound in (self.max_drop, told.get("tight_drop", 0.0)) if bound]
         self.wanted: list[str] = told.get("variants", [])
         """Only variants whose name has one of these in it; empty: all."""
         self.is_quick: bool = told["is_quick"]

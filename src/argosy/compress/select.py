@@ -2,10 +2,11 @@
 
 The rule: of the measured candidates that keep size, p95 and drop on the validation part and are not slower than the
 original (on the whole, nor by a tenth at any measured batch size), the smallest product of latency and size, relative
-to the original, wins. But first come those whose drop is within the bound with 80 % confidence, and also on samples
-seen in training; and first among them those that give the original's answer on all but so many items as the drop
-allows, since then no accuracy can move by more (a cosine is a distance itself, and needs no second one). When the
-validation part is too small to make any sure, the lowest upper bound of the drop wins.
+to the original, wins; of those within 5 % of it, the one that loses least. But first come those whose drop is within
+the bound with 80 % confidence, and also on samples seen in training; and first among them those that give the
+original's answer on all but so many items as the drop allows, since then no accuracy can move by more (a cosine is a
+distance itself, and needs no second one). When the validation part is too small to make any sure, the lowest upper
+bound of the drop wins.
 """
 
 import math
@@ -19,6 +20,8 @@ from argosy.core.units import format_size, format_time
 
 # A millionth of an item: sums of shares are not exact.
 _EPSILON = 1e-6
+# Two measurements of one and the same model differ by as much.
+_AS_GOOD = 1.05
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,13 +40,21 @@ def select(original: Candidate, candidates: Sequence[Candidate], budget: Budget)
     measured = [c for c in candidates if c.status == "measured" and c.quality is not None]
     fitting = [c for c in measured if not c.misses(budget) and (c.latency_ratio < 1 or c.size_ratio < 1)]
     if fitting:
-        chosen = min(fitting, key=lambda c: preference(c, budget))
+        chosen = _best(fitting, budget)
         sure = is_sure(chosen, budget)
         doubt = "" if sure else "; the validation part is too small to be sure of the drop"
         return Selection(chosen=chosen, nearest=None, is_sure=sure, says=f"{chosen.says()}{doubt}", hint="")
     nearest = min(measured, key=lambda c: _distance(c, budget), default=None)
     says, hint = _out_of_reach(original, nearest, candidates, budget)
     return Selection(chosen=None, nearest=nearest, is_sure=False, says=says, hint=hint)
+
+
+def _best(fitting: Sequence[Candidate], budget: Budget) -> Candidate:
+    first = min(fitting, key=lambda c: preference(c, budget))
+    if not is_sure(first, budget):
+        return first
+    alike = [c for c in fitting if preference(c, budget)[:2] == preference(first, budget)[:2]]
+    return min((c for c in alike if c.cost <= _AS_GOOD * first.cost), key=lambda c: (_drop_high(c), c.cost))
 
 
 def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float, float]:

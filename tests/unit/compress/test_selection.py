@@ -129,3 +129,18 @@ def test_whatever_is_chosen_keeps_the_budget_and_is_not_slower(candidate, origin
         assert found.chosen.quality.drop <= 0.01
         assert found.chosen.latency_ratio <= 1.0
         assert max(t.ratio for t in found.chosen.timings) <= 1.1
+
+
+def test_of_two_that_measure_alike_the_one_that_loses_less_is_taken(original, candidate):
+    fast = candidate("fast", ratio=0.400, drop=0.008, drop_high=0.009)
+    true = candidate("true", ratio=0.412, drop=0.003, drop_high=0.004)
+    slow = candidate("slow", ratio=0.460, drop=0.0)
+    for order in ([fast, true, slow], [slow, true, fast]):
+        assert select(original, order, budget()).chosen.name == "true"
+    assert select(original, [fast, slow], budget()).chosen.name == "fast"
+
+
+def test_vectors_are_judged_by_their_distance_alone(original, candidate):
+    near = candidate("near", measure="cosine", ratio=0.4, drop=0.008, drop_high=0.009, agreement=0.6)
+    same = candidate("same", measure="cosine", ratio=0.5, agreement=1.0)
+    assert select(original, [same, near], budget()).chosen.name == "near"

@@ -274,6 +274,11 @@ def test_networks_for_texts_lose_blocks_instead(text):
     assert proposed(text, size="20KB") == {"blocks": 0.84}
 
 
+def test_half_of_the_blocks_is_tried_where_half_of_the_loss_may_keep_the_bound(text):
+    assert proposed(text, Tried(0.0, 0.04, blocks=0.34), max_drop="1pt") == {"blocks": 0.17}
+    assert proposed(text, Tried(0.0, 0.15, blocks=0.34), max_drop="1pt") is None
+
+
 @pytest.mark.parametrize(
     ("asked", "ratio"),
     [({"size": "30KB"}, 0.75), ({"size": "99KB"}, 0.25), ({"latency_p95": "1.5ms"}, 0.875), ({"size": "7KB"}, 0.9375)],

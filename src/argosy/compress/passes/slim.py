@@ -33,6 +33,9 @@ _BLOCKS = (0.17, 0.34, 0.5, 0.67, 0.84)
 _QUICK_S = 8.0
 # With a budget that says how small or fast, so many trainings find the largest network within it that learns enough.
 _MOST_TRIES = 3
+# Half of the blocks cost about half of the loss; what lost more than so many times the bound has no half within it.
+_HOPELESS = 6.0
+_NOISE = 0.005
 # Rows that tell which blocks matter.
 _SEEN = 64
 
@@ -293,7 +296,9 @@ def _climbed(so_far: SoFar, name: str, stairs: _Stairs) -> float | None:
         further = (share for share in rest if _is_smaller(so_far.sketch({name: share}), last))
         return next(further, None)
     if len(tried) == 1:
-        return stairs.less
+        quality = tried[0].quality
+        is_hopeless = quality is not None and quality.drop > _HOPELESS * max(so_far.budget.max_drop, _NOISE)
+        return None if is_hopeless and name == "blocks" else stairs.less
     # Between two shares lies something better only if exactly one of them went well; what it brings is worth a short
     # training.
     is_quick = all(candidate.seconds < _QUICK_S for candidate in tried)

@@ -36,9 +36,7 @@ def model(kind, *, direction="forward", rich=True, steps=STEPS, lengths=None, op
         names = [*names[:3], "", "lengths"]
     weights |= extra or {}
     outputs = ["y", "y_h"] + ["y_c"] * (kind == "LSTM")
-    node = helper.make_node(
-        kind, names, outputs, name="layer", hidden_size=HIDDEN, direction=direction, **attributes
-    )
+    node = helper.make_node(kind, names, outputs, name="layer", hidden_size=HIDDEN, direction=direction, **attributes)
     graph = helper.make_graph(
         [node],
         "g",

@@ -107,3 +107,24 @@ def test_a_model_without_such_layers_is_the_same_model():
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [], [], [])
     plain = helper.make_model(graph)
     assert written_out(plain) is plain
+
+
+def test_states_that_are_zeros_for_any_batch_are_not_asked_for():
+    made = model("LSTM", rich=False)
+    sizes = [numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("one", [1]), ("wide", [HIDDEN]))]
+    made.graph.initializer.extend([*sizes, numpy_helper.from_array(np.zeros(1, np.float32), "zero")])
+    layer = made.graph.node[0]
+    layer.input.extend(["", "", "state", "state"])
+    before = [
+        helper.make_node("Shape", ["x"], ["rows"], start=1, end=2),
+        helper.make_node("Concat", ["one", "rows", "wide"], ["shape"], axis=0),
+        helper.make_node("Expand", ["zero", "shape"], ["state"]),
+    ]
+    nodes = [*before, type(layer).FromString(layer.SerializeToString())]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    after = written_out(made)
+    assert not {"Shape", "Expand", "LSTM"} & {node.op_type for node in after.graph.node}
+    given = inputs_for(made, 3)
+    for want, have in zip(run(made, given), run(after, given), strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)

@@ -21,6 +21,7 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
 
     path = Path(config["folder"]) / "tmp" / "written-out.onnx"
     model = argosy_child.job("recurrent").written_out(onnx.load(config["path"]))
+    _count_from_the_front(model)
     onnx.save(model, path)
     graph = model.graph
     place = Path(config["folder"]) / "onnx2tf"
@@ -45,6 +46,30 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
         raise _failed(RuntimeError("no file was written"), said.getvalue(), graph)
     made.replace(config["target"])
     return {}
+
+
+def _count_from_the_front(model: Any) -> None:
+    """Write places that are counted from the end as others: LiteRT's Gather knows none of them."""
+    import onnx
+    from onnx import numpy_helper
+
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.input, *inferred.value_info)}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for number, node in enumerate(model.graph.node):
+        places = constants.get(node.input[1]) if node.op_type == "Gather" else None
+        if places is None or not (places < 0).any():
+            continue
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        shape = known.get(node.input[0], [])
+        size = shape[axis].dim_value if len(shape) > axis >= -len(shape) else 0
+        if size:
+            name = f"{node.input[1]}/from-the-front-{number}"
+            model.graph.initializer.append(numpy_helper.from_array(np.where(places < 0, places + size, places), name))
+            node.input[1] = name
 
 
 def _failed(error: BaseException, said: str, graph: Any) -> Any:

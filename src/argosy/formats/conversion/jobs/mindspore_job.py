@@ -81,7 +81,9 @@ class _Writer:
         given = [one.name for one in self.graph.input if one.name not in self.constants]
         self.names = {name: f"x{at}" for at, name in enumerate(given)}
         lines: list[str] = []
-        unknown: list[str] = []
+        # By kind: the first of each; what takes a value of these is no reason of its own.
+        unknown: dict[str, str] = {}
+        missing: list[str] = []
         for number, node in enumerate(self.graph.node):
             named = {one.name: helper.get_attribute_value(one) for one in node.attribute}
             if node.op_type == "Constant" and "value" in named:
@@ -91,14 +93,19 @@ class _Writer:
             try:
                 expression = write(self, node, named) if write else self.plain(node)
             except _Unknown as error:
-                unknown.append(f"{node.op_type}{error} (at '{node.name or node.output[0]}')")
+                said = f"{node.op_type}{error} (at '{node.name or node.output[0]}')"
+                if str(error):
+                    missing.append(said)
+                else:
+                    unknown.setdefault(node.op_type, said)
                 continue
             outputs = [f"v{number}_{at}" for at, _ in enumerate(node.output)]
             self.names.update(zip(node.output, outputs, strict=True))
             lines.append(f"        {', '.join(outputs)} = {expression}")
-        if unknown:
+        if unknown or missing:
+            told = [*unknown.values()] or missing
             raise argosy_child.Refused(
-                f"the model has operators that can't become MindSpore's: {', '.join(unknown[:5])}",
+                f"the model has operators that can't become MindSpore's: {', '.join(told[:8])}",
                 hint="replace these layers, or convert by MindSpore Lite's converter_lite",
                 code="unsupported_operator",
             )

@@ -15,6 +15,20 @@ _USUAL = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN"
 _ACTIVATIONS = {"Sigmoid", "Tanh", "Relu"}
 # More operations are no layer that a tool would compile in an hour; a step of one direction has about so many.
 _MAX_NODES, _STEP_NODES = 50_000, 25
+# What these make of zeros is zeros.
+_MOVING = (
+    "Expand",
+    "Slice",
+    "Identity",
+    "Cast",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "Transpose",
+    "Gather",
+    "Tile",
+    "Split",
+)
 # Before it, Unsqueeze takes its axes in another way.
 _LEAST_OPSET = 13
 
@@ -35,23 +49,48 @@ def written_out(model: Any) -> Any:
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    zeros = _zeros(model, constants)
     nodes: list[Any] = []
     weights: list[Any] = []
     for node in model.graph.node:
-        layer = _Layer(node, known, constants) if node.op_type in KINDS else None
+        layer = _Layer(node, known, constants, zeros) if node.op_type in KINDS else None
         if layer is None or len(nodes) > _MAX_NODES or not layer.can_be_written():
             nodes.append(node)
             continue
         layer.write()
         nodes += layer.nodes
         weights += [onnx.numpy_helper.from_array(array, name) for name, array in layer.weights.items()]
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    taken = {name for node in copies for name in _taken(node)} | {value.name for value in model.graph.output}
+    # What made the zeros that layers began with is needed no more.
+    taken = {value.name for value in model.graph.output}
+    copies = []
+    for node in reversed(nodes):
+        if taken & set(node.output):
+            taken |= _taken(node)
+            copies.insert(0, type(node).FromString(node.SerializeToString()))
     kept = [tensor for tensor in model.graph.initializer if tensor.name in taken]
     graph = onnx.helper.make_graph(copies, model.graph.name, model.graph.input, model.graph.output, [*kept, *weights])
     made = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     made.ir_version = model.ir_version
     return made
+
+
+def _zeros(model: Any, constants: dict[str, np.ndarray]) -> set[str]:
+    """Return the values that are zeros whatever the inputs are: states, whose size depends on the batch."""
+    found = {name for name, array in constants.items() if array.dtype.kind == "f" and not array.any()}
+    for node in model.graph.node:
+        if node.op_type == "ConstantOfShape":
+            given = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+            if not any(_is_other(tensor) for tensor in given):
+                found.update(node.output)
+        elif node.op_type in _MOVING and node.input[0] in found:
+            found.update(node.output)
+    return found
+
+
+def _is_other(tensor: Any) -> bool:
+    from onnx import numpy_helper
+
+    return bool(numpy_helper.to_array(tensor).any())
 
 
 def _taken(node: Any) -> set[str]:
@@ -77,13 +116,18 @@ def _known(model: Any) -> dict[str, list[int]]:
 class _Layer:
     """One recurrent node on its way to plain operators. Shapes: t steps, b batch, d directions, h hidden."""
 
-    def __init__(self, node: Any, known: dict[str, list[int]], constants: dict[str, np.ndarray]) -> None:
+    def __init__(
+        self, node: Any, known: dict[str, list[int]], constants: dict[str, np.ndarray], zeros: set[str]
+    ) -> None:
         from onnx import helper
 
         self.node, self.kind, self.constants = node, node.op_type, constants
         self.name = node.name or node.output[0]
         self.options = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         self.inputs = [*node.input, *[""] * (8 - len(node.input))]
+        for state in (5, 6):
+            if self.inputs[state] in zeros:
+                self.inputs[state] = ""
         self.shape = known.get(node.input[0], [])
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {}

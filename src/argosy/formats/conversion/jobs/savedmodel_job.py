@@ -73,7 +73,13 @@ def trace(config: dict[str, Any]) -> dict[str, Any]:
     concrete = tf.function(run, input_signature=common.specs(inputs)).get_concrete_function()
     # One graph without functions and variables, whose values can all be asked for.
     frozen = convert_variables_to_constants_v2(concrete)
-    values = [value for one in frozen.graph.get_operations() if one.inputs for value in one.outputs]
+    # What is made of weights alone is no step of the run; operations come behind what they take.
+    reached = {value.name for value in frozen.inputs}
+    values = []
+    for one in frozen.graph.get_operations():
+        if any(taken.name in reached for taken in one.inputs):
+            reached.update(value.name for value in one.outputs)
+            values += one.outputs
     shown = [value for value in values if value.dtype.is_floating]
     samples = shared.load(Path(config["samples"]))
     given = [tf.convert_to_tensor(samples[one["name"]], one["dtype"]) for one in inputs]
@@ -81,7 +87,7 @@ def trace(config: dict[str, Any]) -> dict[str, Any]:
     arrays = {value.name: answer.numpy() for value, answer in zip(shown, answers, strict=True)}
     found = shared.Trace()
     for value in values:
-        takes = [taken.name for taken in value.op.inputs if taken.op.type != "Const"]
+        takes = [taken.name for taken in value.op.inputs if taken.name in reached]
         found.add(value.op.name, value.op.type, takes, value.name, arrays.get(value.name))
     found.write(Path(config["trace"]))
     return {}

@@ -15,6 +15,8 @@ _USUAL = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN"
 _ACTIVATIONS = {"Sigmoid", "Tanh", "Relu"}
 # More operations are no layer that a tool would compile in an hour; a step of one direction has about so many.
 _MAX_NODES, _STEP_NODES = 50_000, 25
+# More dimensions than any value has.
+_MAX_SIZES = 16
 # What these make of zeros is zeros.
 _MOVING = (
     "Expand",
@@ -60,9 +62,10 @@ def written_out(model: Any) -> Any:
         layer.write()
         nodes += layer.nodes
         weights += [onnx.numpy_helper.from_array(array, name) for name, array in layer.weights.items()]
-    # What made the zeros that layers began with is needed no more.
+    weights += _plain_reshapes(nodes, constants)
+    # What made the zeros that layers began with, and sizes of what they give, is needed no more.
     taken = {value.name for value in model.graph.output}
-    copies = []
+    copies: list[Any] = []
     for node in reversed(nodes):
         if taken & set(node.output):
             taken |= _taken(node)
@@ -71,6 +74,44 @@ def written_out(model: Any) -> Any:
     graph = onnx.helper.make_graph(copies, model.graph.name, model.graph.input, model.graph.output, [*kept, *weights])
     made = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     made.ir_version = model.ir_version
+    return made
+
+
+def _plain_reshapes(nodes: list[Any], constants: dict[str, np.ndarray]) -> list[Any]:
+    """Give reshapes whose sizes are those of what they reshape these as numbers; return the new constants.
+
+    Exporters join directions and widths behind a layer in this way: its shape is taken, cut, multiplied and joined.
+    """
+    from onnx import helper, numpy_helper
+
+    # What is known of sizes: whole numbers, or (value, axis) for a size of a value; None for one that is computed.
+    sizes: dict[str, list[Any]] = {
+        name: [int(one) for one in array.reshape(-1)]
+        for name, array in constants.items()
+        if array.dtype.kind == "i" and array.size <= _MAX_SIZES
+    }
+    made = []
+    for node in nodes:
+        options = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        given = [sizes.get(name) for name in node.input]
+        if node.op_type == "Shape" and not options:
+            sizes[node.output[0]] = [(node.input[0], axis) for axis in range(_MAX_SIZES)]
+        elif node.op_type == "Slice" and all(one is not None for one in given) and len(given) == 3:
+            whole, start, end = given
+            sizes[node.output[0]] = whole[start[0] : end[0]]
+        elif node.op_type == "Concat" and all(one is not None for one in given):
+            sizes[node.output[0]] = [size for one in given for size in one]
+        elif node.op_type == "Mul" and all(one is not None and len(one) == 1 for one in given):
+            sizes[node.output[0]] = [None]
+        elif node.op_type in ("Reshape", "Squeeze", "Unsqueeze") and given[0] is not None and len(given[0]) == 1:
+            sizes[node.output[0]] = given[0]
+        elif node.op_type == "Reshape" and given[1] is not None and node.input[1] not in constants:
+            found = [0 if size == (node.input[0], at) else size for at, size in enumerate(given[1])]
+            found = [size if isinstance(size, int) else -1 for size in found]
+            if found.count(-1) <= 1:
+                name = f"{node.output[0]}/sizes"
+                made.append(numpy_helper.from_array(np.array(found, np.int64), name))
+                node.input[1] = name
     return made
 
 

@@ -94,7 +94,7 @@ def _plain_reshapes(nodes: list[Any], constants: dict[str, np.ndarray]) -> list[
     for node in nodes:
         options = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         given = [sizes.get(name) for name in node.input]
-        if node.op_type == "Shape" and not options:
+        if node.op_type == "Shape" and not options.get("start") and "end" not in options:
             sizes[node.output[0]] = [(node.input[0], axis) for axis in range(_MAX_SIZES)]
         elif node.op_type == "Slice" and all(one is not None for one in given) and len(given) == 3:
             whole, start, end = given

@@ -123,8 +123,36 @@ def test_states_that_are_zeros_for_any_batch_are_not_asked_for():
     nodes = [*before, type(layer).FromString(layer.SerializeToString())]
     del made.graph.node[:]
     made.graph.node.extend(nodes)
+    whole = made.SerializeToString()
     after = written_out(made)
+    assert made.SerializeToString() == whole
     assert not {"Shape", "Expand", "LSTM"} & {node.op_type for node in after.graph.node}
     given = inputs_for(made, 3)
     for want, have in zip(run(made, given), run(after, given), strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_width_that_is_joined_behind_a_layer_by_computed_sizes_takes_them_as_numbers():
+    made = model("GRU", rich=False, direction="bidirectional")
+    numbers = {"zero": [0], "one": [1], "two": [2], "three": [3], "four": [4], "flat": [-1]}
+    made.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), n) for n, v in numbers.items())
+    made.graph.node.extend([
+        helper.make_node("Transpose", ["y"], ["turned"], perm=[0, 2, 1, 3]),
+        helper.make_node("Shape", ["turned"], ["shape"], start=0),
+        helper.make_node("Slice", ["shape", "zero", "two"], ["kept"]),
+        helper.make_node("Slice", ["shape", "two", "three"], ["sides"]),
+        helper.make_node("Slice", ["shape", "three", "four"], ["wide"]),
+        helper.make_node("Mul", ["sides", "wide"], ["both"]),
+        helper.make_node("Reshape", ["both", "flat"], ["product"]),
+        helper.make_node("Concat", ["kept", "product"], ["sizes"], axis=0),
+        helper.make_node("Reshape", ["turned", "sizes"], ["joined"]),
+    ])  # fmt: skip
+    made.graph.output.append(helper.make_tensor_value_info("joined", onnx.TensorProto.FLOAT, None))
+    whole = made.SerializeToString()
+    after = written_out(made)
+    assert made.SerializeToString() == whole
+    assert "Shape" not in {node.op_type for node in after.graph.node}
+    for batch in (1, 4):
+        given = inputs_for(made, batch)
+        for want, have in zip(run(made, given), run(after, given), strict=True):
+            np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)

@@ -57,7 +57,7 @@ def written_out(model: Any) -> Any:
     for node in model.graph.node:
         layer = _Layer(node, known, constants, zeros) if node.op_type in KINDS else None
         if layer is None or len(nodes) > _MAX_NODES or not layer.can_be_written():
-            nodes.append(node)
+            nodes.append(type(node).FromString(node.SerializeToString()))
             continue
         layer.write()
         nodes += layer.nodes
@@ -65,13 +65,15 @@ def written_out(model: Any) -> Any:
     weights += _plain_reshapes(nodes, constants)
     # What made the zeros that layers began with, and sizes of what they give, is needed no more.
     taken = {value.name for value in model.graph.output}
-    copies: list[Any] = []
+    left: list[Any] = []
     for node in reversed(nodes):
         if taken & set(node.output):
             taken |= _taken(node)
-            copies.insert(0, type(node).FromString(node.SerializeToString()))
+            left.append(node)
     kept = [tensor for tensor in model.graph.initializer if tensor.name in taken]
-    graph = onnx.helper.make_graph(copies, model.graph.name, model.graph.input, model.graph.output, [*kept, *weights])
+    graph = onnx.helper.make_graph(
+        left[::-1], model.graph.name, model.graph.input, model.graph.output, [*kept, *weights]
+    )
     made = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     made.ir_version = model.ir_version
     return made

@@ -95,20 +95,22 @@ def _plain_reshapes(nodes: list[Any], constants: dict[str, np.ndarray]) -> list[
     made = []
     for node in nodes:
         options = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-        given = [sizes.get(name) for name in node.input]
+        known = [sizes.get(name) for name in node.input]
+        given = [one for one in known if one is not None]
+        is_known = len(given) == len(known)
         if node.op_type == "Shape" and not options.get("start") and "end" not in options:
             sizes[node.output[0]] = [(node.input[0], axis) for axis in range(_MAX_SIZES)]
-        elif node.op_type == "Slice" and all(one is not None for one in given) and len(given) == 3:
+        elif node.op_type == "Slice" and is_known and len(given) == 3:
             whole, start, end = given
             sizes[node.output[0]] = whole[start[0] : end[0]]
-        elif node.op_type == "Concat" and all(one is not None for one in given):
+        elif node.op_type == "Concat" and is_known:
             sizes[node.output[0]] = [size for one in given for size in one]
-        elif node.op_type == "Mul" and all(one is not None and len(one) == 1 for one in given):
+        elif node.op_type == "Mul" and is_known and all(len(one) == 1 for one in given):
             sizes[node.output[0]] = [None]
-        elif node.op_type in ("Reshape", "Squeeze", "Unsqueeze") and given[0] is not None and len(given[0]) == 1:
-            sizes[node.output[0]] = given[0]
-        elif node.op_type == "Reshape" and given[1] is not None and node.input[1] not in constants:
-            found = [0 if size == (node.input[0], at) else size for at, size in enumerate(given[1])]
+        elif node.op_type in ("Reshape", "Squeeze", "Unsqueeze") and known[0] is not None and len(known[0]) == 1:
+            sizes[node.output[0]] = known[0]
+        elif node.op_type == "Reshape" and known[1] is not None and node.input[1] not in constants:
+            found = [0 if size == (node.input[0], at) else size for at, size in enumerate(known[1])]
             found = [size if isinstance(size, int) else -1 for size in found]
             if found.count(-1) <= 1:
                 name = f"{node.output[0]}/sizes"

@@ -228,9 +228,9 @@ class _Lessons:
 
     def usual(self) -> tuple[np.ndarray, float]:
         """Return the rows of a batch that costs about as much as the mean one, and its cost divided by the mean's."""
-        batches = list(itertools.islice(self.epoch(0), 4 * _SORTED_BATCHES))
         if self._lengths is None:
-            return batches[0], 1.0
+            return next(self.epoch(0)), 1.0
+        batches = list(itertools.islice(self.epoch(0), 4 * _SORTED_BATCHES))
         # A text costs what the longest of its batch has.
         costs = np.array([len(rows) * self._lengths[rows].max() for rows in batches], dtype=np.float64)
         nearest = int(np.argmin(np.abs(costs - costs.mean())))

@@ -301,3 +301,12 @@ def test_no_layer_is_kept_where_int8_keeps_the_bound_or_gains_nothing(tmp_path, 
 def test_it_ends_where_no_share_helps(tmp_path, candidate):
     asked = proposed_all(encoder(tmp_path), candidate, lambda _: (0.4, 0.3))
     assert max(s.get("keep", 0.0) for s in asked) == 0.5
+
+
+def test_keeping_layers_that_cannot_be_told_apart_is_refused(tmp_path, monkeypatch):
+    from argosy.compress.passes import sensitivity
+
+    monkeypatch.setattr(sensitivity, "_MOST_BYTES", 10)
+    path = encoder(tmp_path)
+    with pytest.raises(InvalidInput, match="too large or too old"):
+        Quantize().apply(Model(path=path), {"operands": "dynamic", "keep": 0.5}, bench_of(path, Tokens()))

@@ -118,6 +118,11 @@ def test_what_only_looks_fixed_in_the_runs_is_found_out_on_another():
     assert simplified(split, tables((4, 4), (4, 4), (4, 4), (6, 9))) == split
 
 
+def test_a_graph_that_takes_no_such_shapes_stays_as_it_is(attention):
+    other = [{"input_ids": run["input_ids"]} for run in RUNS]
+    assert simplified(attention, other) == attention
+
+
 def test_other_shapes_come_of_the_training_part(tmp_path):
     path = tmp_path / "cnn.onnx"
     path.write_bytes(onnx_of(cnn(), Stripes()))

@@ -115,6 +115,8 @@ class Quantize:
             ready, note = _prepared(model.path, bench)
             target = Path(folder) / "int8.onnx"
             kept = most_sensitive(ready, calibration_rows(bench)[0], asked["keep"]) if asked["keep"] else []
+            if asked["keep"] and not kept:
+                raise InvalidInput("which layers int8 hurts most can't be found out: the graph is too large or too old")
             if asked["operands"].startswith("weights-"):
                 _weights_only(ready, target, kept, bits=int(asked["operands"].removeprefix("weights-")))
             elif asked["operands"] == "nncf":

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from argosy.formats.conversion.jobs.recurrent import needed
+
 if TYPE_CHECKING:
     import onnx
 
@@ -27,8 +29,15 @@ def simplified(content: bytes, runs: Sequence[dict[str, np.ndarray]]) -> bytes:
     """Return a graph that does the same with fewer operations; the same bytes where nothing can be made simpler.
 
     `runs` are inputs of several shapes, the last to prove it with. Sizes stay as they are where there are less than
-    three.
+    three, and the graph stays where it can't be run in these shapes.
     """
+    try:
+        return _simplified(content, runs)
+    except Exception:  # noqa: BLE001 - whatever the runtime says of a graph or of the shapes; it was good enough as it is
+        return content
+
+
+def _simplified(content: bytes, runs: Sequence[dict[str, np.ndarray]]) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(content)
@@ -136,25 +145,11 @@ def _session(content: bytes) -> Any:
 
 def _drop_unused(model: "onnx.ModelProto") -> None:
     graph = model.graph
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed |= _taken(node)
-            kept.append(type(node).FromString(node.SerializeToString()))
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in weights]
+    nodes, names = needed(graph.node, [value.name for value in graph.output])
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    weights = [
+        type(tensor).FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in names
+    ]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(kept[::-1])
-    graph.initializer.extend(copies)
-
-
-def _taken(node: Any) -> set[str]:
-    """What a node takes, and what graphs inside of it may take."""
-    found = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            found |= {value.name for value in graph.output}
-            for inner in graph.node:
-                found |= _taken(inner)
-    return found
+    graph.node.extend(kept)
+    graph.initializer.extend(weights)

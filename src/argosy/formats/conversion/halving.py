@@ -57,7 +57,9 @@ class _Halving:
 
     def earlier(self, wrong: int) -> int | None:
         """Return a step that leads to a wrong one and is wrong itself; None where all that lead to it are right."""
-        before = sorted(self._before(wrong))
+        # What leads to a step that is right, is right.
+        right = {number for number, is_right in self.known.items() if is_right}
+        before = sorted(self._before(wrong) - right.union(*map(self._before, right)))
         low, high = -1, len(before)
         while high - low > 1:
             middle = (low + high) // 2

@@ -85,25 +85,12 @@ def cut(config: dict[str, Any]) -> dict[str, Any]:
     model = onnx.load_from_string(content(Path(config["path"])))
     graph, value = model.graph, config["value"]
     known = {one.name: one for one in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    wanted, nodes = {value}, []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            nodes.append(node)
-            wanted.update(_taken(node))
+    nodes, wanted = argosy_child.job("recurrent").needed(graph.node, [value])
     outputs = {one.name: one for one in graph.output}
     output = outputs.get(value) or known.get(value) or onnx.ValueInfoProto(name=value)
     weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    piece = onnx.helper.make_graph(nodes[::-1], graph.name, graph.input, [output], weights)
+    piece = onnx.helper.make_graph(nodes, graph.name, graph.input, [output], weights)
     made = onnx.helper.make_model(piece, opset_imports=model.opset_import, functions=model.functions)
     made.ir_version = model.ir_version
     Path(config["piece"]).write_bytes(made.SerializeToString())
     return {}
-
-
-def _taken(node: Any) -> set[str]:
-    """What a node takes, and what graphs inside of it may take."""
-    found = set(node.input)
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            found |= _taken(inner)
-    return found

@@ -4,7 +4,7 @@ Step by step, with the weights of all steps held once. The input's product is co
 recurrent kernels do. Equations and the order of gates are those of ONNX's operators LSTM-22, GRU-22 and RNN-22.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,12 +64,7 @@ def written_out(model: Any) -> Any:
         weights += [onnx.numpy_helper.from_array(array, name) for name, array in layer.weights.items()]
     weights += _plain_reshapes(nodes, constants)
     # What made the zeros that layers began with, and sizes of what they give, is needed no more.
-    taken = {value.name for value in model.graph.output}
-    left: list[Any] = []
-    for node in reversed(nodes):
-        if taken & set(node.output):
-            taken |= _taken(node)
-            left.append(node)
+    left, taken = needed(nodes, [value.name for value in model.graph.output])
     kept = [tensor for tensor in model.graph.initializer if tensor.name in taken]
     graph = onnx.helper.make_graph(
         left[::-1], model.graph.name, model.graph.input, model.graph.output, [*kept, *weights]
@@ -138,11 +133,25 @@ def _is_other(tensor: Any) -> bool:
     return bool(numpy_helper.to_array(tensor).any())
 
 
+def needed(nodes: Iterable[Any], outputs: Iterable[str]) -> tuple[list[Any], set[str]]:
+    """Return the nodes that lead to `outputs`, in order, and the names of all values these and the outputs take."""
+    taken = set(outputs)
+    kept = []
+    for node in reversed(list(nodes)):
+        if taken & set(node.output):
+            taken |= _taken(node)
+            kept.append(node)
+    return kept[::-1], taken
+
+
 def _taken(node: Any) -> set[str]:
+    """What a node takes, and what graphs inside of it may take."""
     found = set(node.input)
     for attribute in node.attribute:
-        for inner in attribute.g.node:
-            found |= _taken(inner)
+        for graph in (attribute.g, *attribute.graphs):
+            found |= {value.name for value in graph.output}
+            for inner in graph.node:
+                found |= _taken(inner)
     return found
 
 

@@ -66,9 +66,7 @@ def written_out(model: Any) -> Any:
     # What made the zeros that layers began with, and sizes of what they give, is needed no more.
     left, taken = needed(nodes, [value.name for value in model.graph.output])
     kept = [tensor for tensor in model.graph.initializer if tensor.name in taken]
-    graph = onnx.helper.make_graph(
-        left[::-1], model.graph.name, model.graph.input, model.graph.output, [*kept, *weights]
-    )
+    graph = onnx.helper.make_graph(left, model.graph.name, model.graph.input, model.graph.output, [*kept, *weights])
     made = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     made.ir_version = model.ir_version
     return made

@@ -120,7 +120,9 @@ def onnx_of(module, data, rows=4):
     return onnx_bytes(module, example, output=outputs, is_draft=True, free_lengths="input_ids" in inputs)
 
 
-def bench_of(path, data, module=None, *, report=silent, check_draft=lambda _: None, **lesson):
+def bench_of(
+    path, data, module=None, *, report=silent, check_draft=lambda _: None, check_student=lambda *_: None, **lesson
+):
     """Return what passes work with; a lesson of one epoch unless told."""
     runner = OnnxRunner.load(path)
     defaults = {"epochs": 1, "seconds": 5.0, "batch_size": 16, "learning_rate": 2e-3, "seed": 0}
@@ -131,6 +133,7 @@ def bench_of(path, data, module=None, *, report=silent, check_draft=lambda _: No
         lesson=Lesson(**(defaults | lesson)),
         seed=0,
         check_draft=check_draft,
+        check_student=check_student,
         report=report,
     )
 

@@ -123,7 +123,7 @@ def so_far(tried, elsewhere=(), **asked):
 
     def sketch(settings):
         share = settings.get("ratio") or settings.get("blocks") or 1 - settings.get("energy", 0.5)
-        return Sketch(size_bytes=round(1000 * (1 - share)), p95_s=1.0 - share, ratio=1.0 - share)
+        return Sketch(size_bytes=round(1000 * (1 - share)), p95_s=1.0 - share, ratio=1.0 - share, gain=2.0)
 
     return SoFar(tried=tried, elsewhere=elsewhere, budget=CompressConfig(**asked).budget(), sketch=sketch)
 

@@ -54,6 +54,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["measured", "stopped", "failed"]
     reason: str = ""
     """Why it was stopped or has failed."""
+    given_up: float = 0.0
+    """The drop at which its training was stopped; 0: none was begun."""
     file: str = ""
     """Name of the ONNX file in the search's folder."""
     folder: str = ""

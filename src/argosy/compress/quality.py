@@ -22,6 +22,8 @@ _TEXTS = 32
 # As many training samples tell a broken model from a whole one; more only take time.
 _MAX_SEEN, _MIN_SEEN, _SEEN_S = 2048, 64, 3.0
 _VECTORS = 256
+# A glimpse tells what is hopeless, no more.
+_GLIMPSED = 128
 # Two numbers are the same answer within this share of the spread of the truth,
 _SAME_SHARE = 0.05
 # and two vectors from this cosine on.
@@ -125,6 +127,13 @@ class Samples:
             won=int(won.sum()),
             items=len(loss),
         )
+
+    def glimpse(self, runner: Runner) -> float:
+        """Return about how much a model loses: the drop on some of the validation part."""
+        rows = np.arange(0, len(self._answers), -(-len(self._answers) // _GLIMPSED))
+        got = self.answers(runner, {name: array[rows] for name, array in self.validation.items()})
+        points = self._points(got, self._answers[rows], None if self.y is None else self.y[rows])
+        return float((self._original_points[rows] - points).mean())
 
     def answers(self, runner: Runner, inputs: Arrays) -> np.ndarray:
         """Return what is judged for each row: logits, a number, a vector; for running text nats and the next token."""

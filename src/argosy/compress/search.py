@@ -21,7 +21,7 @@ from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
 from argosy.compress.table import PASSES
-from argosy.compress.teaching import Lesson
+from argosy.compress.teaching import TRIALS, Lesson
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.digest import canonical, digest_of, sha256, sha256_file
 from argosy.core.errors import ArgosyError, InvalidInput
@@ -50,6 +50,10 @@ _LONG_S = 3.0
 # share of that.
 _TEXT_TRAINING_S, _TRAINING_S = 180.0, 60.0
 _SHARE = 0.1
+# A training that loses more than so many times the bound after a share of it is given up; of bounds below half a point
+# half a point counts.
+_PATIENCE = dict(zip(TRIALS, (10.0, 6.0, 4.0), strict=True))
+_NOISE = 0.005
 _BATCH_SIZE = 32
 # Settings that say how much goes: who gives one of them does not also want what the others usually are.
 _AMOUNTS = {"ratio", "blocks", "sparsity", "threshold"}
@@ -141,6 +145,7 @@ class Search:
             lesson=lesson,
             seed=config.seed,
             check_draft=self._check_draft,
+            check_student=self._check_student,
             report=report,
         )
         self.inputs = {
@@ -182,7 +187,7 @@ class Search:
         """Do what is asked for, without a search."""
         model, says, hint = self.root, "", ""
         # Who asks for a pass gets it, hopeless or not.
-        self.bench = msgspec.structs.replace(self.bench, check_draft=lambda _: None)
+        self.bench = msgspec.structs.replace(self.bench, check_draft=lambda _: None, check_student=lambda *_: None)
         for name, settings in recipe:
             step: Pass = PASSES.load(name)()
             if not step.accepts(model):
@@ -241,7 +246,9 @@ class Search:
             self.runner, runner, self.samples.validation, seconds=_SKETCH_S, clock=self.clock, **self.timing
         )
         ratio = math.prod(timing.ratio for timing in timings) ** (1 / len(timings))
-        return Sketch(size_bytes=path.stat().st_size, p95_s=timings[0].p95_s, ratio=ratio)
+        size = path.stat().st_size
+        gain = (best.cost if best is not None else 1.0) / (ratio * size / self.size)
+        return Sketch(size_bytes=size, p95_s=timings[0].p95_s, ratio=ratio, gain=gain)
 
     def _is_light(self, candidate: Candidate) -> bool:
         """Whether only datatypes and the engine were changed, and nothing was lost by it."""
@@ -328,7 +335,9 @@ class Search:
     def _try(self, model: Model, step: Pass, name: str, settings: dict[str, Any]) -> tuple[Model | None, Candidate]:
         recipe = (*model.recipe, (name, settings))
         key = digest_of({**self.inputs, "recipe": recipe}).removeprefix("sha256:")[:24]
-        known = self._recall(key)
+        # What was given up with this bound might do with another.
+        stopped = f"{key}-{self.budget.max_drop:g}"
+        known = self._recall(key) or self._recall(stopped)
         if known is not None:
             module = _of_file(known.path) if known.changed.get("module") else None
             found = Model(path=known.path, module=module, recipe=recipe, engine=known.engine)
@@ -339,8 +348,14 @@ class Search:
             made = step.apply(model, settings, self.bench)
             candidate = self._judge(recipe, made, f"{key}.onnx")
         except Hopeless as news:
-            # Not written down: with another budget there may be hope, and finding out was cheap.
-            return None, self._unfinished(recipe, "stopped", str(news))
+            candidate = self._unfinished(recipe, "stopped", str(news))
+            if news.drop:
+                candidate = msgspec.structs.replace(
+                    candidate, given_up=news.drop, seconds=self.clock.monotonic() - begun
+                )
+                write_atomic(self.work / f"{stopped}.json", canonical(candidate))
+            # Else not written down: with another budget there may be hope, and finding out was cheap.
+            return None, candidate
         except ArgosyError as error:
             candidate = self._unfinished(recipe, "failed", error.message)
         except Exception as error:  # noqa: BLE001 - libraries fail in many ways on users' models; the others may do
@@ -412,6 +427,12 @@ class Search:
         # Noise among a few runs is no reason to stop; a real loss of speed is.
         if all(timing.ratio > 1.1 for timing in timings):
             raise Hopeless(f"it runs {timings[0].ratio:.1f}x as long as the original")
+
+    def _check_student(self, student: Runner, share: float) -> None:
+        """Most of what is lost comes back early in a training."""
+        drop = self.samples.glimpse(student)
+        if drop > _PATIENCE[share] * max(self.budget.max_drop, _NOISE):
+            raise Hopeless(f"after {share:.0%} of its training it still lost {drop * 100:.1f} points", drop)
 
     def _is_promising(self, candidate: Candidate) -> bool:
         """Whether a further pass could end within the drop: no pass gives quality back."""

@@ -43,6 +43,10 @@ _SORTED_BATCHES = 16
 _TOLD_S = 0.5
 _MOST_FEATURE_BYTES = 512 << 20
 _TRIED_STEPS = 3
+# Whether a training has a chance is asked at these shares of it.
+TRIALS = (0.25, 0.5, 0.75)
+# A plan is made anew by the time of so many steps; with less than the last number a student learns nothing.
+_TIMED_SHARE, _TIMED_STEPS, _FEWEST_STEPS = 0.05, 5, 100
 # A step in bfloat16 must be worth the trouble.
 _CLEARLY_FASTER = 0.8
 
@@ -53,7 +57,7 @@ class Lesson(msgspec.Struct, frozen=True, kw_only=True):
     epochs: int
     """Passes over the training part; 0: as many as fit into `seconds`."""
     seconds: float
-    """About so long at most, by the time of the first steps."""
+    """About so long at most, by the time of the first steps; where an epoch takes longer, a part of it."""
     batch_size: int
     learning_rate: float
     seed: int
@@ -71,12 +75,14 @@ def teach(
     *,
     label: str,
     after_step: Callable[[float], None] | None = None,
+    trial: Callable[[Runner, float], None] | None = None,
     file: Path | None = None,
 ) -> dict[str, Any]:
     """Train `student` in place, in the order of its inputs; return what was done: epochs, steps, the last loss.
 
-    `after_step` is told after each step how much of the training is done, 0 to 1. `file` is the original's ONNX file,
-    for a classifier to learn the values before its last layer from.
+    `after_step` is told after each step how much of the training is done, 0 to 1. `trial` is shown the student at each
+    share of `TRIALS`; what it raises ends the training. `file` is the original's ONNX file, for a classifier to learn
+    the values before its last layer from.
     Raises InvalidInput when the training diverges; the student is of no use then.
     """
     import torch
@@ -93,7 +99,9 @@ def teach(
     try:
         student.train()
         with lessons.listening(student), _fastest(student, lessons) as (context, step_s):
-            return _train(student, parameters, lessons, lesson, context, step_s, report, label, after_step)
+            course = _Course(lesson, lessons.batches, step_s)
+            tell = _telling(student, original, after_step, trial)
+            return _train(student, parameters, lessons, lesson, context, course, report, label, tell)
     finally:
         student.eval()
         torch.set_num_threads(threads)
@@ -106,20 +114,18 @@ def _train(  # noqa: PLR0917 - called once, from `teach`
     lessons: "_Lessons",
     lesson: Lesson,
     context: Callable[[], Any],
-    step_s: float,
+    course: "_Course",
     report: Reporter,
     label: str,
-    after_step: Callable[[float], None] | None,
+    tell: Callable[[float], None],
 ) -> dict[str, Any]:
     import torch
 
-    per_epoch = lessons.batches
-    epochs = lesson.epochs or max(1, min(lesson.most_epochs, int(lesson.seconds / max(1e-6, step_s * per_epoch))))
-    total = epochs * per_epoch
     optimizer = torch.optim.AdamW(parameters, lr=lesson.learning_rate, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / total))
-    told, done, mean = time.monotonic(), 0, float("nan")
-    for epoch in range(epochs):
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / course.total))
+    told, done = time.monotonic(), 0
+    while done < course.total:
+        epoch = done // lessons.batches
         for rows in lessons.epoch(epoch):
             with context():
                 loss = lessons.loss(student, rows)
@@ -127,25 +133,98 @@ def _train(  # noqa: PLR0917 - called once, from `teach`
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
             optimizer.step()
-            schedule.step()
             done += 1
-            if after_step is not None:
-                after_step(done / total)
+            course.follow(done)
+            schedule.step()
+            tell(done / course.total)
             if time.monotonic() - told > _TOLD_S:
-                told, mean = time.monotonic(), float(loss.detach())
+                told = time.monotonic()
                 report(
                     Progress(
                         stage="compress",
-                        message=f"{label}: epoch {epoch + 1} of {epochs}, loss {mean:.4g}",
+                        message=f"{label}: epoch {epoch + 1} of {course.epochs}, loss {float(loss.detach()):.4g}",
                         done=done,
-                        total=total,
+                        total=course.total,
                         unit="steps",
                     )
                 )
+            if done >= course.total:
+                break
         mean = float(loss.detach())
         if not np.isfinite(mean):
             raise InvalidInput(f"the training of the smaller model diverged in epoch {epoch + 1}")
-    return {"epochs": epochs, "steps": done, "loss": round(mean, 6)}
+    whole, rest = divmod(done, lessons.batches)
+    return {"epochs": round(done / lessons.batches, 2) if rest else whole, "steps": done, "loss": round(mean, 6)}
+
+
+class _Course:
+    """How many steps there will be: planned by the time of a few, and made shorter where the first take longer."""
+
+    def __init__(self, lesson: Lesson, per_epoch: int, step_s: float) -> None:
+        self._lesson, self._per_epoch = lesson, per_epoch
+        self._fewest = min(per_epoch, _FEWEST_STEPS)
+        epochs = lesson.epochs or min(lesson.most_epochs, self._fitting(step_s) // per_epoch)
+        self.total = epochs * per_epoch or self._fitting(step_s)
+        self._look_at = 0 if lesson.epochs else max(_TIMED_STEPS, int(_TIMED_SHARE * self.total))
+        self._begun = time.monotonic()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are begun."""
+        return -(-self.total // self._per_epoch)
+
+    def follow(self, done: int) -> None:
+        """Take note of a step; after the first ones, the rest is planned by what they took."""
+        if done != self._look_at:
+            return
+        step_s = (time.monotonic() - self._begun) / done
+        self.total = max(done, min(self.total, self._fitting(step_s)))
+
+    def _fitting(self, step_s: float) -> int:
+        return int(max(self._fewest, min(1e9, self._lesson.seconds / max(1e-6, step_s))))
+
+
+def _telling(
+    student: "nn.Module",
+    original: Runner,
+    after_step: Callable[[float], None] | None,
+    trial: Callable[[Runner, float], None] | None,
+) -> Callable[[float], None]:
+    """What is called after each step."""
+    left = list(TRIALS if trial is not None else ())
+
+    def tell(share: float) -> None:
+        if after_step is not None:
+            after_step(share)
+        if trial is not None and left and share >= left[0]:
+            reached = left.pop(0)
+            if share < 1:
+                with _still(student):
+                    trial(StudentRunner(student, original), reached)
+
+    return tell
+
+
+class StudentRunner:
+    """A module in training, as a runner with the original's inputs and outputs."""
+
+    def __init__(self, student: "nn.Module", original: Runner) -> None:
+        self._student, self.signature = student, original.signature
+
+    @classmethod
+    def load(cls, data: bytes | Path, *, threads: int = 1, spinning: bool = False) -> "StudentRunner":
+        """There is no file of it."""
+        raise NotImplementedError
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Answer as the student does now."""
+        import torch
+
+        given = (torch.from_numpy(np.ascontiguousarray(inputs[spec.name])) for spec in self.signature.inputs)
+        with torch.no_grad():
+            answer = self._student(*given)
+        parts = answer if isinstance(answer, tuple) else (answer,)
+        return {spec.name: part.numpy() for spec, part in zip(self.signature.outputs, parts, strict=False)}
 
 
 def _rate(progress: float) -> float:
@@ -382,7 +461,7 @@ def _update_s(student: "nn.Module") -> float:
 
 @contextlib.contextmanager
 def _still(student: "nn.Module") -> Iterator[None]:
-    """Try steps without moving the statistics of batch norms."""
+    """Let it answer without moving the statistics of batch norms."""
     training = student.training
     student.eval()
     try:

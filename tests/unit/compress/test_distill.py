@@ -136,7 +136,7 @@ def test_what_slim_could_not_teach_shortly_is_tried_the_largest_first(made):
     _, bench = made
 
     def sketch(settings):
-        return Sketch(size_bytes=round(1000 * (1 - settings["ratio"])), p95_s=0.001, ratio=0.5)
+        return Sketch(size_bytes=round(1000 * (1 - settings["ratio"])), p95_s=0.001, ratio=0.5, gain=2.0)
 
     def proposed(tried, elsewhere, **asked):
         so_far = SoFar(tried=tried, elsewhere=elsewhere, budget=CompressConfig(**asked).budget(), sketch=sketch)

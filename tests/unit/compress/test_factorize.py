@@ -3,6 +3,8 @@ import pytest
 import torch
 from torch import nn
 
+from argosy.compress.config import CompressConfig
+from argosy.compress.passes import Model, Sketch, SoFar
 from argosy.compress.passes.factorize import Factorize, factorized
 from argosy.core.errors import InvalidInput
 from argosy.formats.onnx_runtime import OnnxRunner
@@ -143,6 +145,15 @@ def test_an_impossible_share_of_energy_is_refused(energy, tmp_path):
     bench = bench_of(path, Stripes())
     with pytest.raises(InvalidInput, match="between 0 and 1"):
         Factorize().apply(bench.original, {"energy": energy}, bench)
+
+
+@pytest.mark.parametrize(("ratio", "gain", "is_worth_it"), [(0.8, 1.2, True), (0.99, 1.01, False), (1.1, 1.2, False)])
+def test_what_is_hardly_smaller_and_no_faster_is_not_trained(tmp_path, ratio, gain, is_worth_it):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_of(cnn(4), Stripes()))
+    sketch = Sketch(size_bytes=1000, p95_s=0.001, ratio=ratio, gain=gain)
+    so_far = SoFar(tried=[], elsewhere=[], budget=CompressConfig().budget(), sketch=lambda _: sketch)
+    assert Factorize().propose(Model(path=path), so_far) == ({"energy": 0.9} if is_worth_it else None)
 
 
 def test_the_pass_says_the_ranks_and_the_file_has_them(tmp_path):

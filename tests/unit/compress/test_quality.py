@@ -47,6 +47,16 @@ def test_lost_and_won_items_are_counted_apart(parts):
     assert quality.agreement == pytest.approx(1 - 3 / 150)
 
 
+@pytest.mark.parametrize("items", [40, 150, 1000])
+def test_a_glimpse_tells_about_the_same_as_the_whole_judgement(parts, blobs, linear_onnx, items):
+    samples = Samples(blobs(train=90, validation=items), OnnxRunner.load(parts.onnx))
+    # One of the three classes is never seen.
+    blind = OnnxRunner.load(linear_onnx(np.eye(4, 3) * [1, 1, -9]))
+    assert samples.judge(blind).drop > 0.2
+    assert samples.glimpse(blind) == pytest.approx(samples.judge(blind).drop, abs=0.08)
+    assert samples.glimpse(OnnxRunner.load(parts.onnx)) == 0.0
+
+
 def test_the_bound_widens_with_each_difference_and_with_fewer_items(parts, blobs):
     samples = Samples(parts.data, Fixed(parts))
     bounds = [samples.judge(Fixed(parts, flipped=range(lost))).drop_high for lost in range(4)]

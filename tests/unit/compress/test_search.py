@@ -27,7 +27,7 @@ class FakePass:
     def __init__(self, name, files, noted, *, on_graph=False, drafts=None):
         self.name, self.files, self.noted, self.on_graph = name, files, noted, on_graph
         self.cost, self.rank = (0, 2) if on_graph else (1, 0)
-        self.drafts, self.seen = drafts, []
+        self.drafts, self.seen, self.students = drafts, [], None
 
     def label(self, settings):
         return f"{self.name}{settings['number']}"
@@ -57,6 +57,8 @@ class FakePass:
         if isinstance(made, BaseException):
             raise made
         bench.check_draft(made)
+        if self.students is not None:
+            bench.check_student(search.OnnxRunner.load(self.students[settings["number"]]), 0.25)
         return Made(onnx=made, module=None if self.on_graph else object())
 
 
@@ -217,6 +219,31 @@ def test_a_hopeless_draft_is_stopped_before_its_training(world, linear_onnx):
     assert "as long as the original" in world.run().candidates[0].reason
 
 
+def test_a_student_that_learns_too_little_is_given_up_once(world, linear_onnx):
+    def run(**asked):
+        world.passes(slim=[linear_onnx(padding=20_000)] * 2)
+        world.made["slim"].students = [linear_onnx(WRONG), linear_onnx()]
+        return world.run(**asked)
+
+    given_up, kept = run().candidates
+    assert (given_up.status, kept.status) == ("stopped", "measured")
+    assert given_up.reason == f"after 25% of its training it still lost {given_up.given_up * 100:.1f} points"
+    assert given_up.given_up > 0.1
+    # That is known from then on, but says nothing for a wider bound.
+    again = run()
+    assert world.noted == []
+    assert [c.status for c in again.candidates] == ["stopped", "measured"]
+    assert again.candidates[0].given_up == given_up.given_up
+    assert [c.status for c in run(max_drop="90pt").candidates] == ["measured", "measured"]
+    assert world.noted == ["slim0"]
+
+
+def test_who_asks_for_a_pass_gets_its_training_to_the_end(world, linear_onnx):
+    world.passes(slim=[linear_onnx(padding=20_000)])
+    world.made["slim"].students = [linear_onnx(WRONG)]
+    assert world.follow(("slim", {})).chosen is not None
+
+
 def test_only_passes_that_accept_the_model_are_tried(world, linear_onnx):
     world.passes(slim=[linear_onnx(padding=10_000)], quantize=[linear_onnx(padding=10_000)])
     assert [c.recipe[0][0] for c in world.run(module=None).candidates] == ["quantize"]
@@ -291,6 +318,9 @@ def test_sketches_are_measured_once_and_judged_by_the_budget(world, linear_onnx)
     assert (large[0].size_bytes, large[1]) == (len(drafts["slim"][0]), False)
     assert (small[0].size_bytes, small[1]) == (len(drafts["slim"][1]), True)
     assert small[0].ratio == pytest.approx(len(drafts["slim"][1]) / 40_000)
+    # With nothing better known than the original: its size times its time by the sketch's.
+    whole = world.original.stat().st_size
+    assert small[0].gain == pytest.approx(40_000 * whole / small[0].size_bytes ** 2)
 
 
 def test_what_cannot_be_sketched_has_no_sketch_and_the_search_goes_on(world, linear_onnx):

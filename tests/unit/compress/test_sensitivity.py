@@ -52,7 +52,7 @@ def test_the_layer_whose_input_one_range_cannot_hold_is_the_most_sensitive(tmp_p
     worst = f"layer-{spoiled}"
     assert set(found) == {"layer-0", "layer-1", "layer-2"}
     assert found[worst] > 100 * max(distance for name, distance in found.items() if name != worst)
-    assert most_sensitive(path, rows, 0.3) == [worst]
+    assert most_sensitive(found, 0.3) == [worst]
     assert path.read_bytes() == before
 
 
@@ -72,10 +72,10 @@ def test_a_layers_distance_is_that_of_rounding_it_alone(tmp_path, rows):
 
 @pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.34, 1), (0.5, 2), (0.9, 3)])
 def test_a_share_of_the_layers_is_named_and_at_least_one(tmp_path, rows, share, count):
-    assert len(most_sensitive(chain(tmp_path / "chain.onnx"), rows, share)) == count
+    assert len(most_sensitive(sensitivities(chain(tmp_path / "chain.onnx"), rows), share)) == count
 
 
 def test_graphs_that_are_too_old_or_have_one_layer_only_say_nothing(tmp_path, rows):
     assert sensitivities(chain(tmp_path / "old.onnx", opset=10), rows) == {}
     assert sensitivities(chain(tmp_path / "one.onnx", kinds=("MatMul",), spoiled=0), rows) == {}
-    assert most_sensitive(chain(tmp_path / "one.onnx", kinds=("MatMul",), spoiled=0), rows, 0.5) == []
+    assert most_sensitive(sensitivities(chain(tmp_path / "one.onnx", kinds=("MatMul",), spoiled=0), rows), 0.5) == []

@@ -159,6 +159,8 @@ def test_a_model_that_hides_its_operations_stays_whole_and_is_refused_by_the_pas
 
 
 class Tried:
+    given_up = 0.0
+
     def __init__(self, ratio, drop, seconds=1.0, blocks=0.0, high=None):
         self.recipe = [("slim", {"ratio": ratio} | ({"blocks": blocks} if blocks else {}))]
         self.status, self.seconds = "measured", seconds
@@ -179,7 +181,7 @@ class Sketches:
             return None
         if len(settings) == 2:
             share += (1 - share) * settings["blocks"] / 2
-        return Sketch(size_bytes=round(100_000 * (1 - share)), p95_s=0.01 * (1 - share), ratio=1 - share)
+        return Sketch(size_bytes=round(100_000 * (1 - share)), p95_s=0.01 * (1 - share), ratio=1 - share, gain=2.0)
 
 
 @pytest.fixture
@@ -235,8 +237,8 @@ def test_without_a_bound_the_climb_ends_where_the_next_network_is_no_smaller_or_
 
         return sketch
 
-    same = Sketch(size_bytes=25_000, p95_s=0.002, ratio=0.2)
-    slower = Sketch(size_bytes=12_000, p95_s=0.003, ratio=0.26)
+    same = Sketch(size_bytes=25_000, p95_s=0.002, ratio=0.2, gain=2.0)
+    slower = Sketch(size_bytes=12_000, p95_s=0.003, ratio=0.26, gain=2.0)
     assert proposed(model, *went, sketch=sketches({0.875: same})) == {"ratio": 0.9375}
     on_top = {"ratio": 0.75, "blocks": 0.67}
     assert proposed(model, *went, sketch=sketches({0.875: same, 0.9375: same})) == on_top
@@ -277,6 +279,9 @@ def test_networks_for_texts_lose_blocks_instead(text):
 def test_half_of_the_blocks_is_tried_where_half_of_the_loss_may_keep_the_bound(text):
     assert proposed(text, Tried(0.0, 0.04, blocks=0.34), max_drop="1pt") == {"blocks": 0.17}
     assert proposed(text, Tried(0.0, 0.15, blocks=0.34), max_drop="1pt") is None
+    given_up = Tried(0.0, 0.0, blocks=0.34)
+    given_up.status, given_up.quality, given_up.given_up = "stopped", None, 0.15
+    assert proposed(text, given_up, max_drop="1pt") is None
 
 
 @pytest.mark.parametrize(
@@ -295,7 +300,9 @@ def test_what_one_kind_of_cut_cannot_reach_both_together_may(model):
     def sketch(settings):
         found = Sketches()({"ratio": settings["ratio"]})
         less = 1 - settings.get("blocks", 0.0)
-        return Sketch(size_bytes=found.size_bytes, p95_s=max(0.002, found.p95_s) * less, ratio=found.ratio * less)
+        return Sketch(
+            size_bytes=found.size_bytes, p95_s=max(0.002, found.p95_s) * less, ratio=found.ratio * less, gain=2.0
+        )
 
     asked = {"latency_p95": "1.5ms", "sketch": sketch}
     first = proposed(model, **asked)

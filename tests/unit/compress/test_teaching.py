@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from argosy.compress import teaching
+from argosy.compress.passes import Hopeless
 from argosy.compress.quality import Samples
 from argosy.compress.teaching import Lesson, teach
 from argosy.core.errors import InvalidInput
@@ -175,6 +176,66 @@ def test_without_a_number_of_epochs_time_says_how_many(pictures):
     for seconds, epochs in ((0.31, 10), (0.001, 1), (50, 30)):
         lesson = msgspec.structs.replace(LESSON, epochs=0, seconds=seconds)
         assert taught(student_of(), pictures, lesson)["epochs"] == epochs
+
+
+def test_where_an_epoch_takes_too_long_a_part_of_it_is_learned(pictures, monkeypatch):
+    monkeypatch.setattr(teaching, "_FEWEST_STEPS", 2)
+    # A step takes 10 ms, so two of the three of an epoch fit.
+    lesson = msgspec.structs.replace(LESSON, epochs=0, seconds=0.021)
+    done = taught(student_of(), pictures, lesson)
+    assert (done["steps"], done["epochs"]) == (2, 0.67)
+
+
+def test_a_training_that_turns_out_slower_than_planned_is_made_shorter(pictures, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(teaching, "time", clock)
+
+    def after_step(share):
+        clock.now += 0.1
+        shares.append(share)
+
+    shares = []
+    # 30 steps of 10 ms are planned; each takes 100.
+    lesson = msgspec.structs.replace(LESSON, epochs=0, seconds=0.301)
+    done = taught(student_of(), pictures, lesson, after_step=after_step)
+    assert done["steps"] == 5
+    assert shares[-1] == 1.0
+    given = msgspec.structs.replace(LESSON, epochs=10, seconds=0.301)
+    assert taught(student_of(), pictures, given, after_step=after_step)["steps"] == 30
+
+
+def test_a_trial_sees_the_student_as_it_is_and_can_end_the_training(pictures):
+    seen = []
+
+    def trial(runner, share):
+        before = len(done)
+        answers = pictures.samples.answers(runner, pictures.samples.validation)
+        seen.append((share, before, answers))
+        if share == 0.5:
+            raise Hopeless("no", 0.5)
+
+    done = []
+    student = student_of()
+    with pytest.raises(Hopeless):
+        taught(student, pictures, after_step=done.append, trial=trial)
+    assert [(share, steps) for share, steps, _ in seen] == [(0.25, 6), (0.5, 12)]
+    with torch.no_grad():
+        wanted = student(torch.from_numpy(pictures.samples.validation["x"])).numpy()
+    np.testing.assert_allclose(seen[1][2], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_trials_leave_what_is_learned_as_it_is(pictures):
+    plain, tried = student_of(), student_of()
+    taught(plain, pictures)
+    taught(tried, pictures, trial=lambda runner, _: pictures.samples.glimpse(runner))
+    for a, b in zip(plain.state_dict().values(), tried.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("is_running_text", [False, True])

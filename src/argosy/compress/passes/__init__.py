@@ -57,7 +57,12 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hopeless(Exception):
-    """Raised by `Bench.check_draft`: this try can't end within the budget, whatever training does."""
+    """Raised by the checks of the bench: this try can't end within the budget, whatever (further) training does."""
+
+    def __init__(self, reason: str, drop: float = 0.0) -> None:
+        super().__init__(reason)
+        self.drop = drop
+        """What it lost when its training was given up; 0: none was begun."""
 
 
 class Sketch(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +72,8 @@ class Sketch(msgspec.Struct, frozen=True, kw_only=True):
     p95_s: float
     ratio: float
     """Time divided by the original's; below 1 is faster."""
+    gain: float
+    """Size times time of what is best without a training, divided by this one's; above 1 is better."""
 
 
 class SoFar(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +109,8 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     check_draft: Callable[[bytes], None]
     """Call it with an ONNX file of the final structure before spending time on its weights; raises Hopeless."""
+    check_student: "Callable[[Runner, float], None]"
+    """Shown a student after a share of its training; raises Hopeless."""
     report: Reporter
 
 

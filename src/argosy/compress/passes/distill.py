@@ -104,7 +104,9 @@ class Distill:
             most_epochs=_LONGER * bench.lesson.most_epochs,
             soft_share=float(asked["soft_share"]),
         )
-        done = taught(student, bench, self.label(settings), lesson=lesson)
+        # What begins with random weights says little about its end for long.
+        is_tried = asked["init"] == "kept" and not asked["student"]
+        done = taught(student, bench, self.label(settings), lesson=lesson, is_tried=is_tried)
         changed = {"parameters_before": parameters(teacher), "parameters_after": parameters(student)}
         return Made(
             onnx=exported(student, bench), module=student, changed={**changed, **removed, **done}, skipped=skipped

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _ENERGIES = (0.9, 0.8, 0.65)
 # Two matrices cost two calls; what saves less than this is not worth them.
 _LEAST_SAVING = 0.75
+# Nor is a training worth what is hardly smaller and no faster than the datatype that is best alone.
+_WORTH = 1.05
 # Kernels work on vectors of 8 floats.
 _ROUNDING = 8
 
@@ -50,8 +52,7 @@ class Factorize:
         kept = min((candidate.recipe[-1][1]["energy"] for candidate in so_far.tried), default=1.0)
         for energy in (energy for energy in _ENERGIES if energy < kept):
             sketch = so_far.sketch({"energy": energy})
-            # What is no faster and hardly smaller is not worth a training.
-            if sketch is not None and sketch.ratio < 1.0 and so_far.keeps(sketch):
+            if sketch is not None and sketch.ratio < 1.0 and sketch.gain > _WORTH and so_far.keeps(sketch):
                 return {"energy": energy}
         return None
 
@@ -66,7 +67,7 @@ class Factorize:
         bench.check_draft(exported(student, bench, is_draft=True))
         done: dict[str, Any] = {}
         if settings.get("tune", True):
-            done = taught(student, bench, self.label(settings))
+            done = taught(student, bench, self.label(settings), is_tried=True)
         return Made(
             onnx=exported(student, bench),
             module=student,

@@ -17,10 +17,12 @@ def taught(
     *,
     lesson: Lesson | None = None,
     after_step: Callable[[float], None] | None = None,
+    is_tried: bool = False,
 ) -> dict[str, Any]:
     """Train `student` in place to answer as the original does; return what was done, as `teach` says it.
 
-    `lesson` is that of the bench unless another is given. Raises InvalidInput when the training diverges.
+    `lesson` is that of the bench unless another is given. With `is_tried` the bench is shown the student now and then.
+    Raises InvalidInput when the training diverges, Hopeless when the bench sees no chance.
     """
     return teach(
         student,
@@ -30,5 +32,6 @@ def taught(
         bench.report,
         label=label,
         after_step=after_step,
+        trial=bench.check_student if is_tried else None,
         file=bench.original.path,
     )

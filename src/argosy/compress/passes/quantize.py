@@ -26,7 +26,7 @@ from argosy.compress.passes.export import shaped_rows
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.nncf_int8 import by_nncf, has_nncf
 from argosy.compress.passes.optimize import has_openvino
-from argosy.compress.passes.sensitivity import most_sensitive
+from argosy.compress.passes.sensitivity import most_sensitive, sensitivities
 from argosy.compress.passes.simplify import simplified
 from argosy.compress.select import is_sure
 from argosy.compress.sparse import stored_sparse
@@ -112,9 +112,10 @@ class Quantize:
             raise InvalidInput(f"quantize keeps a share of the layers in float, from 0 to below 1, not {asked['keep']}")
         engine = "onnxruntime"
         with tempfile.TemporaryDirectory(prefix="argosy-quantize-") as folder, _silence():
-            ready, note = _prepared(model.path, bench)
+            prepared = _prepared(model.path, bench)
+            ready, note = prepared.path, prepared.note
             target = Path(folder) / "int8.onnx"
-            kept = most_sensitive(ready, calibration_rows(bench)[0], asked["keep"]) if asked["keep"] else []
+            kept = most_sensitive(prepared.sensitivities(bench), asked["keep"]) if asked["keep"] else []
             if asked["keep"] and not kept:
                 raise InvalidInput("which layers int8 hurts most can't be found out: the graph is too large or too old")
             if asked["operands"].startswith("weights-"):
@@ -262,10 +263,25 @@ class _Calibration:
         return next(self._batches, None)
 
 
-_READY: dict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory[str], Path, str]] = {}
+class _Ready:
+    """A graph that is ready to be quantized, in a folder of its own."""
+
+    def __init__(self, original: Path, bench: Bench) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="argosy-quantize-")
+        self.path, self.note = _prepare(original, Path(self.folder.name), bench)
+        self._sensitivities: dict[str, float] | None = None
+
+    def sensitivities(self, bench: Bench) -> dict[str, float]:
+        """How much int8 hurts each layer, found once."""
+        if self._sensitivities is None:
+            self._sensitivities = sensitivities(self.path, calibration_rows(bench)[0])
+        return self._sensitivities
 
 
-def _prepared(path: Path, bench: Bench) -> tuple[Path, str]:
+_READY: dict[tuple[str, int, int], _Ready] = {}
+
+
+def _prepared(path: Path, bench: Bench) -> _Ready:
     """Fold batch norm and constants, infer shapes, make the graph simpler; with less of it where a graph resists.
 
     For a large graph that takes longer than quantizing it, so the last ones are kept for the next settings.
@@ -274,11 +290,9 @@ def _prepared(path: Path, bench: Bench) -> tuple[Path, str]:
     key = str(path), stat.st_mtime_ns, stat.st_size
     if key not in _READY:
         while len(_READY) >= _KEPT_READY:
-            _READY.pop(next(iter(_READY)))[0].cleanup()
-        folder = tempfile.TemporaryDirectory(prefix="argosy-quantize-")
-        _READY[key] = (folder, *_prepare(path, Path(folder.name), bench))
-    _, ready, note = _READY[key]
-    return ready, note
+            _READY.pop(next(iter(_READY))).folder.cleanup()
+        _READY[key] = _Ready(path, bench)
+    return _READY[key]
 
 
 def _prepare(path: Path, folder: Path, bench: Bench) -> tuple[Path, str]:

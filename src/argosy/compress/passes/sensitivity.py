@@ -5,7 +5,7 @@ int8 per channel, and its input that of rounding it to uint8 in its own range. S
 and no graph is built or loaded again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,8 @@ def sensitivities(path: Path, rows: dict[str, np.ndarray]) -> dict[str, float]:
     return found
 
 
-def most_sensitive(path: Path, rows: dict[str, np.ndarray], share: float) -> list[str]:
-    """Return the nodes of this share of the layers, at least one, that int8 hurts most; the worst first."""
-    found = sensitivities(path, rows)
+def most_sensitive(found: Mapping[str, float], share: float) -> list[str]:
+    """Return this share of the layers, at least one, whose `sensitivities` are the largest; the worst first."""
     worst = sorted(found, key=lambda name: -found[name])
     return worst[: max(1, round(share * len(worst)))] if worst else []
 

@@ -123,7 +123,7 @@ class Slim:
             raise InvalidInput("nothing could be taken out: " + ("; ".join(skipped) or "all layers are thin already"))
         bench.check_draft(exported(student, bench, is_draft=True))
         with_batch_norms(student, rows_of(bench, _SEEN))
-        done = taught(student, bench, self.label(settings))
+        done = taught(student, bench, self.label(settings), is_tried=True)
         return Made(
             onnx=exported(student, bench),
             module=student,
@@ -296,8 +296,8 @@ def _climbed(so_far: SoFar, name: str, stairs: _Stairs) -> float | None:
         further = (share for share in rest if _is_smaller(so_far.sketch({name: share}), last))
         return next(further, None)
     if len(tried) == 1:
-        quality = tried[0].quality
-        is_hopeless = quality is not None and quality.drop > _HOPELESS * max(so_far.budget.max_drop, _NOISE)
+        lost = tried[0].quality.drop if tried[0].quality is not None else tried[0].given_up
+        is_hopeless = lost > _HOPELESS * max(so_far.budget.max_drop, _NOISE)
         return None if is_hopeless and name == "blocks" else stairs.less
     # Between two shares lies something better only if exactly one of them went well; what it brings is worth a short
     # training.

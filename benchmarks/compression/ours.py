@@ -31,24 +31,36 @@ class Ask:
     faster: float = 0.0
     """Asked p95 of one sample: the original's, measured here, divided by this; 0: none."""
     time_limit: str = ""
+    passes: tuple[str, ...] = ()
+    """What may be tried; empty: everything."""
 
-    def options(self, size_bytes: int, p95_s: float) -> dict[str, str]:
+    def options(self, size_bytes: int, p95_s: float) -> dict[str, Any]:
         """Return the budget in the words of `[compress]`."""
-        found = {"max_drop": self.max_drop}
+        found: dict[str, Any] = {"max_drop": self.max_drop}
         if self.smaller:
             found["size"] = f"{int(size_bytes / self.smaller / 1000)}KB"
         if self.faster:
             found["latency_p95"] = f"{p95_s / self.faster * 1e6:.0f}us"
         if self.time_limit:
             found["time_limit"] = self.time_limit
+        if self.passes:
+            found["passes"] = list(self.passes)
         return found
 
 
+_SMALLEST = Ask("1 point, as small and fast as it gets", "1pt")
+# What NNCF's accuracy control does, by the same means.
+_INT8 = Ask("1 point, int8 alone", "1pt", passes=("quantize",))
 ASKS: dict[str, tuple[Ask, ...]] = {
-    "cnn": (Ask("1 point, as small and fast as it gets", "1pt"), Ask("1 point, 10x smaller", "1pt", smaller=10)),
-    "cnn-hard": (Ask("1 point, as small and fast as it gets", "1pt"), Ask("1 point, 10x smaller", "1pt", smaller=10)),
-    "minilm": (Ask("cosine 0.99", "1pt"), Ask("cosine 0.998", "0.2pt")),
-    "r52": (Ask("1 point, 4x smaller", "1pt", smaller=4), Ask("1 point, as small and fast as it gets", "1pt")),
+    "cnn": (_SMALLEST, Ask("1 point, 10x smaller", "1pt", smaller=10), _INT8),
+    "cnn-hard": (_SMALLEST, Ask("1 point, 10x smaller", "1pt", smaller=10), _INT8),
+    "minilm": (
+        Ask("cosine 0.99", "1pt"),
+        Ask("cosine 0.998", "0.2pt"),
+        Ask("cosine 0.99, int8 alone", "1pt", passes=("quantize",)),
+        Ask("cosine 0.998, int8 alone", "0.2pt", passes=("quantize",)),
+    ),
+    "r52": (Ask("1 point, 4x smaller", "1pt", smaller=4), _SMALLEST, _INT8),
     "search20m": (Ask("1 point within 15 minutes", "1pt", time_limit="15min"),),
 }
 

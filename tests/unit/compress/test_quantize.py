@@ -268,11 +268,13 @@ def test_a_share_that_is_none_is_refused(bench, keep):
         Quantize().apply(bench.original, {**U8S8, "keep": keep}, bench)
 
 
-def proposed_all(path, candidate, outcome, elsewhere=(), max_drop="1pt"):
+def proposed_all(path, candidate, outcome, elsewhere=(), *, max_drop="1pt", left=None):
     tried = []
     while (settings := Quantize().propose(Model(path=path), so_far(tried, elsewhere, max_drop))) is not None:
         ratio, drop = outcome(settings)
         tried.append(candidate(ratio=ratio, drop=drop, drop_high=drop, seen_drop=drop, recipe=[("quantize", settings)]))
+        if left is not None and settings.get("keep"):
+            tried[-1].changed["loss_left"] = left
         assert len(tried) < 20
     return [c.recipe[-1][1] for c in tried]
 
@@ -281,13 +283,37 @@ def test_what_is_fast_and_loses_too_much_keeps_layers_until_it_keeps_the_bound(t
     def outcome(settings):
         if settings["operands"] == "dynamic":
             return 0.4, 0.03 if settings.get("keep", 0) < 0.25 else 0.008
-        return 0.9, 0.0
+        return 1.4, 0.03
 
     asked = proposed_all(encoder(tmp_path), candidate, outcome)
     keeps = [(s["operands"], s["keep"]) for s in asked if s.get("keep")]
-    # Both forms of it, and none further once it is within the bound.
+    # None further once it is within the bound.
     assert keeps[:3] == [("dynamic", 0.05), ("dynamic", 0.1), ("dynamic", 0.25)]
     assert all(operands == "dynamic" and keep <= 0.25 for operands, keep in keeps)
+
+
+def test_what_loses_least_keeps_layers_first_and_shares_that_will_not_do_are_skipped(tmp_path, candidate):
+    losses = {False: 0.05, True: 0.03}  # with a reduced range less
+    left = {"0.05": 0.8, "0.1": 0.6, "0.25": 0.3, "0.5": 0.1}
+
+    def outcome(settings):
+        if settings["operands"] == "nncf":
+            return 1.2, 0.2
+        share = f"{settings['keep']:g}" if settings.get("keep") else ""
+        return 0.2, losses[settings["reduce_range"]] * left.get(share, 1.0)
+
+    asked = proposed_all(encoder(tmp_path), candidate, outcome, left=left)
+    keeps = [(s["reduce_range"], s["keep"]) for s in asked if s.get("keep")]
+    # 0.024 after the first: a tenth would leave 0.018, a quarter 0.009. The other would need a half, and gain nothing.
+    assert keeps == [(True, 0.05), (True, 0.25)]
+
+
+def test_how_much_of_the_loss_is_left_is_told_by_share(tmp_path):
+    path = encoder(tmp_path)
+    made = Quantize().apply(Model(path=path), {"operands": "dynamic", "keep": 0.5}, bench_of(path, Tokens()))
+    left = made.changed["loss_left"]
+    assert list(left) == ["0.05", "0.1", "0.25", "0.5"]
+    assert 0 <= left["0.5"] <= left["0.05"] < 1
 
 
 def test_no_layer_is_kept_where_int8_keeps_the_bound_or_gains_nothing(tmp_path, candidate):

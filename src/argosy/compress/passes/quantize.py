@@ -40,8 +40,9 @@ _FEWEST = 8
 _KEPT_READY = 2
 # Shares of the layers to keep in float where int8 loses too much, tried in turn,
 _KEEPS = (0.05, 0.1, 0.25, 0.5)
-# where int8 is so much faster than what keeps the bound so far.
+# where that should be so much smaller and faster than what keeps the bound so far.
 _WORTH = 0.95
+_LEFT = "loss_left"
 
 
 class Quantize:
@@ -130,6 +131,7 @@ class Quantize:
             made = _made(target, note, engine, is_pruned="prune" in model.passes)
         if asked["keep"]:
             made.changed["kept_in_float"] = kept
+            made.changed[_LEFT] = _left_by_share(prepared.sensitivities(bench))
         return made
 
 
@@ -236,21 +238,52 @@ def _best_elsewhere(elsewhere: Sequence[Candidate], max_drop: float) -> list[Set
 
 
 def _keeping_layers(so_far: SoFar) -> Settings | None:
-    """For what is fast and loses too much: more and more layers in float, until it keeps the bound."""
+    """Keep in float what int8 hurts most, of what loses too much: the least that may keep the bound.
+
+    What lost least comes first, since it needs the fewest. From the first such try on it is known how much of the loss
+    each share of the layers takes away, so that shares are skipped that won't do, and those that would gain nothing.
+    """
     measured = [c for c in (*so_far.tried, *so_far.elsewhere) if c.status == "measured" and c.quality is not None]
-    best = min((_time_of(c) for c in measured if is_sure(c, so_far.budget)), default=1.0)
-    plain = [c for c in so_far.tried if c in measured and not _settings_of(c).get("keep")]
-    lossy = [c for c in plain if not is_sure(c, so_far.budget) and _time_of(c) < _WORTH * best]
-    for candidate in sorted(lossy, key=_time_of):
+    best = min((c.cost for c in measured if is_sure(c, so_far.budget)), default=1.0)
+    plain = [c for c in so_far.tried if c in measured and not _kept(c)]
+    lossy = [c for c in plain if not is_sure(c, so_far.budget)]
+    left = next((c.changed[_LEFT] for c in so_far.tried if _LEFT in c.changed), None)
+    for candidate in sorted(lossy, key=_loss_of):
         base = _settings_of(candidate)
         alike = [c for c in so_far.tried if {**_settings_of(c), "keep": 0.0} == {**base, "keep": 0.0}]
-        shares = [_settings_of(c).get("keep", 0.0) for c in alike]
-        more = [keep for keep in _KEEPS if keep > max(shares)]
-        is_done = any(is_sure(c, so_far.budget) for c in alike if c in measured)
-        # Each share must still be faster than what there is.
-        if more and not is_done and min(map(_time_of, alike[-1:])) < best:
-            return {**base, "keep": more[0]}
+        if not all(c in measured for c in alike) or any(is_sure(c, so_far.budget) for c in alike):
+            continue
+        last = max(alike, key=_kept)
+        for keep in (keep for keep in _KEEPS if keep > _kept(last)):
+            if _cost_with(candidate, keep) > _WORTH * best:
+                break
+            if left is None or _loss_of(last) * _left(left, keep) <= so_far.budget.max_drop * _left(left, _kept(last)):
+                return {**base, "keep": keep}
     return None
+
+
+def _kept(candidate: Candidate) -> float:
+    return float(_settings_of(candidate).get("keep", 0.0))
+
+
+def _loss_of(candidate: Candidate) -> float:
+    return max(candidate.quality.drop_high, candidate.quality.seen_drop) if candidate.quality else float("inf")
+
+
+def _cost_with(candidate: Candidate, keep: float) -> float:
+    """Size times time if a share of the layers were as large and slow as the original's."""
+    size, time = (part + keep * (1.0 - part) for part in (candidate.size_ratio, candidate.latency_ratio))
+    return size * time
+
+
+def _left(left: dict[str, float], keep: float) -> float:
+    return left[f"{keep:g}"] if keep else 1.0
+
+
+def _left_by_share(found: dict[str, float]) -> dict[str, float]:
+    """How much of the sum of all sensitivities is left when a share of the layers stays in float, by share."""
+    total = sum(found.values()) or 1.0
+    return {f"{keep:g}": 1.0 - sum(found[name] for name in most_sensitive(found, keep)) / total for keep in _KEEPS}
 
 
 class _Calibration:

@@ -120,8 +120,8 @@ def _evaluations(name: str, model: Mapping[str, Any]) -> list[Line]:
         mine, its = asked[0], their["evaluations"]
         lines.append(
             _line(
-                f"{name}: the same bound ({bound * 100:g} points) as NNCF's accuracy control, by int8 alone, in at most "
-                "a third of its passes over the validation part",
+                f"{name}: the same bound ({bound * 100:g} points) as NNCF's accuracy control, by int8 alone, in at "
+                "most a third of its passes over the validation part",
                 f"{number(mine['evaluations'])} against {number(its)} (samples validated over samples there are); in "
                 f"{mine['seconds']:.0f} s against {their['seconds']:.0f} s",
                 holds=3 * mine["evaluations"] <= its,

@@ -237,8 +237,7 @@ def test_a_torch_net_becomes_litert_tvm_and_mindir_through_onnx(tool, torch_onnx
 def test_recurrent_layers_become_litert_tvm_and_mindir(tool, torch_onnx, carried_out, tmp_path, kind):
     name, suffix = kind.split(":")
     tool(name)
-    # torch writes its plain cells out by itself, and has them begin with zeros of a computed size: only TVM has those.
-    for cell in ("Recurrent", "Gated", *["Plain"] * (name == "tvm")):
+    for cell in ("Recurrent", "Gated", "Plain"):
         proved(carried_out(torch_onnx(cell, "x:batch,5,6"), tmp_path / f"{cell}.{suffix}"))
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 from argosy.formats.conversion.jobs.recurrent import KINDS, written_out
+from argosy.formats.onnx_export import export_onnx
 
 pytestmark = pytest.mark.capability("F3")
 
@@ -141,6 +143,59 @@ def test_states_that_are_zeros_for_any_batch_are_not_asked_for():
     given = inputs_for(made, 3)
     for want, have in zip(run(made, given), run(after, given), strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 2, "bias": False}, {"bidirectional": True, "nonlinearity": "relu"}],
+    ids=["one", "two without bias", "both ways"],
+)
+def test_the_zeros_that_torch_begins_its_plain_cells_with_are_taken_out(tmp_path, options):
+    class States(torch.nn.RNN):
+        def forward(self, x):
+            return super().forward(x)[0]
+
+    torch.manual_seed(0)
+    target = tmp_path / "net.onnx"
+    net = States(WIDTH, HIDDEN, batch_first=True, **options).eval()
+    export_onnx(net, torch.zeros(2, STEPS, WIDTH), target, input_name="x", output="y")
+    before = onnx.load(str(target))
+    after = written_out(before)
+    kinds = [{node.op_type for node in one.graph.node} for one in (before, after)]
+    assert "Expand" in kinds[0]
+    assert not {"Expand", "Shape"} & kinds[1]
+    onnx.checker.check_model(after, full_check=True)
+    for batch in (1, 4):
+        given = {"x": r(batch, STEPS, WIDTH)}
+        for want, have in zip(run(before, given), run(after, given), strict=True):
+            np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("other", "is_kept"), [(["batch", HIDDEN], False), ([1, HIDDEN], True), ([HIDDEN], True)])
+def test_zeros_that_make_a_value_larger_stay(other, is_kept):
+    numbers = {"one": [1], "wide": [HIDDEN]}
+    made = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+                helper.make_node("Concat", ["rows", "wide"], ["shape"], axis=0),
+                helper.make_node("Expand", ["zero", "shape"], ["zeros"]),
+                helper.make_node("Add", ["zeros", "other"], ["y"]),
+            ],
+            "g",
+            [
+                helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 2]),
+                helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, other),
+            ],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", HIDDEN])],
+            [
+                *(numpy_helper.from_array(np.array(v, np.int64), n) for n, v in numbers.items()),
+                numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+    )
+    assert ("Expand" in {node.op_type for node in written_out(made).graph.node}) is is_kept
 
 
 def test_a_width_that_is_joined_behind_a_layer_by_computed_sizes_takes_them_as_numbers():

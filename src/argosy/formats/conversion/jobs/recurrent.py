@@ -38,13 +38,14 @@ _LEAST_OPSET = 13
 def written_out(model: Any) -> Any:
     """Return the model with its recurrent layers of a fixed number of steps written out; else the same model.
 
-    Left as they are, for the tool to say so: layers whose number of steps is free, sequences of several lengths,
+    Layers that an exporter has written out itself begin with a product of zeros for the whole batch, which is taken
+    out. Left as they are, for the tool to say so: layers whose number of steps is free, sequences of several lengths,
     peepholes, clipping.
     """
     import onnx
 
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if opset < _LEAST_OPSET or not any(node.op_type in KINDS for node in model.graph.node):
+    if opset < _LEAST_OPSET:
         return model
     known = _known(model)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -52,9 +53,16 @@ def written_out(model: Any) -> Any:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
     zeros = _zeros(model, constants)
+    sums = _plain_sums(model, known, constants, zeros)
+    if not sums and not any(node.op_type in KINDS for node in model.graph.node):
+        return model
     nodes: list[Any] = []
     weights: list[Any] = []
     for node in model.graph.node:
+        if node.output and node.output[0] in sums:
+            nodes += sums[node.output[0]][0]
+            weights += sums[node.output[0]][1]
+            continue
         layer = _Layer(node, known, constants, zeros) if node.op_type in KINDS else None
         if layer is None or len(nodes) > _MAX_NODES or not layer.can_be_written():
             nodes.append(type(node).FromString(node.SerializeToString()))
@@ -120,9 +128,42 @@ def _zeros(model: Any, constants: dict[str, np.ndarray]) -> set[str]:
             given = [attribute.t for attribute in node.attribute if attribute.name == "value"]
             if not any(_is_other(tensor) for tensor in given):
                 found.update(node.output)
-        elif node.op_type in _MOVING and node.input[0] in found:
+        elif (node.op_type in _MOVING and node.input[0] in found) or (
+            node.op_type == "MatMul" and found & set(node.input)
+        ):
             found.update(node.output)
     return found
+
+
+def _plain_sums(
+    model: Any, known: dict[str, list[int]], constants: Iterable[str], zeros: set[str]
+) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Return what can stand for sums that zeros are part of, or a bias spread over them: nodes and constants of each.
+
+    What is added to must have the shape of the sum, but for ones in front.
+    """
+    from onnx import helper, numpy_helper
+
+    spread: dict[str, str] = {}
+    made = {}
+    for node in model.graph.node:
+        if node.op_type != "Add":
+            continue
+        for one, other in (node.input, reversed(node.input)):
+            total, shape = known.get(node.output[0]), known.get(other)
+            if one in zeros and other in constants and total == known.get(one, []):
+                spread[node.output[0]] = other
+            elif (one in zeros or one in spread) and other not in zeros and total and shape:
+                front = len(total) - len(shape)
+                if front < 0 or total != [1] * front + shape:
+                    continue
+                own = f"{node.output[0]}/plain"
+                axes = [numpy_helper.from_array(np.arange(front), f"{own}/axes")] if front else []
+                summed = [helper.make_node("Add", [other, spread[one]], [own], name=own)] if one in spread else []
+                given = [own if summed else other, *(tensor.name for tensor in axes)]
+                last = helper.make_node("Unsqueeze" if front else "Identity", given, node.output, name=node.name)
+                made[node.output[0]] = ([*summed, last], axes)
+    return made
 
 
 def _is_other(tensor: Any) -> bool:

@@ -35,6 +35,8 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """The original's value less this one's; of perplexity the share by which it has grown."""
     drop_high: float = 0.0
     """With 80 % confidence the drop on fresh data is below this."""
+    drop_surely: float = 1.0
+    """The same with 97.5 % confidence."""
     seen_drop: float = 0.0
     """The drop on training samples: says little when it is small, and much when it isn't."""
     agreement: float = 1.0

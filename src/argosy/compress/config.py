@@ -52,8 +52,8 @@ class CompressConfig(Config, frozen=True):
     epochs: int = 0
     """Passes over the training part in each fine-tuning; 0: by the amount of data."""
     time_limit: str = ""
-    """After this, no new training is begun, and when something is within the budget, nothing at all: the best so far is
-    taken. Empty: until the search has ended."""
+    """No training is begun that would not end by then, and after it, when something is within the budget, nothing at
+    all: the best so far is taken. Empty: until the search has ended."""
     seed: int = 0
     """Of the fine-tuning and the choice of calibration samples, 0 or more."""
 

@@ -16,6 +16,7 @@ from argosy.formats.runner import Runner
 # A two-sided interval of 60 % has an upper end that holds with 80 %. That is what 144 items without any loss can say
 # about one point: the exact chance of such luck is then (1 - 0.01)^144, or 23 %.
 _CONFIDENCE = 0.6
+_SURELY = 0.95
 _BATCH = 256
 # Attention's memory grows with the square of a text's length.
 _TEXTS = 32
@@ -108,10 +109,7 @@ class Samples:
         points = self._points(got, self._answers, self.y)
         seen = self._seen_points - self._points(self.answers(runner, self._seen), self._seen_answers, self._seen_y)
         loss = self._original_points - points
-        if self.task == "classification":
-            drop_high = paired_drop(self._original_points > 0, points > 0, _CONFIDENCE)[2]
-        else:
-            drop_high = mean_interval(loss, _CONFIDENCE)[1]
+        drop_high, drop_surely = (self._upper(points, confidence) for confidence in (_CONFIDENCE, _SURELY))
         value = float(points.mean())
         agrees = self._agrees(got)
         # Every vector moves a little: what counts as lost is one that is another now.
@@ -121,12 +119,18 @@ class Samples:
             value=float(np.exp(-value)) if self.task == "language-model" else value,
             drop=float(loss.mean()),
             drop_high=drop_high,
+            drop_surely=drop_surely,
             seen_drop=float(seen.mean()),
             agreement=float(agrees.mean()),
             lost=int(lost.sum()),
             won=int(won.sum()),
             items=len(loss),
         )
+
+    def _upper(self, points: np.ndarray, confidence: float) -> float:
+        if self.task == "classification":
+            return paired_drop(self._original_points > 0, points > 0, confidence)[2]
+        return mean_interval(self._original_points - points, confidence)[1]
 
     def glimpse(self, runner: Runner) -> float:
         """Return about how much a model loses: the drop on some of the validation part."""

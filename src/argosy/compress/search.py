@@ -16,7 +16,7 @@ import msgspec
 from argosy.compress.candidate import Candidate
 from argosy.compress.config import CompressConfig
 from argosy.compress.measure import BATCHES, batches_for, compare
-from argosy.compress.passes import Bench, Hopeless, Made, Model, Pass, Sketch, SoFar, named_settings
+from argosy.compress.passes import LONGER, Bench, Hopeless, Made, Model, Pass, Sketch, SoFar, named_settings
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
@@ -50,6 +50,8 @@ _LONG_S = 3.0
 # share of that.
 _TEXT_TRAINING_S, _TRAINING_S = 180.0, 60.0
 _SHARE = 0.1
+# Making and judging a model adds to what its training takes.
+_LATENESS = 1.25
 # A training that loses more than so many times the bound after a share of it is given up; of bounds below half a point
 # half a point counts.
 _PATIENCE = dict(zip(TRIALS, (10.0, 6.0, 4.0), strict=True))
@@ -164,6 +166,9 @@ class Search:
                 continue
             tried: list[Candidate] = []
             while True:
+                if self._is_late(step):
+                    self.out_of_time = True
+                    return
                 so_far = SoFar(
                     tried=tried,
                     elsewhere=[c for c in self.candidates if c not in tried],
@@ -173,9 +178,9 @@ class Search:
                 settings = step.propose(model, so_far)
                 if settings is None:
                     break
-                if self._is_late(step):
+                if not self._fits(step):
                     self.out_of_time = True
-                    return
+                    break
                 child, candidate = self._try(model, step, name, settings)
                 tried.append(candidate)
                 self.candidates.append(candidate)
@@ -229,7 +234,13 @@ class Search:
             except Exception as error:  # noqa: BLE001 - what can't be sketched says why when it is tried
                 self.report(Progress(stage="compress", message=f"{step.label(settings)}: no sketch, {error}"))
                 self.sketches[key] = None
-        return self.sketches[key]
+        found = self.sketches[key]
+        return None if found is None else msgspec.structs.replace(found, gain=self._gain(found))
+
+    def _gain(self, sketch: Sketch) -> float:
+        """How much better a sketch is than all that keeps the drop so far."""
+        kept = [c.cost for c in self.candidates if c.status == "measured" and self._is_promising(c)]
+        return min(kept, default=1.0) / (sketch.ratio * sketch.size_bytes / self.size)
 
     def _measured_sketch(self, draft: bytes | None) -> Sketch | None:
         if draft is None:
@@ -246,9 +257,7 @@ class Search:
             self.runner, runner, self.samples.validation, seconds=_SKETCH_S, clock=self.clock, **self.timing
         )
         ratio = math.prod(timing.ratio for timing in timings) ** (1 / len(timings))
-        size = path.stat().st_size
-        gain = (best.cost if best is not None else 1.0) / (ratio * size / self.size)
-        return Sketch(size_bytes=size, p95_s=timings[0].p95_s, ratio=ratio, gain=gain)
+        return Sketch(size_bytes=path.stat().st_size, p95_s=timings[0].p95_s, ratio=ratio)
 
     def _is_light(self, candidate: Candidate) -> bool:
         """Whether only datatypes and the engine were changed, and nothing was lost by it."""
@@ -260,6 +269,14 @@ class Search:
         if self.clock.monotonic() < self.deadline:
             return False
         return step.cost > 0 or any(c.status == "measured" and not c.misses(self.budget) for c in self.candidates)
+
+    def _fits(self, step: Pass) -> bool:
+        """Whether a training would end in time, and leave some for the last measurements."""
+        if step.cost == 0:
+            return True
+        planned_s = self.bench.lesson.seconds * (1 if step.cost == 1 else LONGER)
+        spare_s = min(_SHARE * self.budget.time_limit_s, 2 * _FINALISTS * _FINAL_S)
+        return self.clock.monotonic() + _LATENESS * planned_s + spare_s <= self.deadline
 
     def finish(self) -> CompressResult:
         """Measure again, longer, what could be chosen, and choose."""

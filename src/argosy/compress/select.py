@@ -3,10 +3,10 @@
 The rule: of the measured candidates that keep size, p95 and drop on the validation part and are not slower than the
 original (on the whole, nor by a tenth at any measured batch size), the smallest product of latency and size, relative
 to the original, wins; of those within 5 % of it, the one that loses least. But first come those whose drop is within
-the bound with 80 % confidence, and also on samples seen in training; and first among them those that give the
-original's answer on all but so many items as the drop allows, since then no accuracy can move by more (a cosine is a
-distance itself, and needs no second one). When the validation part is too small to make any sure, the lowest upper
-bound of the drop wins.
+the bound with 80 % confidence, and also on samples seen in training. The best of many is likely to have been lucky, so
+first among them come those whose drop is within the bound with 97.5 % confidence, or that give the original's answer on
+all but so many items as the drop allows, since then no accuracy can move by more (a cosine is a distance itself, and
+varies little). When the validation part is too small to make any sure, the lowest upper bound of the drop wins.
 """
 
 import math
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from argosy.compress.candidate import Candidate
+from argosy.compress.candidate import Candidate, Quality
 from argosy.compress.config import Budget
 from argosy.core.units import format_size, format_time
 
@@ -61,10 +61,16 @@ def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float,
     """Return a key that sorts candidates within the budget, best first."""
     assert candidate.quality is not None
     sure = is_sure(candidate, budget)
+    settled = sure and _is_settled(candidate.quality, budget)
+    return not sure, not settled, 0.0 if sure else _drop_high(candidate), candidate.cost
+
+
+def _is_settled(quality: Quality, budget: Budget) -> bool:
+    """Whether being the best of many tries can't be why it looks as good as it does."""
     # The distance of two vectors is no accuracy that could hide errors which cancel out.
-    is_distance = candidate.quality.measure == "cosine"
-    faithful = is_distance or candidate.quality.agreement >= 1.0 - budget.max_drop - _EPSILON
-    return not sure, not (sure and faithful), 0.0 if sure else _drop_high(candidate), candidate.cost
+    is_distance = quality.measure == "cosine"
+    is_faithful = quality.agreement >= 1.0 - budget.max_drop - _EPSILON
+    return is_distance or is_faithful or quality.drop_surely <= budget.max_drop + _EPSILON
 
 
 def is_sure(candidate: Candidate, budget: Budget) -> bool:

@@ -102,6 +102,31 @@ def test_less_energy_gives_lower_ranks_and_the_original_stays():
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
 
 
+def test_code_that_asks_a_layer_for_its_sizes_or_weights_still_gets_them():
+    class Asking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(3)
+            self.conv, self.head = nn.Conv2d(8, 32, 3, padding=1), nn.Linear(32, 48)
+            low_rank(self.conv, 4)
+            low_rank(self.head, 4)
+
+        def forward(self, x):
+            y = x[:, : self.conv.in_channels]
+            mean = self.conv(y).mean((2, 3))
+            return nn.functional.linear(
+                nn.functional.layer_norm(mean, (self.head.in_features,)), self.head.weight, self.head.bias
+            )
+
+    teacher = Asking().eval()
+    student, ranks = factorized(teacher, energy=0.999)
+    assert set(ranks) == {"conv", "head"}
+    assert student.conv.kernel_size == teacher.conv.kernel_size
+    torch.testing.assert_close(student.conv.weight, teacher.conv.weight, rtol=1e-2, atol=1e-2)
+    x = torch.randn(4, 8, 6, 6)
+    torch.testing.assert_close(answers(student, x), answers(teacher, x), rtol=5e-2, atol=5e-2)
+
+
 def test_weights_that_two_layers_share_are_left_alone():
     class Tied(nn.Module):
         def __init__(self):

@@ -62,6 +62,8 @@ def test_the_bound_widens_with_each_difference_and_with_fewer_items(parts, blobs
     bounds = [samples.judge(Fixed(parts, flipped=range(lost))).drop_high for lost in range(4)]
     assert bounds == sorted(bounds)
     assert bounds[1] > 0.01
+    surely = [samples.judge(Fixed(parts, flipped=range(lost))).drop_surely for lost in range(4)]
+    assert all(more > less for more, less in zip(surely, bounds, strict=True))
     parts.data = blobs(validation=30)
     parts.validation_y = parts.data.prepared("validation")[1]
     assert Samples(parts.data, Fixed(parts)).judge(Fixed(parts)).drop_high > bounds[0]

@@ -262,6 +262,20 @@ def test_after_the_time_limit_no_try_is_begun_and_the_best_so_far_is_taken(world
     assert result.chosen is not None
 
 
+@pytest.mark.parametrize(("limit", "is_begun"), [("100s", True), ("25s", False)])
+def test_no_training_is_begun_that_would_not_end_in_time(world, linear_onnx, limit, is_begun):
+    class Late(FakeClock):
+        def monotonic(self):
+            # Most of the time goes before the first training.
+            return 20.0 if world.noted else 0.0
+
+    world.passes(quantize=[linear_onnx(padding=30_000)], slim=[linear_onnx(padding=20_000)])
+    result = world.run(clock=Late(), time_limit=limit)
+    assert ("slim0" in world.noted) is is_begun
+    assert result.out_of_time is not is_begun
+    assert result.chosen is not None
+
+
 def test_after_the_time_limit_what_takes_seconds_is_still_tried_while_nothing_is_within_the_budget(world, linear_onnx):
     class Late(FakeClock):
         def monotonic(self):

@@ -73,6 +73,17 @@ def test_faithful_answers_come_first_among_the_sure(candidate, original):
     assert select(original, made, budget()).chosen.name == "same answers"
 
 
+def test_who_loses_little_beyond_doubt_may_answer_otherwise(candidate, original):
+    made = [
+        candidate("smaller", ratio=0.1, agreement=0.95, drop_high=0.005, drop_surely=0.012),
+        candidate("other answers", ratio=0.2, agreement=0.95, drop_high=0.005, drop_surely=0.009),
+        candidate("same answers", agreement=0.995),
+    ]
+    assert select(original, made, budget()).chosen.name == "other answers"
+    assert select(original, made, budget(max_drop="2pt")).chosen.name == "smaller"
+    assert select(original, made, budget(max_drop="0.8pt")).chosen.name == "same answers"
+
+
 def test_when_none_is_sure_the_surest_is_taken_and_the_doubt_is_said(candidate, original):
     made = [
         candidate("risky", ratio=0.1, drop=0.005, drop_high=0.03),

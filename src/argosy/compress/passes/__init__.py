@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Settings: TypeAlias = dict[str, Any]
 
+LONGER = 4
+"""A long training (`Pass.cost` 2) takes so many times what others do."""
+
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A model on its way through the passes."""
@@ -72,8 +75,8 @@ class Sketch(msgspec.Struct, frozen=True, kw_only=True):
     p95_s: float
     ratio: float
     """Time divided by the original's; below 1 is faster."""
-    gain: float
-    """Size times time of what is best without a training, divided by this one's; above 1 is better."""
+    gain: float = 1.0
+    """Size times time of the best so far that keeps the drop, divided by this one's; above 1 is better."""
 
 
 class SoFar(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 import numpy as np
 
-from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
+from argosy.compress.passes import LONGER, Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.learning import taught
@@ -23,7 +23,6 @@ from argosy.train.config import ModelConfig
 if TYPE_CHECKING:
     from torch import nn
 
-_LONGER = 4
 # Rows that tell how large a layer's values are.
 _SEEN = 64
 _MOST_TRIES = 2
@@ -99,9 +98,9 @@ class Distill:
         with_batch_norms(student, rows_of(bench, _SEEN))
         lesson = msgspec.structs.replace(
             bench.lesson,
-            epochs=_LONGER * bench.lesson.epochs,
-            seconds=_LONGER * bench.lesson.seconds,
-            most_epochs=_LONGER * bench.lesson.most_epochs,
+            epochs=LONGER * bench.lesson.epochs,
+            seconds=LONGER * bench.lesson.seconds,
+            most_epochs=LONGER * bench.lesson.most_epochs,
             soft_share=float(asked["soft_share"]),
         )
         # What begins with random weights says little about its end for long.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ENERGIES = (0.9, 0.8, 0.65)
 # Two matrices cost two calls; what saves less than this is not worth them.
 _LEAST_SAVING = 0.75
-# Nor is a training worth what is hardly smaller and no faster than the datatype that is best alone.
+# Nor is a training worth what comes out no better than what was found so far.
 _WORTH = 1.05
 # Kernels work on vectors of 8 floats.
 _ROUNDING = 8
@@ -118,7 +118,8 @@ def factorized(teacher: "nn.Module", *, energy: float) -> tuple["nn.Module", dic
 
 def _split(layer: "nn.Linear | nn.Conv2d", energy: float) -> "tuple[nn.Module, int] | None":
     import torch
-    from torch import nn
+
+    from argosy.compress.passes.low_rank import LowRank
 
     with torch.no_grad():
         matrix = layer.weight.flatten(1).double()
@@ -131,25 +132,7 @@ def _split(layer: "nn.Linear | nn.Conv2d", energy: float) -> "tuple[nn.Module, i
             return None
         root = s[:rank].sqrt()
         first, second = (root[:, None] * v[:rank]).float(), (u[:, :rank] * root).float()
-        has_bias = layer.bias is not None
-        made: nn.Sequential
-        if isinstance(layer, nn.Linear):
-            made = nn.Sequential(nn.Linear(columns, rank, bias=False), nn.Linear(rank, rows, bias=has_bias))
-        else:
-            wide: Any = layer
-            made = nn.Sequential(
-                nn.Conv2d(
-                    wide.in_channels,
-                    rank,
-                    wide.kernel_size,
-                    wide.stride,
-                    wide.padding,
-                    wide.dilation,
-                    bias=False,
-                    padding_mode=wide.padding_mode,
-                ),
-                nn.Conv2d(rank, rows, 1, bias=has_bias),
-            )
+        made = LowRank(layer, rank)
         inner: Any = made[0]
         outer: Any = made[1]
         inner.weight.copy_(first.reshape(inner.weight.shape))

@@ -332,9 +332,10 @@ def test_sketches_are_measured_once_and_judged_by_the_budget(world, linear_onnx)
     assert (large[0].size_bytes, large[1]) == (len(drafts["slim"][0]), False)
     assert (small[0].size_bytes, small[1]) == (len(drafts["slim"][1]), True)
     assert small[0].ratio == pytest.approx(len(drafts["slim"][1]) / 40_000)
-    # With nothing better known than the original: its size times its time by the sketch's.
-    whole = world.original.stat().st_size
-    assert small[0].gain == pytest.approx(40_000 * whole / small[0].size_bytes ** 2)
+    # Size times time of the best so far, by the sketch's: first the original, then what the first one became.
+    best = len(linear_onnx(padding=20_000))
+    assert large[0].gain == pytest.approx(40_000 * world.original.stat().st_size / large[0].size_bytes**2)
+    assert small[0].gain == pytest.approx((best / small[0].size_bytes) ** 2)
 
 
 def test_what_cannot_be_sketched_has_no_sketch_and_the_search_goes_on(world, linear_onnx):

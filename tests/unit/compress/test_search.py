@@ -334,7 +334,7 @@ def test_sketches_are_measured_once_and_judged_by_the_budget(world, linear_onnx)
     assert small[0].ratio == pytest.approx(len(drafts["slim"][1]) / 40_000)
     # Size times time of the best so far, by the sketch's: first the original, then what the first one became.
     best = len(linear_onnx(padding=20_000))
-    assert large[0].gain == pytest.approx(40_000 * world.original.stat().st_size / large[0].size_bytes**2)
+    assert large[0].gain == pytest.approx(40_000 * world.original.stat().st_size / large[0].size_bytes ** 2)
     assert small[0].gain == pytest.approx((best / small[0].size_bytes) ** 2)
 
 

@@ -4,10 +4,11 @@ import torch
 from torch import nn
 
 from argosy.compress.config import CompressConfig
-from argosy.compress.passes import Hopeless, Model, Sketch, SoFar
+from argosy.compress.passes import Hopeless, Model, Sketch, SoFar, slim
 from argosy.compress.passes.channels import cut
-from argosy.compress.passes.slim import Slim
+from argosy.compress.passes.slim import Slim, slimmer
 from argosy.core.errors import InvalidInput
+from argosy.formats.onnx_module import to_module
 from argosy.formats.onnx_runtime import OnnxRunner
 from compressed import (
     Sentences,
@@ -382,6 +383,29 @@ def test_networks_for_texts_lose_what_is_asked(tmp_path, quick, is_decoder, sett
             # The networks between may all be among the blocks that went.
             assert set(made.changed["widths"].values()) <= {"64 to 32"}
             assert made.changed["widths"] or gone
+
+
+def test_the_order_in_which_blocks_go_is_measured_once(tmp_path, quick, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_of(encoder(16, 3), Sentences()))
+    measured = []
+    real = slim._importance
+    monkeypatch.setattr(slim, "_importance", lambda *given: measured.append(given) or real(*given))
+
+    def parameters_left(bench, share):
+        measured.clear()
+        student, _, removed = slimmer(to_module(path).eval(), {"blocks": share}, bench)
+        return removed["blocks_removed"], {name: tuple(p.shape) for name, p in student.named_parameters()}
+
+    one = bench_of(path, Sentences())
+    parameters_left(one, 0.34)
+    assert len(measured) == 6 + 5
+    half = parameters_left(one, 0.5)
+    assert len(measured) == 4
+    assert parameters_left(one, 0.5) == half
+    assert measured == []
+    # As it is found without what was noted before.
+    assert parameters_left(bench_of(path, Sentences()), 0.5) == half
 
 
 def test_the_block_that_matters_least_goes_first(tmp_path, quick):

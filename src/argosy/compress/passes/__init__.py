@@ -115,6 +115,8 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     check_student: "Callable[[Runner, float], None]"
     """Shown a student after a share of its training; raises Hopeless."""
     report: Reporter
+    notes: dict[str, Any] = {}
+    """What passes found out about the original and may need again, by a name that says whose it is."""
 
 
 class Pass(Protocol):

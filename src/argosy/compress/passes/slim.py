@@ -16,7 +16,7 @@ from argosy.compress.candidate import Candidate
 from argosy.compress.passes import Bench, Made, Model, Settings, Sketch, SoFar, float_module, named_settings
 from argosy.compress.passes.channels import cut
 from argosy.compress.passes.export import exported, rows_of
-from argosy.compress.passes.graph import blocks_of, pairs_of, remove_block, shrink_pair, traced, without_block
+from argosy.compress.passes.graph import Block, blocks_of, pairs_of, remove_block, shrink_pair, traced, without_block
 from argosy.compress.passes.heads import attentions_of, silenced, without_heads
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.learning import taught
@@ -167,7 +167,10 @@ def _graph_of(module: "nn.Module", bench: Bench) -> "fx.GraphModule":
 
 
 def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["nn.Module", list[str]]:
-    """Take out the blocks that matter least, one at a time, each time measured anew."""
+    """Take out the blocks that matter least, one at a time, each time measured anew.
+
+    Who goes first doesn't depend on how many go, so that it is measured once for all shares.
+    """
     import torch
 
     graph = _graph_of(teacher, bench)
@@ -177,16 +180,14 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
         raise InvalidInput("the network has no block that could be taken out: nothing of one shape is repeated")
     count = max(1, min(len(found) - 1, round(share * len(found))))
     student = copy.deepcopy(graph)
-    gone = []
+    gone: list[str] = []
+    order: list[int] = bench.notes.setdefault("slim: places of the blocks that matter least", [])
     with torch.no_grad():
         wanted = _flat(graph(*example))
-        for _ in range(count):
-            distances = {
-                block: float((_flat(without_block(student, block)(*example)) - wanted).square().mean())
-                / block.parameters
-                for block in found
-            }
-            least = min(found, key=lambda block: distances[block])
+        while len(gone) < count:
+            if len(gone) == len(order):
+                order.append(int(np.argmin([_importance(student, block, example, wanted) for block in found])))
+            least = found[order[len(gone)]]
             remove_block(student, least)
             gone.append(least.modules[0] if least.modules else least.end)
             # Another block may have begun or ended with the one that went; what is left is found anew.
@@ -194,6 +195,14 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
             if len(found) < 2:
                 break
     return student, gone
+
+
+def _importance(
+    student: "fx.GraphModule", block: Block, example: "Sequence[torch.Tensor]", wanted: "torch.Tensor"
+) -> float:
+    """How far the answers move without the block, for each of its weights."""
+    moved = _flat(without_block(student, block)(*example)) - wanted
+    return float(moved.square().mean()) / block.parameters
 
 
 def _without_heads(

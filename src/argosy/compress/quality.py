@@ -139,12 +139,12 @@ class Samples:
         points = self._points(got, self._answers[rows], None if self.y is None else self.y[rows])
         return float((self._original_points[rows] - points).mean())
 
-    def answers(self, runner: Runner, inputs: Arrays) -> np.ndarray:
+    def answers(self, runner: Runner, inputs: Arrays, tell: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Return what is judged for each row: logits, a number, a vector; for running text nats and the next token."""
         if self.task == "language-model":
-            return answers(runner, inputs, _nats_and_next)
+            return answers(runner, inputs, _nats_and_next, tell)
         vectors = self.vectors
-        return answers(runner, inputs, _first if vectors is None else vectors)
+        return answers(runner, inputs, _first if vectors is None else vectors, tell)
 
     def _points(self, got: np.ndarray, original: np.ndarray, y: Any) -> np.ndarray:
         """What each item adds to the measure, whose mean is accuracy, R2, cosine, or log-likelihood."""
@@ -192,10 +192,13 @@ def _nats_and_next(outputs: Mapping[str, np.ndarray], prepared: Mapping[str, np.
     return np.stack([outputs["nats"], outputs["logits"].argmax(axis=-1)], axis=1).astype(np.float64)
 
 
-def answers(runner: Runner, inputs: Arrays, answer: Answer = _first) -> np.ndarray:
+def answers(
+    runner: Runner, inputs: Arrays, answer: Answer = _first, tell: Callable[[int, int], None] | None = None
+) -> np.ndarray:
     """Return what `answer` makes of the outputs, by default the first one, for all rows.
 
-    Run in batches that fit into memory; texts without needless padding.
+    Run in batches that fit into memory; texts without needless padding. `tell` hears of the rows that are done after
+    each batch, and of the number of all.
     """
     count = len(next(iter(inputs.values())))
     names = [spec.name for spec in runner.signature.inputs]
@@ -210,6 +213,8 @@ def answers(runner: Runner, inputs: Arrays, answer: Answer = _first) -> np.ndarr
         prepared = without_padding({name: array[rows] for name, array in inputs.items()})
         given = prepared if set(names) == set(prepared) else dict(zip(names, prepared.values(), strict=False))
         parts.append(answer(runner.run(given), prepared))
+        if tell is not None:
+            tell(min(start + size, count), count)
     found = np.concatenate(parts)
     found[order] = found.copy()
     return found

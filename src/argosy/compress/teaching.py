@@ -9,6 +9,7 @@ Shape suffixes: b batch, t tokens, k classes or width.
 """
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ _SORTED_BATCHES = 16
 _TOLD_S = 0.5
 _MOST_FEATURE_BYTES = 512 << 20
 _TRIED_STEPS = 3
+_ASKED = "teaching: what the original answers to the training part"
 # Whether a training has a chance is asked at these shares of it.
 TRIALS = (0.25, 0.5, 0.75)
 # A plan is made anew by the time of so many steps; with less than the last number a student learns nothing.
@@ -77,19 +79,26 @@ def teach(
     after_step: Callable[[float], None] | None = None,
     trial: Callable[[Runner, float], None] | None = None,
     file: Path | None = None,
+    notes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train `student` in place, in the order of its inputs; return what was done: epochs, steps, the last loss.
 
     `after_step` is told after each step how much of the training is done, 0 to 1. `trial` is shown the student at each
     share of `TRIALS`; what it raises ends the training. `file` is the original's ONNX file, for a classifier to learn
-    the values before its last layer from.
+    the values before its last layer from. What the original answers is kept in `notes` for the next training.
     Raises InvalidInput when the training diverges; the student is of no use then.
     """
     import torch
 
     names = [spec.name for spec in original.signature.inputs]
     inputs = _named(samples.train, names)
-    lessons = _Lessons(original, samples, inputs, lesson, Insight.of(student, samples, file))
+    notes = {} if notes is None else notes
+    insight = None
+    if samples.task in {"classification", "regression"}:
+        if _ASKED not in notes:
+            notes[_ASKED] = Insight.of(original, samples, file, functools.partial(_tell_asking, report, label))
+        insight = notes[_ASKED].for_student(student)
+    lessons = _Lessons(original, samples, inputs, lesson, insight)
     parameters = [p for p in student.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidInput("the model has no weights that could be trained")
@@ -106,6 +115,11 @@ def teach(
         student.eval()
         torch.set_num_threads(threads)
         torch.random.set_rng_state(was)
+
+
+def _tell_asking(report: Reporter, label: str, done: int, total: int) -> None:
+    message = f"{label}: asking the original"
+    report(Progress(stage="compress", message=message, done=done, total=total, unit="samples"))
 
 
 def _train(  # noqa: PLR0917 - called once, from `teach`
@@ -235,24 +249,32 @@ def _rate(progress: float) -> float:
 
 
 class Insight(msgspec.Struct, frozen=True):
-    """What the original answers to each training sample, and the values before its last layer."""
+    """What the original answers to each training sample, and the values before its last layer where it has one."""
 
     answers: np.ndarray
-    features: np.ndarray
+    features: np.ndarray | None = None
 
     @classmethod
-    def of(cls, student: "nn.Module", samples: Samples, file: Path | None) -> "Insight | None":
-        """Ask the original; None where the student has no last layer of the same width, or there is no room."""
-        if file is None or samples.task not in {"classification", "regression"}:
-            return None
-        extended = with_features(file.read_bytes())
+    def of(
+        cls, original: Runner, samples: Samples, file: Path | None, tell: Callable[[int, int], None] | None = None
+    ) -> "Insight":
+        """Ask the original; without features where there is no `file` or no room for them.
+
+        `tell` is called now and then with the number of samples that are done and that of all.
+        """
+        extended = with_features(file.read_bytes()) if file is not None else None
         count = len(next(iter(samples.train.values())))
         if extended is None or 4 * count * extended.width > _MOST_FEATURE_BYTES:
-            return None
-        if not has_layer(student, extended.width, extended.classes):
-            return None
-        both = answers(OnnxRunner.load(extended.content), samples.train, beside(extended.name)).astype(np.float32)
+            return cls(samples.answers(original, samples.train, tell))
+        runner = OnnxRunner.load(extended.content, threads=0)
+        both = answers(runner, samples.train, beside(extended.name), tell).astype(np.float32)
         return cls(both[:, : extended.classes], both[:, extended.classes :])
+
+    def for_student(self, student: "nn.Module") -> "Insight":
+        """Return what the student can learn from: the answers alone where it has no last layer of the same width."""
+        if self.features is None or has_layer(student, self.features.shape[1], self.answers.shape[1]):
+            return self
+        return Insight(self.answers)
 
 
 class _Lessons:
@@ -272,12 +294,10 @@ class _Lessons:
             self.batches -= 1
         self._outputs = [spec.name for spec in original.signature.outputs]
         self._y = None if samples.train_y is None else torch.from_numpy(np.ascontiguousarray(samples.train_y))
-        self._soft = None
-        if samples.task in ("classification", "regression"):
-            soft = samples.answers(original, samples.train) if insight is None else insight.answers
-            self._soft = torch.from_numpy(np.ascontiguousarray(soft, np.float32))
-        self._features = None if insight is None else torch.from_numpy(np.ascontiguousarray(insight.features))
-        self._spread = float(np.var(insight.features, axis=0).mean()) + 1e-12 if insight is not None else 1.0
+        self._soft = None if insight is None else torch.from_numpy(np.ascontiguousarray(insight.answers, np.float32))
+        features = None if insight is None else insight.features
+        self._features = None if features is None else torch.from_numpy(np.ascontiguousarray(features))
+        self._spread = 1.0 if features is None else float(np.var(features, axis=0).mean()) + 1e-12
         self._take: Callable[[], torch.Tensor | None] = lambda: None
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from argosy.compress.features import heard, with_features
+from argosy.compress.passes.learning import taught
 from argosy.compress.teaching import Insight, Lesson, teach
 from argosy.core.progress import silent
 from argosy.formats.onnx_runtime import OnnxRunner
@@ -122,7 +123,11 @@ def far(student, bench, insight):
 
 
 def test_a_student_as_wide_comes_near_what_the_original_knows_and_answers_alike(bench):
-    insight = Insight.of(student_of(WIDTH), bench.samples, bench.original.path)
+    told = []
+    insight = Insight.of(
+        bench.runner, bench.samples, bench.original.path, lambda done, total: told.append((done, total))
+    ).for_student(student_of(WIDTH))
+    assert told[-1] == (len(bench.samples.train["x"]),) * 2
     np.testing.assert_allclose(insight.answers, bench.samples.answers(bench.runner, bench.samples.train), atol=1e-6)
     apart = {}
     for file in (None, bench.original.path):
@@ -133,7 +138,9 @@ def test_a_student_as_wide_comes_near_what_the_original_knows_and_answers_alike(
 
 
 def test_a_student_of_another_width_learns_the_answers_alone(bench):
-    assert Insight.of(student_of(WIDTH - 2), bench.samples, bench.original.path) is None
+    insight = Insight.of(bench.runner, bench.samples, bench.original.path)
+    assert insight.for_student(student_of(WIDTH)).features.shape[1] == WIDTH
+    assert insight.for_student(student_of(WIDTH - 2)).features is None
     states = []
     for file in (None, bench.original.path):
         student = student_of(WIDTH - 2)
@@ -141,3 +148,12 @@ def test_a_student_of_another_width_learns_the_answers_alone(bench):
         states.append(io.BytesIO())
         torch.save(student.state_dict(), states[-1])
     assert states[0].getvalue() == states[1].getvalue()
+
+
+def test_the_original_is_asked_once_for_all_trainings(bench, monkeypatch):
+    asked = []
+    real = Insight.of
+    monkeypatch.setattr(Insight, "of", lambda *given: asked.append(given) or real(*given))
+    for width in (WIDTH, WIDTH - 2):
+        taught(student_of(width), bench, "test", lesson=LESSON)
+    assert len(asked) == 1

@@ -34,4 +34,5 @@ def taught(
         after_step=after_step,
         trial=bench.check_student if is_tried else None,
         file=bench.original.path,
+        notes=bench.notes,
     )

@@ -9,7 +9,6 @@ Shape suffixes: b batch, t tokens, k classes or width.
 """
 
 import contextlib
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,7 +95,7 @@ def teach(
     insight = None
     if samples.task in {"classification", "regression"}:
         if _ASKED not in notes:
-            notes[_ASKED] = Insight.of(original, samples, file, functools.partial(_tell_asking, report, label))
+            notes[_ASKED] = Insight.of(original, samples, file, _asking(report, label))
         insight = notes[_ASKED].for_student(student)
     lessons = _Lessons(original, samples, inputs, lesson, insight)
     parameters = [p for p in student.parameters() if p.requires_grad]
@@ -117,9 +116,17 @@ def teach(
         torch.random.set_rng_state(was)
 
 
-def _tell_asking(report: Reporter, label: str, done: int, total: int) -> None:
-    message = f"{label}: asking the original"
-    report(Progress(stage="compress", message=message, done=done, total=total, unit="samples"))
+def _asking(report: Reporter, label: str) -> Callable[[int, int], None]:
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TOLD_S:
+            told = time.monotonic()
+            message = f"{label}: asking the original"
+            report(Progress(stage="compress", message=message, done=done, total=total, unit="samples"))
+
+    return tell
 
 
 def _train(  # noqa: PLR0917 - called once, from `teach`

@@ -166,6 +166,7 @@ def test_progress_is_told_and_steps_are_counted(pictures, monkeypatch):
         after_step=progress.append,
     )
     assert progress == [pytest.approx((n + 1) / 6) for n in range(6)]
+    assert news.pop(0).message == "test: asking the original"
     assert [one.done for one in news] == [1, 2, 3, 4, 5, 6]
     assert {one.total for one in news} == {6}
     assert news[-1].message.startswith("test: epoch 2 of 2, loss ")
@@ -329,7 +330,8 @@ def test_what_is_fastest_here_is_found_without_moving_the_student(pictures, monk
     student = student_of().train()
     before = {name: value.clone() for name, value in student.state_dict().items()}
     threads = torch.get_num_threads()
-    lessons = teaching._Lessons(pictures.runner, pictures.samples, pictures.samples.train, LESSON)
+    insight = teaching.Insight.of(pictures.runner, pictures.samples, None)
+    lessons = teaching._Lessons(pictures.runner, pictures.samples, pictures.samples.train, LESSON, insight)
     with teaching._fastest(student, lessons) as (context, step_s):
         assert 0 < step_s < 60
         with context():

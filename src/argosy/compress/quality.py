@@ -11,7 +11,7 @@ from argosy.core.errors import InvalidInput
 from argosy.data.text import ATTENTION_MASK, without_padding
 from argosy.evaluate.agreement import answers_agree
 from argosy.evaluate.intervals import mean_interval, paired_drop
-from argosy.formats.runner import Runner
+from argosy.formats.runner import Answering
 
 # A two-sided interval of 60 % has an upper end that holds with 80 %. That is what 144 items without any loss can say
 # about one point: the exact chance of such luck is then (1 - 0.01)^144, or 23 %.
@@ -65,7 +65,7 @@ class VectorData(PreparedData, Protocol):
 class Samples:
     """The training part, for calibration, and the validation part, for judging, with the original's answers."""
 
-    def __init__(self, dataset: PreparedData, original: Runner) -> None:
+    def __init__(self, dataset: PreparedData, original: Answering) -> None:
         self.task = dataset.task
         self.vectors = cast("VectorData", dataset).vectors if dataset.task == "embedding" else None
         self.train, self.train_y = dataset.prepared("train")
@@ -101,7 +101,7 @@ class Samples:
             items=len(self._original_points),
         )
 
-    def judge(self, runner: Runner) -> Quality:
+    def judge(self, runner: Answering) -> Quality:
         """Judge a candidate on the validation part, beside the original."""
         got = self.answers(runner, self.validation)
         if got.shape != self._answers.shape or not np.isfinite(got).all():
@@ -132,14 +132,14 @@ class Samples:
             return paired_drop(self._original_points > 0, points > 0, confidence)[2]
         return mean_interval(self._original_points - points, confidence)[1]
 
-    def glimpse(self, runner: Runner) -> float:
+    def glimpse(self, runner: Answering) -> float:
         """Return about how much a model loses: the drop on some of the validation part."""
         rows = np.arange(0, len(self._answers), -(-len(self._answers) // _GLIMPSED))
         got = self.answers(runner, {name: array[rows] for name, array in self.validation.items()})
         points = self._points(got, self._answers[rows], None if self.y is None else self.y[rows])
         return float((self._original_points[rows] - points).mean())
 
-    def answers(self, runner: Runner, inputs: Arrays, tell: Callable[[int, int], None] | None = None) -> np.ndarray:
+    def answers(self, runner: Answering, inputs: Arrays, tell: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Return what is judged for each row: logits, a number, a vector; for running text nats and the next token."""
         if self.task == "language-model":
             return answers(runner, inputs, _nats_and_next, tell)
@@ -193,7 +193,7 @@ def _nats_and_next(outputs: Mapping[str, np.ndarray], prepared: Mapping[str, np.
 
 
 def answers(
-    runner: Runner, inputs: Arrays, answer: Answer = _first, tell: Callable[[int, int], None] | None = None
+    runner: Answering, inputs: Arrays, answer: Answer = _first, tell: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
     """Return what `answer` makes of the outputs, by default the first one, for all rows.
 

@@ -29,7 +29,7 @@ from argosy.core.files import write_atomic
 from argosy.core.progress import Progress, Reporter, silent
 from argosy.data.text import ATTENTION_MASK
 from argosy.formats.onnx_runtime import OnnxRunner
-from argosy.formats.runner import Runner, load_runner
+from argosy.formats.runner import Answering, Runner, load_runner
 from argosy.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -445,7 +445,7 @@ class Search:
         if all(timing.ratio > 1.1 for timing in timings):
             raise Hopeless(f"it runs {timings[0].ratio:.1f}x as long as the original")
 
-    def _check_student(self, student: Runner, share: float) -> None:
+    def _check_student(self, student: Answering, share: float) -> None:
         """Most of what is lost comes back early in a training."""
         drop = self.samples.glimpse(student)
         if drop > _PATIENCE[share] * max(self.budget.max_drop, _NOISE):

@@ -54,7 +54,7 @@ def _best(fitting: Sequence[Candidate], budget: Budget) -> Candidate:
     if not is_sure(first, budget):
         return first
     alike = [c for c in fitting if preference(c, budget)[:2] == preference(first, budget)[:2]]
-    return min((c for c in alike if c.cost <= _AS_GOOD * first.cost), key=lambda c: (_drop_high(c), c.cost))
+    return min((c for c in alike if c.cost <= _AS_GOOD * first.cost), key=lambda c: (drop_high(c), c.cost))
 
 
 def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float, float]:
@@ -62,7 +62,7 @@ def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float,
     assert candidate.quality is not None
     sure = is_sure(candidate, budget)
     settled = sure and _is_settled(candidate.quality, budget)
-    return not sure, not settled, 0.0 if sure else _drop_high(candidate), candidate.cost
+    return not sure, not settled, 0.0 if sure else drop_high(candidate), candidate.cost
 
 
 def _is_settled(quality: Quality, budget: Budget) -> bool:
@@ -80,7 +80,8 @@ def is_sure(candidate: Candidate, budget: Budget) -> bool:
     return max(quality.drop_high, quality.seen_drop) <= budget.max_drop + _EPSILON
 
 
-def _drop_high(candidate: Candidate) -> float:
+def drop_high(candidate: Candidate) -> float:
+    """Return the drop that is kept with 80 % confidence, and on the training samples too."""
     return max(candidate.quality.drop_high, candidate.quality.seen_drop) if candidate.quality else math.inf
 
 

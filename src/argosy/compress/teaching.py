@@ -24,7 +24,7 @@ from argosy.core.errors import InvalidInput
 from argosy.core.progress import Progress, Reporter
 from argosy.data.text import ATTENTION_MASK, without_padding
 from argosy.formats.onnx_runtime import OnnxRunner
-from argosy.formats.runner import Runner
+from argosy.formats.runner import Answering, Runner
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ def teach(
     *,
     label: str,
     after_step: Callable[[float], None] | None = None,
-    trial: Callable[[Runner, float], None] | None = None,
+    trial: Callable[[Answering, float], None] | None = None,
     file: Path | None = None,
     notes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _telling(
     student: "nn.Module",
     original: Runner,
     after_step: Callable[[float], None] | None,
-    trial: Callable[[Runner, float], None] | None,
+    trial: Callable[[Answering, float], None] | None,
 ) -> Callable[[float], None]:
     """What is called after each step."""
     left = list(TRIALS if trial is not None else ())
@@ -221,21 +221,16 @@ def _telling(
             reached = left.pop(0)
             if share < 1:
                 with _still(student):
-                    trial(StudentRunner(student, original), reached)
+                    trial(Student(student, original), reached)
 
     return tell
 
 
-class StudentRunner:
-    """A module in training, as a runner with the original's inputs and outputs."""
+class Student:
+    """A module in training, with the original's inputs and outputs."""
 
     def __init__(self, student: "nn.Module", original: Runner) -> None:
         self._student, self.signature = student, original.signature
-
-    @classmethod
-    def load(cls, data: bytes | Path, *, threads: int = 1, spinning: bool = False) -> "StudentRunner":
-        """There is no file of it."""
-        raise NotImplementedError
 
     def run(self, inputs: Arrays) -> Arrays:
         """Answer as the student does now."""

@@ -9,13 +9,24 @@ from argosy.core.plugins import Plugins
 from argosy.core.tensors import Signature
 
 
-class Runner(Protocol):
-    """A loaded model that answers. Every runner passes tests/conformance/test_runners.py."""
+class Answering(Protocol):
+    """What answers, wherever it comes from."""
 
     @property
     def signature(self) -> Signature:
         """The inputs and outputs of the bare model, before preparation and after finishing steps."""
         ...
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer for `inputs`, which are left unchanged.
+
+        Raises InvalidInput for a name, datatype or shape that the signature doesn't have.
+        """
+        ...
+
+
+class Runner(Answering, Protocol):
+    """A loaded model that answers. Every runner passes tests/conformance/test_runners.py."""
 
     @classmethod
     def load(cls, data: bytes | Path, *, threads: int = 1, spinning: bool = False) -> Self:
@@ -24,13 +35,6 @@ class Runner(Protocol):
         `threads` is the number of cores one run may use; 0 leaves the choice to the runtime. `spinning`: threads of a
         run wait awake for each other, which is faster where their cores have nothing else to do. A runner that has
         no such choice takes no notice of it.
-        """
-        ...
-
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer for `inputs`, which are left unchanged.
-
-        Raises InvalidInput for a name, datatype or shape that the signature doesn't have.
         """
         ...
 

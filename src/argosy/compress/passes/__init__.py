@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from argosy.compress.config import Budget
     from argosy.compress.quality import Samples
     from argosy.compress.teaching import Lesson
-    from argosy.formats.runner import Runner
+    from argosy.formats.runner import Answering, Runner
 
 Settings: TypeAlias = dict[str, Any]
 
@@ -112,7 +112,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     check_draft: Callable[[bytes], None]
     """Call it with an ONNX file of the final structure before spending time on its weights; raises Hopeless."""
-    check_student: "Callable[[Runner, float], None]"
+    check_student: "Callable[[Answering, float], None]"
     """Shown a student after a share of its training; raises Hopeless."""
     report: Reporter
     notes: dict[str, Any] = {}

@@ -28,7 +28,7 @@ from argosy.compress.passes.nncf_int8 import by_nncf, has_nncf
 from argosy.compress.passes.optimize import has_openvino
 from argosy.compress.passes.sensitivity import most_sensitive, sensitivities
 from argosy.compress.passes.simplify import simplified
-from argosy.compress.select import is_sure
+from argosy.compress.select import drop_high, is_sure
 from argosy.compress.sparse import stored_sparse
 from argosy.core.errors import InvalidInput
 from argosy.data.text import ATTENTION_MASK, without_padding
@@ -248,7 +248,7 @@ def _keeping_layers(so_far: SoFar) -> Settings | None:
     plain = [c for c in so_far.tried if c in measured and not _kept(c)]
     lossy = [c for c in plain if not is_sure(c, so_far.budget)]
     left = next((c.changed[_LEFT] for c in so_far.tried if _LEFT in c.changed), None)
-    for candidate in sorted(lossy, key=_loss_of):
+    for candidate in sorted(lossy, key=drop_high):
         base = _settings_of(candidate)
         alike = [c for c in so_far.tried if {**_settings_of(c), "keep": 0.0} == {**base, "keep": 0.0}]
         if not all(c in measured for c in alike) or any(is_sure(c, so_far.budget) for c in alike):
@@ -257,17 +257,13 @@ def _keeping_layers(so_far: SoFar) -> Settings | None:
         for keep in (keep for keep in _KEEPS if keep > _kept(last)):
             if _cost_with(candidate, keep) > _WORTH * best:
                 break
-            if left is None or _loss_of(last) * _left(left, keep) <= so_far.budget.max_drop * _left(left, _kept(last)):
+            if left is None or drop_high(last) * _left(left, keep) <= so_far.budget.max_drop * _left(left, _kept(last)):
                 return {**base, "keep": keep}
     return None
 
 
 def _kept(candidate: Candidate) -> float:
     return float(_settings_of(candidate).get("keep", 0.0))
-
-
-def _loss_of(candidate: Candidate) -> float:
-    return max(candidate.quality.drop_high, candidate.quality.seen_drop) if candidate.quality else float("inf")
 
 
 def _cost_with(candidate: Candidate, keep: float) -> float:

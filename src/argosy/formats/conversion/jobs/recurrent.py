@@ -47,14 +47,18 @@ def written_out(model: Any) -> Any:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < _LEAST_OPSET:
         return model
-    known = _known(model)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
     zeros = _zeros(model, constants)
-    sums = _plain_sums(model, known, constants, zeros)
-    if not sums and not any(node.op_type in KINDS for node in model.graph.node):
+    spread = zeros - set(constants)
+    has_layers = any(node.op_type in KINDS for node in model.graph.node)
+    if not has_layers and not spread:
+        return model
+    known = _known(model)
+    sums = _plain_sums(model, known, constants, spread)
+    if not has_layers and not sums:
         return model
     nodes: list[Any] = []
     weights: list[Any] = []

@@ -30,6 +30,10 @@ class Ask:
     """Asked size: the original's divided by this; 0: none."""
     faster: float = 0.0
     """Asked p95 of one sample: the original's, measured here, divided by this; 0: none."""
+    size: str = ""
+    """Asked size, in words; empty: as `smaller` has it."""
+    latency_p95: str = ""
+    """Asked p95 of one sample, in words; empty: as `faster` has it."""
     time_limit: str = ""
     passes: tuple[str, ...] = ()
     """What may be tried; empty: everything."""
@@ -37,6 +41,8 @@ class Ask:
     def options(self, size_bytes: int, p95_s: float) -> dict[str, Any]:
         """Return the budget in the words of `[compress]`."""
         found: dict[str, Any] = {"max_drop": self.max_drop}
+        found |= {"size": self.size} if self.size else {}
+        found |= {"latency_p95": self.latency_p95} if self.latency_p95 else {}
         if self.smaller:
             found["size"] = f"{int(size_bytes / self.smaller / 1000)}KB"
         if self.faster:
@@ -51,8 +57,9 @@ class Ask:
 _SMALLEST = Ask("1 point, as small and fast as it gets", "1pt")
 # What NNCF's accuracy control does, by the same means.
 _INT8 = Ask("1 point, int8 alone", "1pt", passes=("quantize",))
+_STATED = Ask("1 point, 1 MB, 2 ms", "1pt", size="1MB", latency_p95="2ms")
 ASKS: dict[str, tuple[Ask, ...]] = {
-    "cnn": (_SMALLEST, Ask("1 point, 10x smaller", "1pt", smaller=10), _INT8),
+    "cnn": (_SMALLEST, Ask("1 point, 10x smaller", "1pt", smaller=10), _STATED, _INT8),
     "cnn-hard": (_SMALLEST, Ask("1 point, 10x smaller", "1pt", smaller=10), _INT8),
     "minilm": (
         Ask("cosine 0.99", "1pt"),
@@ -60,7 +67,7 @@ ASKS: dict[str, tuple[Ask, ...]] = {
         Ask("cosine 0.99, int8 alone", "1pt", passes=("quantize",)),
         Ask("cosine 0.998, int8 alone", "0.2pt", passes=("quantize",)),
     ),
-    "r52": (Ask("1 point, 4x smaller", "1pt", smaller=4), _SMALLEST, _INT8),
+    "r52": (Ask("1 point, 4x smaller", "1pt", smaller=4), _SMALLEST, _STATED, _INT8),
     "search20m": (Ask("1 point within 15 minutes", "1pt", time_limit="15min"),),
 }
 

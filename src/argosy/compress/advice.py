@@ -35,6 +35,7 @@ _SKETCHED_TEXTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("slim", {"blocks": 0.34}),
     ("slim", {"blocks": 0.5}),
     ("slim", {"ratio": 0.5}),
+    ("slim", {"embeddings": 0.9}),
     ("factorize", {"energy": 0.8}),
 )
 

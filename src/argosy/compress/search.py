@@ -6,20 +6,20 @@ quantized in its turn. Every finished try is written down at once, so a killed s
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from argosy.compress.candidate import Candidate
+from argosy.compress.candidate import Candidate, Timing
 from argosy.compress.config import CompressConfig
 from argosy.compress.measure import BATCHES, batches_for, compare
 from argosy.compress.passes import LONGER, Bench, Hopeless, Made, Model, Pass, Sketch, SoFar, named_settings
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
+from argosy.compress.sketching import Sketches
 from argosy.compress.table import PASSES
 from argosy.compress.teaching import TRIALS, Lesson
 from argosy.core.clock import Clock, SystemClock
@@ -43,7 +43,6 @@ _BEST_SHRINK = 4.0
 _BEST_SPEEDUP = 8.0
 _QUICK_S = 0.3
 _FINAL_S = 1.0
-_SKETCH_S = 0.2
 _FINALISTS = 6
 _LONG_S = 3.0
 # What a fine-tuning may take, of texts and of others; one for long takes four times as much. With a limit for all, a
@@ -58,7 +57,7 @@ _PATIENCE = dict(zip(TRIALS, (10.0, 6.0, 4.0), strict=True))
 _NOISE = 0.005
 _BATCH_SIZE = 32
 # Settings that say how much goes: who gives one of them does not also want what the others usually are.
-_AMOUNTS = {"ratio", "blocks", "sparsity", "threshold"}
+_AMOUNTS = {"ratio", "blocks", "heads", "embeddings", "sparsity", "threshold"}
 # Encoders and decoders forget at rates that small networks need.
 _RATE, _TEXT_RATE = 2e-3, 2e-4
 
@@ -157,7 +156,7 @@ class Search:
             "lesson": lesson,
             "seed": config.seed,
         }
-        self.sketches: dict[str, Sketch | None] = {}
+        self.sketches = Sketches(self.bench, self._measured, self._is_promising, work / "sketch.onnx", self.size)
 
     def explore(self, model: Model) -> None:
         """Try every pass that can follow, as long as it has something worth trying; build upon what went well."""
@@ -224,45 +223,8 @@ class Search:
         return max((ranks[name] + 1 for name, _ in model.recipe), default=0)
 
     def sketch(self, model: Model, name: str, settings: dict[str, Any]) -> Sketch | None:
-        """Measure a structure untrained, in the datatype and on the engine that were best for the original."""
-        step: Pass = PASSES.load(name)()
-        key = digest_of([model.recipe, name, settings])
-        if key not in self.sketches:
-            self.report(Progress(stage="compress", message=f"sketching {step.label(settings)}"))
-            try:
-                self.sketches[key] = self._measured_sketch(step.draft(model, settings, self.bench))
-            except Exception as error:  # noqa: BLE001 - what can't be sketched says why when it is tried
-                self.report(Progress(stage="compress", message=f"{step.label(settings)}: no sketch, {error}"))
-                self.sketches[key] = None
-        found = self.sketches[key]
-        return None if found is None else msgspec.structs.replace(found, gain=self._gain(found))
-
-    def _gain(self, sketch: Sketch) -> float:
-        """How much better a sketch is than all that keeps the drop so far."""
-        kept = [c.cost for c in self.candidates if c.status == "measured" and self._is_promising(c)]
-        return min(kept, default=1.0) / (sketch.ratio * sketch.size_bytes / self.size)
-
-    def _measured_sketch(self, draft: bytes | None) -> Sketch | None:
-        if draft is None:
-            return None
-        engine, path = "onnxruntime", self.work / "sketch.onnx"
-        write_atomic(path, draft)
-        best = min((c for c in self.candidates if self._is_light(c)), key=lambda c: c.cost, default=None)
-        for name, settings in best.recipe if best is not None else ():
-            made = PASSES.load(name)().apply(Model(path=path, engine=engine), settings, self.bench)
-            engine = made.engine
-            write_atomic(path, made.onnx)
-        runner = load_runner("onnx", path, engine=engine)
-        _, timings = compare(
-            self.runner, runner, self.samples.validation, seconds=_SKETCH_S, clock=self.clock, **self.timing
-        )
-        ratio = math.prod(timing.ratio for timing in timings) ** (1 / len(timings))
-        return Sketch(size_bytes=path.stat().st_size, p95_s=timings[0].p95_s, ratio=ratio)
-
-    def _is_light(self, candidate: Candidate) -> bool:
-        """Whether only datatypes and the engine were changed, and nothing was lost by it."""
-        names = {name for name, _ in candidate.recipe}
-        return candidate.status == "measured" and names <= {"quantize", "optimize"} and self._is_promising(candidate)
+        """Measure a structure untrained; None where it can't be made."""
+        return self.sketches.sketch(model, name, settings, self.candidates)
 
     def _is_late(self, step: Pass) -> bool:
         """Whether the time is over; then still a pass of seconds may follow while nothing is within the budget."""
@@ -295,14 +257,7 @@ class Search:
                     unit="models",
                 )
             )
-            mine, its = compare(
-                self.runner,
-                _runner_of(candidate),
-                self.samples.validation,
-                seconds=_FINAL_S,
-                clock=self.clock,
-                **self.timing,
-            )
+            mine, its = self._measured(_runner_of(candidate), _FINAL_S)
             own.append(mine)
             final[candidate.name] = msgspec.structs.replace(candidate, timings=its)
         candidates = [final.get(c.name, c) for c in self.candidates]
@@ -330,11 +285,7 @@ class Search:
 
     def _original(self, sessions: list[list[Any]]) -> Candidate:
         if not sessions:
-            sessions = [
-                compare(
-                    self.runner, self.runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock, **self.timing
-                )[0]
-            ]
+            sessions = [self._measured(self.runner, _QUICK_S)[0]]
         # The session in the middle: one that was disturbed by something else shall not stand for all.
         middle = sorted(sessions, key=lambda timings: timings[0].p50_s)[len(sessions) // 2]
         return Candidate(
@@ -395,9 +346,7 @@ class Search:
         quality = self.samples.judge(
             load_runner("onnx", made.onnx, threads=0, engine=made.engine) if is_long else runner
         )
-        _, timings = compare(
-            self.runner, runner, self.samples.validation, seconds=_QUICK_S, clock=self.clock, **self.timing
-        )
+        _, timings = self._measured(runner, _QUICK_S)
         write_atomic(self.work / file, made.onnx)
         return Candidate(
             name=self.label(recipe),
@@ -427,6 +376,10 @@ class Search:
         except (OSError, msgspec.DecodeError):
             return None
         return found
+
+    def _measured(self, runner: Runner, seconds: float) -> tuple[list[Timing], list[Timing]]:
+        """Time the original and another, in turns."""
+        return compare(self.runner, runner, self.samples.validation, seconds=seconds, clock=self.clock, **self.timing)
 
     def _check_draft(self, onnx: bytes) -> None:
         """Size and time don't depend on the weights, so a draft shows both before its training."""

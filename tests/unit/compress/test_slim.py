@@ -162,20 +162,23 @@ def test_a_model_that_hides_its_operations_stays_whole_and_is_refused_by_the_pas
 class Tried:
     given_up = 0.0
 
-    def __init__(self, ratio, drop, seconds=1.0, blocks=0.0, high=None):
-        self.recipe = [("slim", {"ratio": ratio} | ({"blocks": blocks} if blocks else {}))]
+    def __init__(self, ratio, drop, seconds=1.0, blocks=0.0, high=None, **more):
+        self.recipe = [("slim", {"ratio": ratio} | ({"blocks": blocks} if blocks else {}) | more)]
         self.status, self.seconds = "measured", seconds
         self.quality = type("Q", (), {"drop": drop, "drop_high": drop if high is None else high, "seen_drop": drop})
-        self.size_bytes = Sketches()(self.recipe[0][1]).size_bytes
+        self.size_bytes = self.cost = Sketches()(self.recipe[0][1]).size_bytes
 
 
 class Sketches:
     """What a search would measure: a network of 100 kB and 10 ms shrinks with the share that goes."""
 
-    def __init__(self, impossible=()):
-        self.asked, self.impossible = [], impossible
+    def __init__(self, impossible=(), gain=1.0):
+        self.asked, self.impossible, self.gain = [], impossible, gain
 
     def __call__(self, settings):
+        if "embeddings" in settings:
+            left = (1 - settings["embeddings"]) * (1 - settings.get("blocks", 0)) * (1 - settings.get("ratio", 0))
+            return Sketch(size_bytes=round(100_000 * left), p95_s=0.01 * left, ratio=0.5, gain=self.gain)
         share = settings["ratio"] if "ratio" in settings else settings["blocks"]
         self.asked.append(share)
         if share in self.impossible:
@@ -285,6 +288,46 @@ def test_half_of_the_blocks_is_tried_where_half_of_the_loss_may_keep_the_bound(t
     assert proposed(text, given_up, max_drop="1pt") is None
 
 
+def test_embeddings_go_last_from_the_best_network_for_texts(text):
+    blocks = [Tried(0.0, GOOD, blocks=0.34), Tried(0.0, GOOD, blocks=0.5), Tried(0.0, BAD, blocks=0.67)]
+    blocks += [Tried(ratio, BAD, blocks=0.5) for ratio in (0.5, 0.25)]
+    best = {"ratio": 0.0, "blocks": 0.5}
+
+    def next_share(*tried, gain=2.0):
+        found = proposed(text, *blocks, *tried, sketch=Sketches(gain=gain), max_drop="1pt")
+        assert found is None or found | {"embeddings": 0} == best | {"embeddings": 0}
+        return found and found["embeddings"]
+
+    def cut(share, drop):
+        return Tried(0.0, drop, blocks=0.5, embeddings=share)
+
+    assert next_share() == 0.9
+    assert next_share(gain=1.05) is None
+    assert next_share(cut(0.9, GOOD)) == 0.96
+    assert next_share(cut(0.9, GOOD), cut(0.96, GOOD)) == 0.98
+    assert next_share(cut(0.9, GOOD), cut(0.96, BAD)) is None
+    assert next_share(cut(0.9, BAD)) is None
+    assert next_share(cut(0.9, 0.03)) == 0.75
+    assert next_share(cut(0.9, 0.03), cut(0.75, GOOD)) is None
+
+
+def test_embeddings_go_alone_where_no_block_can(text):
+    hopeless = Tried(0.0, 0.5, blocks=0.34)
+    assert proposed(text, hopeless, sketch=Sketches(gain=2.0)) == {"embeddings": 0.9}
+    assert proposed(text, hopeless, sketch=Sketches(gain=1.0)) is None
+
+
+def test_a_size_that_blocks_and_widths_cannot_reach_takes_of_everything(text):
+    assert proposed(text, size="17KB") == {"blocks": 0.84}
+    found = proposed(text, size="1KB")
+    assert set(found) == {"embeddings", "blocks", "ratio", "heads"}
+    assert Sketches()(found).size_bytes <= 1000
+    tried = Tried(found["ratio"], BAD, blocks=found["blocks"], embeddings=found["embeddings"])
+    assert proposed(text, tried, size="1KB") is None
+    # Nothing can be as small: then as near as blocks come.
+    assert proposed(text, size="1B") == {"blocks": 0.84}
+
+
 @pytest.mark.parametrize(
     ("asked", "ratio"),
     [({"size": "30KB"}, 0.75), ({"size": "99KB"}, 0.25), ({"latency_p95": "1.5ms"}, 0.875), ({"size": "7KB"}, 0.9375)],
@@ -364,7 +407,9 @@ def test_the_pass_cuts_says_how_much_and_trains(tmp_path, quick):
 
 
 @pytest.mark.parametrize("is_decoder", [False, True])
-@pytest.mark.parametrize("settings", [{"blocks": 0.34}, {"ratio": 0.5}, {"blocks": 0.5, "ratio": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"blocks": 0.34}, {"ratio": 0.5}, {"blocks": 0.5, "ratio": 0.5, "heads": 0.5}], ids=str
+)
 def test_networks_for_texts_lose_what_is_asked(tmp_path, quick, is_decoder, settings):
     data, module = (Steps(), decoder(16, 3)) if is_decoder else (Sentences(), encoder(16, 3))
     path = tmp_path / "model.onnx"

@@ -16,7 +16,8 @@ from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.learning import taught
 from argosy.compress.passes.normalizing import with_batch_norms
-from argosy.compress.passes.slim import parameters, slimmer, went_well
+from argosy.compress.passes.slim import CUTS, parameters, shares, slimmer
+from argosy.compress.passes.stairs import went_well
 from argosy.core.errors import InvalidInput
 from argosy.train.config import ModelConfig
 
@@ -31,12 +32,10 @@ _PROMISING = 4.0
 
 
 class Distill:
-    """The pass `distill`. Settings: `ratio`, `heads` and `blocks` as for slim, or a `student`; `init`, `soft_share`."""
+    """The pass `distill`. Settings: those of slim that say how much goes, or a `student`; `init`, `soft_share`."""
 
     usual: ClassVar[Settings] = {
-        "ratio": 0.0,
-        "blocks": 0.0,
-        "heads": 0.0,
+        **dict.fromkeys(CUTS, 0.0),
         "student": "",
         "init": "kept",
         "soft_share": 0.5,
@@ -45,9 +44,7 @@ class Distill:
 
     def label(self, settings: Settings) -> str:
         """Return how much smaller the student is."""
-        words = [f"{settings['ratio']:.3g}"] if settings.get("ratio") else []
-        words += [f"{settings[name]:.2g} of {name}" for name in ("blocks", "heads") if settings.get(name)]
-        words += [f"to {settings['student']}"] if settings.get("student") else []
+        words = shares(settings) + ([f"to {settings['student']}"] if settings.get("student") else [])
         return " ".join(["distill", *words, *(["fresh"] if settings.get("init") == "fresh" else [])])
 
     def accepts(self, model: Model) -> bool:
@@ -120,7 +117,7 @@ def _student(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["n
     name = settings.get("student", "")
     if not name:
         return slimmer(teacher, _cut(settings), bench)
-    cuts = [share for share in ("ratio", "blocks", "heads") if settings.get(share)]
+    cuts = [share for share in CUTS if settings.get(share)]
     if cuts:
         raise InvalidInput(f"distill takes a student, or makes one by {cuts[0]}, not both")
     if bench.samples.task not in ("classification", "regression"):
@@ -134,10 +131,10 @@ def _student(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["n
 
 
 def _cut(settings: Settings) -> Settings:
-    found = {name: settings[name] for name in ("ratio", "blocks", "heads") if settings.get(name)}
+    found = {name: settings[name] for name in CUTS if settings.get(name)}
     if not found:
         raise InvalidInput(
-            "distill makes a student by cutting: say how much, such as ratio=0.5, blocks=0.5 or heads=0.5",
+            f"distill makes a student by cutting: say how much of {', '.join(CUTS)}, such as blocks=0.5",
             hint="or give one: student=small:build, a function of small.py that returns a torch module",
         )
     return found

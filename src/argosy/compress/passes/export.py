@@ -1,5 +1,6 @@
 """A changed module back to an ONNX file with the original's inputs and outputs, and rows for looking at either."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,15 +19,32 @@ _SHAPES = ((2, 7), (3, 11), (5, 13), (4, 9))
 
 def rows_of(bench: Bench, count: int) -> "list[torch.Tensor]":
     """Return rows of the training part in the order of the graph's inputs; texts are the longest of the first ones."""
-    import torch
+    rows = {name: array[:count] for name, array in _training(bench).items()}
+    if len(next(iter(rows.values()))) < count:
+        rows = {name: np.resize(array, (count, *array.shape[1:])) for name, array in rows.items()}
+    return _tensors(rows)
 
+
+def training_rows(bench: Bench, *, most: int, batch: int) -> "Iterator[list[torch.Tensor]]":
+    """Yield batches of the training part in the order of the graph's inputs; of more than `most` rows some of them."""
+    inputs = _training(bench)
+    count = len(next(iter(inputs.values())))
+    rows = np.arange(0, count, -(-count // most))
+    for start in range(0, len(rows), batch):
+        yield _tensors({name: array[rows[start : start + batch]] for name, array in inputs.items()})
+
+
+def _training(bench: Bench) -> dict[str, np.ndarray]:
     names = [spec.name for spec in bench.runner.signature.inputs]
     inputs = bench.samples.train
     if not set(names) <= set(inputs):
         inputs = dict(zip(names, inputs.values(), strict=False))
-    rows = {name: inputs[name][:count] for name in names}
-    if len(next(iter(rows.values()))) < count:
-        rows = {name: np.resize(array, (count, *array.shape[1:])) for name, array in rows.items()}
+    return {name: inputs[name] for name in names}
+
+
+def _tensors(rows: dict[str, np.ndarray]) -> "list[torch.Tensor]":
+    import torch
+
     return [torch.from_numpy(np.ascontiguousarray(array)) for array in without_padding(rows).values()]
 
 

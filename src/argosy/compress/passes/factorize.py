@@ -12,7 +12,8 @@ from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_mo
 from argosy.compress.passes.export import exported
 from argosy.compress.passes.kinds import is_quantized
 from argosy.compress.passes.learning import taught
-from argosy.compress.passes.slim import parameters, went_well
+from argosy.compress.passes.slim import parameters
+from argosy.compress.passes.stairs import went_well
 from argosy.core.errors import InvalidInput
 
 if TYPE_CHECKING:

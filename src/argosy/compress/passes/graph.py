@@ -263,6 +263,14 @@ def shapes_of(
     return found
 
 
+def flat(answer: Any) -> "torch.Tensor":
+    """Return what a network answers, a row per sample [b, n]; of several outputs side by side."""
+    import torch
+
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    return torch.cat([part.float().reshape(len(part), -1) for part in parts if part.is_floating_point()], dim=1)
+
+
 def _narrows(start: "fx.Node", end: "fx.Node", place: "dict[fx.Node, int]") -> "list[fx.Node]":
     """Return `start` and the nodes behind it that every way from there to `end` goes through, in order."""
     inside = _between(start, end, place)

@@ -14,7 +14,7 @@ from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_mo
 from argosy.compress.passes.export import exported
 from argosy.compress.passes.kinds import is_quantized
 from argosy.compress.passes.learning import taught
-from argosy.compress.passes.slim import went_well
+from argosy.compress.passes.stairs import went_well
 from argosy.compress.sparse import stored_sparse
 from argosy.core.errors import InvalidInput
 

@@ -1,79 +1,60 @@
-"""A thinner network: channels of convolutions, inner widths of feed-forward parts, heads of attention, whole blocks.
+"""A thinner network: channels of convolutions, inner widths of feed-forward parts, heads, whole blocks, embeddings.
 
-Whatever goes, goes as whole rows and columns, so that any runtime is faster; then the rest is fine-tuned. The blocks
-that go are those without which the answers change least, measured one after the other; the heads those without each of
-which they change least (Michel, Levy, Neubig 2019, "Are Sixteen Heads Really Better than One?", section 3.2).
+Whatever goes, goes as whole rows and columns, so that any runtime is faster or the file smaller; then the rest is
+fine-tuned. The blocks that go are those without which the answers change least, measured one after the other; the heads
+those without each of which they change least (Michel, Levy, Neubig 2019, "Are Sixteen Heads Really Better than One?",
+section 3.2). How much goes, where nobody says so: `passes.stairs`.
 """
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
 import numpy as np
 
-from argosy.compress.candidate import Candidate
-from argosy.compress.passes import Bench, Made, Model, Settings, Sketch, SoFar, float_module, named_settings
+from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.channels import cut
 from argosy.compress.passes.export import exported, rows_of
-from argosy.compress.passes.graph import Block, blocks_of, pairs_of, remove_block, shrink_pair, traced, without_block
+from argosy.compress.passes.graph import (
+    Block,
+    blocks_of,
+    flat,
+    pairs_of,
+    remove_block,
+    shrink_pair,
+    traced,
+    without_block,
+)
 from argosy.compress.passes.heads import attentions_of, silenced, without_heads
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
 from argosy.compress.passes.learning import taught
 from argosy.compress.passes.normalizing import with_batch_norms
-from argosy.compress.select import is_sure
+from argosy.compress.passes.stairs import first_cut, next_cut
 from argosy.core.errors import InvalidInput
+from argosy.core.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-_RATIOS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.8125, 0.875, 0.9375)
-_BLOCKS = (0.17, 0.34, 0.5, 0.67, 0.84)
-_QUICK_S = 8.0
-# With a budget that says how small or fast, so many trainings find the largest network within it that learns enough.
-_MOST_TRIES = 3
-# Half of the blocks cost about half of the loss; what lost more than so many times the bound has no half within it.
-_HOPELESS = 6.0
-_NOISE = 0.005
-# Rows that tell which blocks matter.
-_SEEN = 64
+# Rows that tell which blocks and heads matter; of long texts fewer, by their tokens.
+_SEEN, _FEWEST_SEEN, _SEEN_TOKENS = 64, 16, 8192
 
-
-class _Stairs(NamedTuple):
-    """Shares to take where no size or time is asked for: more and more while that goes well."""
-
-    up: tuple[float, ...]
-    less: float
-    """The second try where the first of `up` does not go well."""
-    between: dict[float, float]
-    """For a share whose success differs from the one's before it, a share between the two."""
-
-
-# Half of the channels are a quarter of the weights and operations.
-_CHANNEL_STAIRS = _Stairs((0.5, 0.75, 0.875, 0.9375), 0.25, {0.25: 0.375, 0.75: 0.625, 0.875: 0.8125})
-_BLOCK_STAIRS = _Stairs((0.34, 0.5, 0.67, 0.84), 0.17, {0.17: 0.25, 0.5: 0.42})
-# On top of the other one: what is thin already can lose depth, and the other way round.
-_TOP_STAIRS = {"blocks": (0.67, 0.84), "ratio": (0.5, 0.75)}
-_TOP_LESS = {"blocks": 0.34, "ratio": 0.25}
-# Of both kinds, least first: a share of the widths leaves as much of rows as of columns.
-_TOGETHER = sorted(
-    ({"ratio": ratio, "blocks": blocks} for ratio in (0.25, 0.5, 0.75, 0.875) for blocks in (0.34, 0.67, 0.84)),
-    key=lambda cut: -((1 - cut["ratio"]) ** 2) * (1 - cut["blocks"]),
-)
+CUTS = ("ratio", "blocks", "heads", "embeddings")
+"""Settings that say how much goes."""
 
 
 class Slim:
-    """The pass `slim`. Settings: the share that goes of channels or inner widths (`ratio`), `heads` and `blocks`."""
+    """The pass `slim`. Settings: the share that goes of channels or inner widths (`ratio`), `heads`, `blocks` and the
+    weights of `embeddings`.
+    """
 
-    usual: ClassVar[Settings] = {"ratio": 0.0, "blocks": 0.0, "heads": 0.0}
+    usual: ClassVar[Settings] = {"ratio": 0.0, "blocks": 0.0, "heads": 0.0, "embeddings": 0.0}
     cost, rank = 1, 0
 
     def label(self, settings: Settings) -> str:
         """Return the shares that go."""
-        words = [f"{settings['ratio']:.3g}"] if settings.get("ratio") else []
-        words += [f"{settings[name]:.2g} of {name}" for name in ("blocks", "heads") if settings.get(name)]
-        return " ".join(["slim", *words])
+        return " ".join(["slim", *shares(settings)])
 
     def accepts(self, model: Model) -> bool:
         """Take anything that still is in float: nothing can be cut from an int8 graph."""
@@ -81,33 +62,11 @@ class Slim:
 
     def default(self, model: Model) -> Settings:
         """Take half of the channels, or a third of the blocks of a network for texts."""
-        return {"blocks": _BLOCK_STAIRS.up[0]} if takes_tokens(model) else {"ratio": _CHANNEL_STAIRS.up[0]}
+        return first_cut(is_text=takes_tokens(model))
 
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
-        """Without a bound for size and time: more while that goes well, then blocks and widths together. With one: the
-        least that comes within it.
-        """
-        name, ladder = ("blocks", _BLOCKS) if takes_tokens(model) else ("ratio", _RATIOS)
-        other = "ratio" if name == "blocks" else "blocks"
-        alone = [c for c in so_far.tried if not _cuts(c).get(other)]
-        both = [c for c in so_far.tried if _cuts(c).get(other)]
-        if np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s):
-            if both:
-                return None
-            found = within(so_far, name, ladder)
-            is_in_vain = (found is not None and not so_far.keeps(so_far.sketch({name: found}))) or (
-                bool(alone) and not any(went_well(c, so_far.budget.max_drop) for c in alone)
-            )
-            # What lost too much by itself loses no less with more taken out.
-            below = min((_cuts(c)[name] for c in alone), default=1.0)
-            together = _together(so_far, name, below) if is_in_vain else None
-            return together or (None if found is None else {name: found})
-        if not both:
-            stairs = _BLOCK_STAIRS if name == "blocks" else _CHANNEL_STAIRS
-            found = _climbed(msgspec.structs.replace(so_far, tried=alone), name, stairs)
-            if found is not None:
-                return {name: found}
-        return _both(so_far, alone, both, name, other)
+        """Take more while that goes well; with a bound for size or time, the least that comes within it."""
+        return next_cut(so_far, is_text=takes_tokens(model))
 
     def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
         """Cut without training."""
@@ -136,7 +95,9 @@ def slimmer(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn
     """Return a thinner copy of `teacher`, the layers that had to stay whole with the reason, and what went."""
     asked = named_settings(settings, Slim.usual)
     if any(not 0 <= share < 1 for share in asked.values()) or not any(asked.values()):
-        raise InvalidInput("slim takes a share of the channels (ratio), heads or blocks, above 0 and below 1")
+        raise InvalidInput(
+            "slim takes a share of the channels (ratio), heads, blocks or embeddings, above 0 and below 1"
+        )
     example = rows_of(bench, 2)
     student = teacher
     skipped: list[str] = []
@@ -146,6 +107,9 @@ def slimmer(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn
         removed["blocks_removed"] = gone
     if asked["heads"]:
         student, removed["heads_removed"], skipped = _without_heads(_graph_of(student, bench), asked["heads"], bench)
+        # Blocks that went may have had all of the attention.
+        if not (removed["heads_removed"] or asked["blocks"]):
+            raise InvalidInput("no head could be taken out: " + "; ".join(skipped))
     if asked["ratio"] and (len(example) > 1 or not example[0].dtype.is_floating_point):
         student, removed["widths"] = _narrower(_graph_of(student, bench), asked["ratio"])
         if not removed["widths"] and not asked["blocks"]:
@@ -153,7 +117,19 @@ def slimmer(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn
     elif asked["ratio"]:
         student, whole = cut(student, example[0], asked["ratio"])
         skipped += whole
+    if asked["embeddings"]:
+        from argosy.compress.passes.embeddings import with_small_embeddings
+
+        student = copy.deepcopy(student)
+        removed["embeddings"], whole = with_small_embeddings(student, asked["embeddings"], bench)
+        skipped += whole
     return student.eval(), skipped, removed
+
+
+def shares(settings: Settings) -> list[str]:
+    """Return what goes, in words."""
+    words = [f"{settings['ratio']:.3g}"] if settings.get("ratio") else []
+    return words + [f"{settings[name]:.2g} of {name}" for name in CUTS[1:] if settings.get(name)]
 
 
 def _graph_of(module: "nn.Module", bench: Bench) -> "fx.GraphModule":
@@ -174,7 +150,7 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
     import torch
 
     graph = _graph_of(teacher, bench)
-    example = rows_of(bench, _SEEN)
+    example = _telling(bench)
     found = blocks_of(graph, rows_of(bench, 2))
     if not found:
         raise InvalidInput("the network has no block that could be taken out: nothing of one shape is repeated")
@@ -183,10 +159,11 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
     gone: list[str] = []
     order: list[int] = bench.notes.setdefault("slim: places of the blocks that matter least", [])
     with torch.no_grad():
-        wanted = _flat(graph(*example))
+        wanted = flat(graph(*example))
         while len(gone) < count:
             if len(gone) == len(order):
-                order.append(int(np.argmin([_importance(student, block, example, wanted) for block in found])))
+                tell = _counting(bench, f"which block of {len(found)} matters least", len(found))
+                order.append(int(np.argmin(tell(_importance(student, block, example, wanted) for block in found))))
             least = found[order[len(gone)]]
             remove_block(student, least)
             gone.append(least.modules[0] if least.modules else least.end)
@@ -197,11 +174,32 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
     return student, gone
 
 
+def _telling(bench: Bench) -> "list[torch.Tensor]":
+    """Return the rows by which it is judged what matters."""
+    rows = rows_of(bench, _SEEN)
+    if rows[0].dtype.is_floating_point or rows[0].ndim < 2:
+        return rows
+    return rows_of(bench, max(_FEWEST_SEEN, min(_SEEN, _SEEN_TOKENS // rows[0].shape[1])))
+
+
+def _counting(bench: Bench, message: str, total: int) -> "Callable[[Iterable[float]], list[float]]":
+    """Return what makes a list of numbers and tells of each."""
+
+    def counted(values: Iterable[float]) -> list[float]:
+        found: list[float] = []
+        for value in values:
+            found.append(value)
+            bench.report(Progress(stage="compress", message=message, done=len(found), total=total, unit="tries"))
+        return found
+
+    return counted
+
+
 def _importance(
     student: "fx.GraphModule", block: Block, example: "Sequence[torch.Tensor]", wanted: "torch.Tensor"
 ) -> float:
     """How far the answers move without the block, for each of its weights."""
-    moved = _flat(without_block(student, block)(*example)) - wanted
+    moved = flat(without_block(student, block)(*example)) - wanted
     return float(moved.square().mean()) / block.parameters
 
 
@@ -213,15 +211,17 @@ def _without_heads(
 
     found = attentions_of(teacher, rows_of(bench, 2))
     if not found:
-        raise InvalidInput("the network has no attention whose heads could be told apart")
-    example = rows_of(bench, _SEEN)
+        return teacher, {}, ["heads: there is no attention whose heads could be told apart"]
+    example = _telling(bench)
+    pairs = [(place, head) for place, attention in enumerate(found) for head in range(attention.heads)]
     with torch.no_grad():
-        wanted = _flat(teacher(*example))
-        distances = {
-            (place, head): float((_flat(silenced(teacher, attention, [head])(*example)) - wanted).square().mean())
-            for place, attention in enumerate(found)
-            for head in range(attention.heads)
-        }
+        wanted = flat(teacher(*example))
+        tell = _counting(bench, "which heads matter least", len(pairs))
+        moved = tell(
+            float((flat(silenced(teacher, found[place], [head])(*example)) - wanted).square().mean())
+            for place, head in pairs
+        )
+        distances = dict(zip(pairs, moved, strict=True))
     count = max(1, round(share * len(distances)))
     chosen: dict[int, list[int]] = {}
     for place, head in sorted(distances, key=lambda key: distances[key]):
@@ -256,110 +256,6 @@ def _narrower(teacher: "fx.GraphModule", ratio: float) -> tuple["nn.Module", dic
         shrink_pair(student, pair, keep)
         done[pair.first] = f"{width} to {left}"
     return student, done
-
-
-def _flat(answer: Any) -> "torch.Tensor":
-    import torch
-
-    parts = answer if isinstance(answer, tuple) else (answer,)
-    return torch.cat([part.float().reshape(len(part), -1) for part in parts if part.is_floating_point()], dim=1)
-
-
-def within(so_far: SoFar, name: str, ladder: Sequence[float]) -> float | None:
-    """Return the least share whose sketch keeps size and latency; then, while the drop is kept, larger ones."""
-    tried = [candidate.recipe[-1][1].get(name, 0.0) for candidate in so_far.tried]
-    if not tried:
-        low, high = 0, len(ladder)
-        while low < high:  # the larger the share, the smaller and faster the network
-            middle = (low + high) // 2
-            low, high = (low, middle) if so_far.keeps(so_far.sketch({name: ladder[middle]})) else (middle + 1, high)
-        if low < len(ladder):
-            return ladder[low]
-        # None is small or fast enough: then the smallest there can be, as the nearest point.
-        found = [(sketch.size_bytes, share) for share in ladder if (sketch := so_far.sketch({name: share})) is not None]
-        return min(found)[1] if found else None
-    if len(tried) >= _MOST_TRIES:
-        return None
-    if went_well(so_far.tried[-1], so_far.budget.max_drop):
-        last = so_far.sketch({name: max(tried)})
-        for share in ladder:
-            sketch = so_far.sketch({name: share}) if share > max(tried) else None
-            # Widths are rounded, so that the next share may come to the same network.
-            if sketch is not None and (last is None or sketch.size_bytes < last.size_bytes):
-                return share
-        return None
-    return None
-
-
-def _climbed(so_far: SoFar, name: str, stairs: _Stairs) -> float | None:
-    """Return the next share: up the stairs while all went well, then one between success and failure if quick."""
-    tried = so_far.tried
-    shares = [_cuts(candidate)[name] for candidate in tried]
-    well = [went_well(candidate, so_far.budget.max_drop) for candidate in tried]
-    if all(well):
-        rest = stairs.up[len(tried) :]
-        if len(tried) < 2:
-            return rest[0]
-        # What is small already may come to the same network at the next share, or gain nothing by it.
-        last = so_far.sketch({name: shares[-1]})
-        further = (share for share in rest if _is_smaller(so_far.sketch({name: share}), last))
-        return next(further, None)
-    if len(tried) == 1:
-        lost = tried[0].quality.drop if tried[0].quality is not None else tried[0].given_up
-        is_hopeless = lost > _HOPELESS * max(so_far.budget.max_drop, _NOISE)
-        return None if is_hopeless and name == "blocks" else stairs.less
-    # Between two shares lies something better only if exactly one of them went well; what it brings is worth a short
-    # training.
-    is_quick = all(candidate.seconds < _QUICK_S for candidate in tried)
-    return stairs.between.get(shares[-1]) if well[-1] != well[-2] and is_quick else None
-
-
-def _both(
-    so_far: SoFar, alone: "Sequence[Candidate]", both: "Sequence[Candidate]", name: str, other: str
-) -> Settings | None:
-    """Return the next cut of both kinds: on top of the smallest network that surely keeps the drop, more and more."""
-    kept = [c for c in alone if went_well(c, so_far.budget.max_drop)]
-    base = min([c for c in kept if is_sure(c, so_far.budget)] or kept, key=lambda c: c.size_bytes, default=None)
-    if base is None:
-        return None
-    cuts = {name: _cuts(base)[name]}
-    up = _TOP_STAIRS[other]
-    if all(went_well(c, so_far.budget.max_drop) for c in both):
-        done = [_cuts(c)[other] for c in both]
-        rest = [share for share in up if not done or share > max(done)]
-        last = so_far.sketch({**cuts, other: done[-1]} if done else cuts)
-    elif len(both) == 1 and _cuts(both[0])[other] == up[0]:
-        rest, last = [_TOP_LESS[other]], so_far.sketch(cuts)
-    else:
-        return None
-    found = ({**cuts, other: share} for share in rest)
-    return next((settings for settings in found if _is_smaller(so_far.sketch(settings), last)), None)
-
-
-def _together(so_far: SoFar, name: str, below: float) -> Settings | None:
-    """Return the least cut of both kinds that comes within size and latency, with a share `name` below one: what one
-    kind alone can't reach, or not without losing too much.
-    """
-    cuts = [dict(cut) for cut in _TOGETHER if cut[name] < below]
-    if not cuts or not so_far.keeps(so_far.sketch(cuts[-1])):
-        return None
-    return next(cut for cut in cuts if so_far.keeps(so_far.sketch(cut)))
-
-
-def _cuts(candidate: Candidate) -> Settings:
-    return candidate.recipe[-1][1]
-
-
-def _is_smaller(sketch: Sketch | None, last: Sketch | None) -> bool:
-    """Whether a structure is worth a training beside the one before: smaller, and not slower."""
-    if sketch is None or last is None:
-        return sketch is not None
-    return sketch.size_bytes < last.size_bytes and sketch.ratio < last.ratio
-
-
-def went_well(candidate: Candidate, max_drop: float) -> bool:
-    """Return whether a candidate keeps the drop."""
-    return candidate.status == "measured" and candidate.quality is not None and candidate.quality.drop <= max_drop
 
 
 def parameters(module: "nn.Module") -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from argosy.compress.features import beside, has_layer, heard, with_features
 from argosy.compress.quality import Samples, answers
 from argosy.core.errors import InvalidInput
-from argosy.core.progress import Progress, Reporter
+from argosy.core.progress import Progress, Reporter, seldom
 from argosy.data.text import ATTENTION_MASK, without_padding
 from argosy.formats.onnx_runtime import OnnxRunner
 from argosy.formats.runner import Answering, Runner
@@ -40,7 +40,6 @@ _CLIP = 1.0
 _WEIGHT_DECAY = 0.01
 # Texts of like lengths share a batch; so many batches are drawn together and then sorted, so that order stays random.
 _SORTED_BATCHES = 16
-_TOLD_S = 0.5
 _MOST_FEATURE_BYTES = 512 << 20
 _TRIED_STEPS = 3
 _ASKED = "teaching: what the original answers to the training part"
@@ -117,14 +116,11 @@ def teach(
 
 
 def _asking(report: Reporter, label: str) -> Callable[[int, int], None]:
-    told = time.monotonic()
+    report = seldom(report)
 
     def tell(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > _TOLD_S:
-            told = time.monotonic()
-            message = f"{label}: asking the original"
-            report(Progress(stage="compress", message=message, done=done, total=total, unit="samples"))
+        message = f"{label}: asking the original"
+        report(Progress(stage="compress", message=message, done=done, total=total, unit="samples"))
 
     return tell
 
@@ -144,7 +140,7 @@ def _train(  # noqa: PLR0917 - called once, from `teach`
 
     optimizer = torch.optim.AdamW(parameters, lr=lesson.learning_rate, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / course.total))
-    told, done = time.monotonic(), 0
+    report, done = seldom(report), 0
     while done < course.total:
         epoch = done // lessons.batches
         for rows in lessons.epoch(epoch):
@@ -158,17 +154,15 @@ def _train(  # noqa: PLR0917 - called once, from `teach`
             course.follow(done)
             schedule.step()
             tell(done / course.total)
-            if time.monotonic() - told > _TOLD_S:
-                told = time.monotonic()
-                report(
-                    Progress(
-                        stage="compress",
-                        message=f"{label}: epoch {epoch + 1} of {course.epochs}, loss {float(loss.detach()):.4g}",
-                        done=done,
-                        total=course.total,
-                        unit="steps",
-                    )
+            report(
+                Progress(
+                    stage="compress",
+                    message=f"{label}: epoch {epoch + 1} of {course.epochs}, loss {float(loss.detach()):.4g}",
+                    done=done,
+                    total=course.total,
+                    unit="steps",
                 )
+            )
             if done >= course.total:
                 break
         mean = float(loss.detach())

@@ -1,5 +1,7 @@
 """What long work tells about itself while it runs: plain events, shown by whoever listens."""
 
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -31,3 +33,16 @@ class Reporter(Protocol):
 
 def silent(news: Progress) -> None:
     """Listen to nothing."""
+
+
+def seldom(report: Reporter, every_s: float = 0.5, now: Callable[[], float] = time.monotonic) -> Reporter:
+    """Return a listener that passes on a piece of news every `every_s` at most, the first one after that time."""
+    told = now()
+
+    def tell(news: Progress) -> None:
+        nonlocal told
+        if now() - told >= every_s:
+            told = now()
+            report(news)
+
+    return tell

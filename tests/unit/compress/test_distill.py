@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from argosy.compress.candidate import Candidate, Quality
+from argosy.compress.candidate import Candidate, Quality, Timing
 from argosy.compress.config import CompressConfig
 from argosy.compress.passes import Hopeless, Model, Sketch, SoFar
 from argosy.compress.passes.distill import Distill
@@ -148,6 +148,33 @@ def test_what_slim_could_not_teach_shortly_is_tried_the_largest_first(made):
     assert proposed([], lost, size="300B") == {"ratio": 0.75}, "only what would keep the size"
     assert proposed([candidate("distill", {"ratio": 0.5}, 0.0)], lost) == {"ratio": 0.75}
     assert proposed([candidate("distill", {"ratio": 0.5}, 0.1)], lost) is None
+
+
+def test_what_keeps_the_drop_by_luck_is_trained_longer_where_it_would_gain_much(made):
+    _, bench = made
+
+    def measured(name, settings, cost, high, drop=0.005):
+        quality = Quality(measure="accuracy", value=0.9, drop=drop, drop_high=high, seen_drop=0.0)
+        timing = Timing(batch=1, p50_s=1.0, p95_s=1.0, cpu_s=1.0, ratio=0.5)
+        return Candidate(
+            name="x",
+            recipe=[(name, settings), ("quantize", {})],
+            status="measured",
+            size_ratio=2 * cost,
+            timings=[timing],
+            quality=quality,
+        )
+
+    def proposed(*elsewhere):
+        so_far = SoFar(tried=[], elsewhere=elsewhere, budget=CompressConfig().budget(), sketch=lambda _: None)
+        return Distill().propose(bench.original, so_far)
+
+    lucky, sure = measured("slim", {"ratio": 0.75}, 0.1, high=0.02), measured("slim", {"ratio": 0.5}, 0.2, high=0.008)
+    assert proposed(sure, lucky) == {"ratio": 0.75}
+    assert proposed(lucky) == {"ratio": 0.75}
+    assert proposed(sure) is None
+    assert proposed(measured("slim", {"ratio": 0.5}, 0.11, high=0.008), lucky) is None, "little is gained"
+    assert proposed(sure, measured("factorize", {"energy": 0.5}, 0.1, high=0.02)) is None
 
 
 def test_only_the_original_in_float_is_taken(made):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from argosy.compress.config import CompressConfig
-from argosy.compress.passes import Hopeless, Model, Sketch, SoFar, slim
+from argosy.compress.passes import Hopeless, Model, Sketch, SoFar, slim, stairs
 from argosy.compress.passes.channels import cut
 from argosy.compress.passes.slim import Slim, slimmer
 from argosy.core.errors import InvalidInput
@@ -309,6 +309,35 @@ def test_embeddings_go_last_from_the_best_network_for_texts(text):
     assert next_share(cut(0.9, BAD)) is None
     assert next_share(cut(0.9, 0.03)) == 0.75
     assert next_share(cut(0.9, 0.03), cut(0.75, GOOD)) is None
+
+
+def test_everything_goes_at_once_after_the_first_blocks_and_further_while_that_goes_well(text):
+    def next_step(*drops, gain=2.0, first=GOOD):
+        """Each drop is that of the step proposed before."""
+        tried = [Tried(0.0, first, blocks=0.34)]
+        for drop in [*drops, None]:
+            found = proposed(text, *tried, sketch=Sketches(gain=gain), max_drop="1pt")
+            step = stairs._TINY.index(found) if found in stairs._TINY else None
+            if drop is not None:
+                tried.append(Tried(drop=drop, **found))
+        return step
+
+    assert next_step() == 3
+    assert next_step(gain=1.05) is None
+    assert next_step(GOOD) == 6
+    assert next_step(GOOD, GOOD) == 8
+    assert next_step(GOOD, GOOD, GOOD) is None
+    assert next_step(GOOD, 0.03) == 4
+    assert next_step(GOOD, 0.03, GOOD) == 5
+    assert next_step(GOOD, 0.03, GOOD, GOOD) is None
+    assert next_step(0.03) == 1
+    assert next_step(0.03, GOOD) == 2
+    assert next_step(0.03, 0.03) == 0
+    # More of the blocks alone, where nothing of everything does.
+    assert next_step(BAD) is None
+    assert proposed(text, Tried(0.0, GOOD, blocks=0.34), Tried(drop=BAD, **stairs._TINY[3]), max_drop="1pt") == {
+        "blocks": 0.5
+    }
 
 
 def test_embeddings_go_alone_where_no_block_can(text):

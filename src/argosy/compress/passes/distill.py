@@ -18,6 +18,7 @@ from argosy.compress.passes.learning import taught
 from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.passes.slim import CUTS, parameters, shares, slimmer
 from argosy.compress.passes.stairs import went_well
+from argosy.compress.select import is_sure
 from argosy.core.errors import InvalidInput
 from argosy.train.config import ModelConfig
 
@@ -29,6 +30,8 @@ _SEEN = 64
 _MOST_TRIES = 2
 # A short training that lost more than so many times the bound is no promise for a long one.
 _PROMISING = 4.0
+# What so many times as small and fast as the best that is sure is worth a long training.
+_GAINS = 1.25
 
 
 class Distill:
@@ -56,7 +59,9 @@ class Distill:
         return {"blocks": 0.5} if takes_tokens(model) else {"ratio": 0.5}
 
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
-        """Train longer what lost too much when trained shortly, the largest within size and latency first."""
+        """Train longer what is not sure to keep the drop and would be much better than all that is, then what lost too
+        much when trained shortly, the largest within size and latency first.
+        """
         done = [candidate.recipe[-1][1] for candidate in so_far.tried]
         if len(done) >= _MOST_TRIES or any(not went_well(c, so_far.budget.max_drop) for c in so_far.tried):
             return None
@@ -70,7 +75,7 @@ class Distill:
             and c.quality.drop <= _PROMISING * so_far.budget.max_drop + 2.0 / max(1, c.quality.items)
         ]
         bounded = np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s)
-        for settings in sorted(failed, key=lambda found: sum(found.values())):
+        for settings in [*_unsure(so_far), *sorted(failed, key=lambda found: sum(found.values()))]:
             if settings not in done and (not bounded or so_far.keeps(so_far.sketch(settings))):
                 return settings
         return None
@@ -102,11 +107,21 @@ class Distill:
         )
         # What begins with random weights says little about its end for long.
         is_tried = asked["init"] == "kept" and not asked["student"]
-        done = taught(student, bench, self.label(settings), lesson=lesson, is_tried=is_tried)
-        changed = {"parameters_before": parameters(teacher), "parameters_after": parameters(student)}
+        before, after = parameters(teacher), parameters(student)
+        done = taught(student, bench, self.label(settings), lesson=lesson, shrunk=before / after, is_tried=is_tried)
+        changed = {"parameters_before": before, "parameters_after": after}
         return Made(
             onnx=exported(student, bench), module=student, changed={**changed, **removed, **done}, skipped=skipped
         )
+
+
+def _unsure(so_far: SoFar) -> list[Settings]:
+    """Return the cuts that keep the drop, but not surely, and would gain much: those that gain most first."""
+    fitting = [c for c in so_far.elsewhere if c.status == "measured" and not c.misses(so_far.budget)]
+    best = min((c.cost for c in fitting if is_sure(c, so_far.budget)), default=float("inf"))
+    found = sorted((c for c in fitting if c.recipe[0][0] == "slim" and _GAINS * c.cost < best), key=lambda c: c.cost)
+    cuts = [c.recipe[0][1] for c in found]
+    return [settings for number, settings in enumerate(cuts) if settings not in cuts[:number]]
 
 
 def _student(teacher: "nn.Module", settings: Settings, bench: Bench) -> tuple["nn.Module", list[str], dict[str, Any]]:

@@ -31,7 +31,7 @@ from argosy.compress.passes.learning import taught
 from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.passes.stairs import first_cut, next_cut
 from argosy.core.errors import InvalidInput
-from argosy.core.progress import Progress
+from argosy.core.progress import Progress, seldom
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ class Slim:
             raise InvalidInput("nothing could be taken out: " + ("; ".join(skipped) or "all layers are thin already"))
         bench.check_draft(exported(student, bench, is_draft=True))
         with_batch_norms(student, rows_of(bench, _SEEN))
-        done = taught(student, bench, self.label(settings), is_tried=True)
+        done = taught(student, bench, self.label(settings), shrunk=before / after, is_tried=True)
         return Made(
             onnx=exported(student, bench),
             module=student,
@@ -185,11 +185,13 @@ def _telling(bench: Bench) -> "list[torch.Tensor]":
 def _counting(bench: Bench, message: str, total: int) -> "Callable[[Iterable[float]], list[float]]":
     """Return what makes a list of numbers and tells of each."""
 
+    report = seldom(bench.report)
+
     def counted(values: Iterable[float]) -> list[float]:
         found: list[float] = []
         for value in values:
             found.append(value)
-            bench.report(Progress(stage="compress", message=message, done=len(found), total=total, unit="tries"))
+            report(Progress(stage="compress", message=message, done=len(found), total=total, unit="tries"))
         return found
 
     return counted

@@ -45,7 +45,7 @@ _TOGETHER = sorted(
     ({"ratio": ratio, "blocks": blocks} for ratio in (0.25, 0.5, 0.75, 0.875) for blocks in (0.34, 0.67, 0.84)),
     key=lambda cut: -((1 - cut["ratio"]) ** 2) * (1 - cut["blocks"]),
 )
-# Of everything, for networks for texts: shares of embeddings, blocks, and of both widths and heads.
+# Of everything, for networks for texts, least first: shares of embeddings, blocks, and of both widths and heads.
 _TINY = [
     {"embeddings": embeddings, "blocks": blocks, "ratio": width, "heads": width}
     for embeddings, blocks, width in (
@@ -61,6 +61,10 @@ _TINY = [
     )
 ]
 
+# Where no size or time is asked for, these are tried in turn while that goes well, then what lies between.
+_TINY_STEPS = (3, 6, 8)
+_MOST_TINY = 5
+
 
 def first_cut(*, is_text: bool) -> Settings:
     """Return what is cut where nothing is asked."""
@@ -70,8 +74,8 @@ def first_cut(*, is_text: bool) -> Settings:
 def next_cut(so_far: SoFar, *, is_text: bool) -> Settings | None:
     """Return the cut most worth trying next; None when nothing more is.
 
-    With a bound for size or time that is the least that comes within it. Without one, more while that goes well: first
-    channels, or for texts blocks; then both together; then embeddings.
+    With a bound for size or time that is the least that comes within it. Without one, more while that goes well:
+    channels, then blocks; for texts blocks, then everything at once; where that doesn't go, what does alone.
     """
     budget = so_far.budget
     is_bounded = np.isfinite(budget.size_bytes) or np.isfinite(budget.latency_p95_s)
@@ -88,19 +92,25 @@ class _Tried(NamedTuple):
     alone: list[Candidate]
     both: list[Candidate]
     smaller: list[Candidate]
-    """With embeddings."""
+    """With embeddings,"""
+    tiny: list[Candidate]
+    """and with everything."""
 
     @classmethod
     def of(cls, so_far: SoFar, name: str) -> "_Tried":
         other = "ratio" if name == "blocks" else "blocks"
-        smaller = [c for c in so_far.tried if _cuts(c).get("embeddings")]
-        rest = [c for c in so_far.tried if c not in smaller]
-        both = [c for c in rest if _cuts(c).get(other)]
-        return cls(name, other, [c for c in rest if c not in both], both, smaller)
+        found = cls(name, other, [], [], [], [])
+        for candidate in so_far.tried:
+            cuts = _cuts(candidate)
+            kind = found.both if cuts.get(other) else found.alone
+            if cuts.get("embeddings"):
+                kind = found.tiny if cuts.get("heads") else found.smaller
+            kind.append(candidate)
+        return found
 
 
 def _bounded(so_far: SoFar, tried: _Tried, *, is_text: bool) -> Settings | None:
-    if tried.both or tried.smaller:
+    if tried.both or tried.tiny:
         return None
     name, alone = tried.name, tried.alone
     found = _within(so_far, name, _BLOCKS if is_text else _RATIOS)
@@ -115,6 +125,11 @@ def _bounded(so_far: SoFar, tried: _Tried, *, is_text: bool) -> Settings | None:
 
 
 def _unbounded(so_far: SoFar, tried: _Tried, *, is_text: bool) -> Settings | None:
+    max_drop = so_far.budget.max_drop
+    if is_text and any(went_well(c, max_drop) for c in tried.alone):
+        cuts = _tiny_next(so_far, tried.tiny) if len(tried.alone) == 1 else None
+        if cuts is not None or any(went_well(c, max_drop) for c in tried.tiny):
+            return cuts
     if not tried.both and not tried.smaller:
         stairs = _BLOCK_STAIRS if is_text else _CHANNEL_STAIRS
         share = _climbed(msgspec.structs.replace(so_far, tried=tried.alone), tried.name, stairs)
@@ -216,6 +231,20 @@ def _tiny(so_far: SoFar, below: float) -> Settings | None:
         middle = (low + high) // 2
         low, high = (low, middle) if so_far.keeps(so_far.sketch(cuts[middle])) else (middle + 1, high)
     return cuts[low] if low < len(cuts) else None
+
+
+def _tiny_next(so_far: SoFar, tried: Sequence[Candidate]) -> Settings | None:
+    """Return the next of the cuts of everything: further while that goes well, then between success and failure."""
+    steps = {_TINY.index(_cuts(c)): went_well(c, so_far.budget.max_drop) for c in tried}
+    good = max((step for step, well in steps.items() if well), default=-1)
+    bad = min((step for step, well in steps.items() if not well), default=None)
+    if len(tried) >= _MOST_TINY or (good < 0 and tried and _is_hopeless(tried[0], so_far)):
+        return None
+    step = next((step for step in _TINY_STEPS if step > good), -1) if bad is None else (good + bad) // 2
+    if step < 0 or step in steps:
+        return None
+    sketch = so_far.sketch(_TINY[step])
+    return dict(_TINY[step]) if sketch is not None and sketch.gain > _GAINS else None
 
 
 def _with_embeddings(so_far: SoFar, tried: _Tried) -> Settings | None:

@@ -184,7 +184,6 @@ def _telling(bench: Bench) -> "list[torch.Tensor]":
 
 def _counting(bench: Bench, message: str, total: int) -> "Callable[[Iterable[float]], list[float]]":
     """Return what makes a list of numbers and tells of each."""
-
     report = seldom(bench.report)
 
     def counted(values: Iterable[float]) -> list[float]:

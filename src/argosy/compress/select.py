@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from argosy.compress.candidate import Candidate, Quality
+from argosy.compress.candidate import Candidate
 from argosy.compress.config import Budget
 from argosy.core.units import format_size, format_time
 
@@ -61,12 +61,14 @@ def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float,
     """Return a key that sorts candidates within the budget, best first."""
     assert candidate.quality is not None
     sure = is_sure(candidate, budget)
-    settled = sure and _is_settled(candidate.quality, budget)
-    return not sure, not settled, 0.0 if sure else drop_high(candidate), candidate.cost
+    return not sure, not is_settled(candidate, budget), 0.0 if sure else drop_high(candidate), candidate.cost
 
 
-def _is_settled(quality: Quality, budget: Budget) -> bool:
-    """Whether being the best of many tries can't be why it looks as good as it does."""
+def is_settled(candidate: Candidate, budget: Budget) -> bool:
+    """Return whether it is sure, and being the best of many tries can't be why it looks as good as it does."""
+    quality = candidate.quality
+    if quality is None or not is_sure(candidate, budget):
+        return False
     # The distance of two vectors is no accuracy that could hide errors which cancel out.
     is_distance = quality.measure == "cosine"
     is_faithful = quality.agreement >= 1.0 - budget.max_drop - _EPSILON

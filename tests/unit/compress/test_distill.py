@@ -154,7 +154,7 @@ def test_what_keeps_the_drop_by_luck_is_trained_longer_where_it_would_gain_much(
     _, bench = made
 
     def measured(name, settings, cost, high, drop=0.005):
-        quality = Quality(measure="accuracy", value=0.9, drop=drop, drop_high=high, seen_drop=0.0)
+        quality = Quality(measure="accuracy", value=0.9, drop=drop, drop_high=high / 2, drop_surely=high, agreement=0.9)
         timing = Timing(batch=1, p50_s=1.0, p95_s=1.0, cpu_s=1.0, ratio=0.5)
         return Candidate(
             name="x",

@@ -18,7 +18,7 @@ from argosy.compress.passes.learning import taught
 from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.passes.slim import CUTS, parameters, shares, slimmer
 from argosy.compress.passes.stairs import went_well
-from argosy.compress.select import is_sure
+from argosy.compress.select import is_settled
 from argosy.core.errors import InvalidInput
 from argosy.train.config import ModelConfig
 
@@ -59,8 +59,8 @@ class Distill:
         return {"blocks": 0.5} if takes_tokens(model) else {"ratio": 0.5}
 
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
-        """Train longer what is not sure to keep the drop and would be much better than all that is, then what lost too
-        much when trained shortly, the largest within size and latency first.
+        """Train longer what keeps the drop, but not beyond doubt, and is much better than all that does; then what lost
+        too much when trained shortly, the largest within size and latency first.
         """
         done = [candidate.recipe[-1][1] for candidate in so_far.tried]
         if len(done) >= _MOST_TRIES or any(not went_well(c, so_far.budget.max_drop) for c in so_far.tried):
@@ -116,9 +116,9 @@ class Distill:
 
 
 def _unsure(so_far: SoFar) -> list[Settings]:
-    """Return the cuts that keep the drop, but not surely, and would gain much: those that gain most first."""
+    """Return the cuts that keep the drop, but not beyond doubt, and would gain much: those that gain most first."""
     fitting = [c for c in so_far.elsewhere if c.status == "measured" and not c.misses(so_far.budget)]
-    best = min((c.cost for c in fitting if is_sure(c, so_far.budget)), default=float("inf"))
+    best = min((c.cost for c in fitting if is_settled(c, so_far.budget)), default=float("inf"))
     found = sorted((c for c in fitting if c.recipe[0][0] == "slim" and _GAINS * c.cost < best), key=lambda c: c.cost)
     cuts = [c.recipe[0][1] for c in found]
     return [settings for number, settings in enumerate(cuts) if settings not in cuts[:number]]

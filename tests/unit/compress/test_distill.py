@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 import torch
 
@@ -175,6 +176,28 @@ def test_what_keeps_the_drop_by_luck_is_trained_longer_where_it_would_gain_much(
     assert proposed(sure) is None
     assert proposed(measured("slim", {"ratio": 0.5}, 0.11, high=0.008), lucky) is None, "little is gained"
     assert proposed(sure, measured("factorize", {"energy": 0.5}, 0.1, high=0.02)) is None
+
+
+def test_texts_that_are_known_by_heart_are_not_learned_longer(made, tmp_path):
+    _, bench = made
+    path = tmp_path / "texts.onnx"
+    path.write_bytes(onnx_of(encoder(8, 1), Sentences()))
+    short = candidate("slim", {"blocks": 0.5}, 0.02)
+    done = msgspec.structs.replace(short, changed={"epochs": 30})
+    doubtful = Quality(measure="accuracy", value=0.9, drop_high=0.02, drop_surely=0.02, agreement=0.9)
+    timing = Timing(batch=1, p50_s=1.0, p95_s=1.0, cpu_s=1.0, ratio=0.5)
+    lucky = msgspec.structs.replace(
+        short, recipe=[*short.recipe, ("quantize", {})], size_ratio=0.1, timings=[timing], quality=doubtful
+    )
+
+    def proposed(*elsewhere, model=None):
+        so_far = SoFar(tried=[], elsewhere=elsewhere, budget=CompressConfig().budget(), sketch=lambda _: None)
+        return Distill().propose(model or Model(path=path), so_far)
+
+    assert proposed(short) == proposed(short, lucky) == {"blocks": 0.5}
+    assert proposed(done) is None
+    assert proposed(done, lucky) is None
+    assert proposed(done, model=bench.original) == {"blocks": 0.5}, "of pictures more is of use"
 
 
 def test_only_the_original_in_float_is_taken(made):

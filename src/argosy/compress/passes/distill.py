@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 import numpy as np
 
+from argosy.compress.candidate import Candidate
 from argosy.compress.passes import LONGER, Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
@@ -19,6 +20,7 @@ from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.passes.slim import CUTS, parameters, shares, slimmer
 from argosy.compress.passes.stairs import went_well
 from argosy.compress.select import is_settled
+from argosy.compress.teaching import MOST_EPOCHS
 from argosy.core.errors import InvalidInput
 from argosy.train.config import ModelConfig
 
@@ -69,13 +71,14 @@ class Distill:
             c.recipe[0][1]
             for c in so_far.elsewhere
             if [name for name, _ in c.recipe] == ["slim"]
+            and _has_more_to_learn(c, model)
             and c.status == "measured"
             and not went_well(c, so_far.budget.max_drop)
             and c.quality is not None
             and c.quality.drop <= _PROMISING * so_far.budget.max_drop + 2.0 / max(1, c.quality.items)
         ]
         bounded = np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s)
-        for settings in [*_unsure(so_far), *sorted(failed, key=lambda found: sum(found.values()))]:
+        for settings in [*_unsure(model, so_far), *sorted(failed, key=lambda found: sum(found.values()))]:
             if settings not in done and (not bounded or so_far.keeps(so_far.sketch(settings))):
                 return settings
         return None
@@ -102,7 +105,7 @@ class Distill:
             bench.lesson,
             epochs=LONGER * bench.lesson.epochs,
             seconds=LONGER * bench.lesson.seconds,
-            most_epochs=LONGER * bench.lesson.most_epochs,
+            most_epochs=bench.lesson.most_epochs * (1 if takes_tokens(model) else LONGER),
             soft_share=float(asked["soft_share"]),
         )
         # What begins with random weights says little about its end for long.
@@ -115,12 +118,18 @@ class Distill:
         )
 
 
-def _unsure(so_far: SoFar) -> list[Settings]:
+def _has_more_to_learn(candidate: Candidate, model: Model) -> bool:
+    """Whether a longer training is another one: of texts no more than so many passes are of use."""
+    return not takes_tokens(model) or candidate.changed.get("epochs", 0) < MOST_EPOCHS
+
+
+def _unsure(model: Model, so_far: SoFar) -> list[Settings]:
     """Return the cuts that keep the drop, but not beyond doubt, and would gain much: those that gain most first."""
     fitting = [c for c in so_far.elsewhere if c.status == "measured" and not c.misses(so_far.budget)]
     best = min((c.cost for c in fitting if is_settled(c, so_far.budget)), default=float("inf"))
     found = sorted((c for c in fitting if c.recipe[0][0] == "slim" and _GAINS * c.cost < best), key=lambda c: c.cost)
-    cuts = [c.recipe[0][1] for c in found]
+    learned = [c.recipe for c in so_far.elsewhere if not _has_more_to_learn(c, model)]
+    cuts = [c.recipe[0][1] for c in found if c.recipe[:1] not in learned]
     return [settings for number, settings in enumerate(cuts) if settings not in cuts[:number]]
 
 

@@ -63,7 +63,6 @@ _TINY = [
 
 # Where no size or time is asked for, these are tried in turn while that goes well, then what lies between.
 _TINY_STEPS = (3, 6, 8)
-_MOST_TINY = 5
 
 
 def first_cut(*, is_text: bool) -> Settings:
@@ -143,12 +142,9 @@ def _within(so_far: SoFar, name: str, ladder: Sequence[float]) -> float | None:
     """Return the least share whose sketch keeps size and latency; then, while the drop is kept, larger ones."""
     tried = [candidate.recipe[-1][1].get(name, 0.0) for candidate in so_far.tried]
     if not tried:
-        low, high = 0, len(ladder)
-        while low < high:  # the larger the share, the smaller and faster the network
-            middle = (low + high) // 2
-            low, high = (low, middle) if so_far.keeps(so_far.sketch({name: ladder[middle]})) else (middle + 1, high)
-        if low < len(ladder):
-            return ladder[low]
+        least = _least(so_far, [{name: share} for share in ladder])
+        if least is not None:
+            return float(least[name])
         # None is small or fast enough: then the smallest there can be, as the nearest point.
         found = [(sketch.size_bytes, share) for share in ladder if (sketch := so_far.sketch({name: share})) is not None]
         return min(found)[1] if found else None
@@ -161,7 +157,6 @@ def _within(so_far: SoFar, name: str, ladder: Sequence[float]) -> float | None:
             # Widths are rounded, so that the next share may come to the same network.
             if sketch is not None and (last is None or sketch.size_bytes < last.size_bytes):
                 return share
-        return None
     return None
 
 
@@ -225,7 +220,13 @@ def _together(so_far: SoFar, name: str, below: float) -> Settings | None:
 
 def _tiny(so_far: SoFar, below: float) -> Settings | None:
     """Return the least of the cuts of everything that comes within size and latency, with a share of blocks below."""
-    cuts = [dict(cut) for cut in _TINY if cut["blocks"] < below]
+    return _least(so_far, [dict(cut) for cut in _TINY if cut["blocks"] < below])
+
+
+def _least(so_far: SoFar, cuts: Sequence[Settings]) -> Settings | None:
+    """Return the first of the cuts that comes within size and latency, in few sketches: each is smaller and faster than
+    the one before.
+    """
     low, high = 0, len(cuts)
     while low < high:
         middle = (low + high) // 2
@@ -238,7 +239,7 @@ def _tiny_next(so_far: SoFar, tried: Sequence[Candidate]) -> Settings | None:
     steps = {_TINY.index(_cuts(c)): went_well(c, so_far.budget.max_drop) for c in tried}
     good = max((step for step, well in steps.items() if well), default=-1)
     bad = min((step for step, well in steps.items() if not well), default=None)
-    if len(tried) >= _MOST_TINY or (good < 0 and tried and _is_hopeless(tried[0], so_far)):
+    if good < 0 and tried and _is_hopeless(tried[0], so_far):
         return None
     step = next((step for step in _TINY_STEPS if step > good), -1) if bad is None else (good + bad) // 2
     if step < 0 or step in steps:

@@ -67,7 +67,7 @@ ASKS: dict[str, tuple[Ask, ...]] = {
         Ask("cosine 0.99, int8 alone", "1pt", passes=("quantize",)),
         Ask("cosine 0.998, int8 alone", "0.2pt", passes=("quantize",)),
     ),
-    "r52": (Ask("1 point, 4x smaller", "1pt", smaller=4), _SMALLEST, _STATED, _INT8),
+    "r52": (_SMALLEST, _STATED, _INT8),
     "search20m": (Ask("1 point within 15 minutes", "1pt", time_limit="15min"),),
 }
 

@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
 
-from argosy.compress.passes import Model
+from argosy.compress.candidate import Candidate
+from argosy.compress.config import CompressConfig
+from argosy.compress.passes import Model, Sketch, SoFar
 from argosy.compress.passes.prune import Prune
 from argosy.compress.passes.quantize import Quantize
 from argosy.core.errors import InvalidInput
@@ -134,3 +138,41 @@ def test_a_pruned_model_can_be_quantized_and_stays_sparse(made, tmp_path):
     assert np.abs(got - wanted).max() < 0.1 * np.ptp(wanted)
     dense = sum(numpy_helper.to_array(t).size for t in onnx.load_from_string(int8.onnx).graph.initializer)
     assert dense < 0.5 * sum(p.numel() for p in pruned.module.parameters())
+
+
+def proposed(sketch, *, tried=(), elsewhere=(), **asked):
+    budget = CompressConfig(**asked).budget()
+    so_far = SoFar(tried=list(tried), elsewhere=list(elsewhere), budget=budget, sketch=sketch)
+    return Prune().propose(Model(path=Path("model.onnx")), so_far)
+
+
+def test_the_fewest_zeros_that_come_within_the_size_are_tried_and_none_where_the_most_are_too_few():
+    asked = []
+
+    def sketch(settings):
+        asked.append(settings["sparsity"])
+        return Sketch(size_bytes=round(1e6 * (1 - settings["sparsity"])), p95_s=0.001, ratio=1.02)
+
+    assert proposed(sketch, size="600KB") == {"sparsity": 0.5}
+    assert proposed(sketch, size="300KB") == {"sparsity": 0.75}
+    assert proposed(sketch, size="110KB") == {"sparsity": 0.9}
+    asked.clear()
+    assert proposed(sketch, size="90KB") is None
+    assert asked == [0.9]
+    assert proposed(sketch, size="600KB", latency_p95="0.5ms") is None
+    assert proposed(sketch, latency_p95="2ms") is None, "zeros make nothing faster"
+    assert proposed(lambda settings: None, size="600KB") is None
+    once = Candidate(name="prune 0.5", recipe=[("prune", {"sparsity": 0.5})], status="measured")
+    assert proposed(sketch, tried=[once], size="600KB") is None
+
+
+def test_nothing_is_pruned_where_something_else_is_small_enough(made):
+    _, bench = made
+    quality = bench.samples.own()
+    small = Candidate(name="int8", recipe=[("quantize", {})], status="measured", size_bytes=500_000, quality=quality)
+
+    def sketch(settings):
+        return Sketch(size_bytes=100_000, p95_s=0.001, ratio=1.0)
+
+    assert proposed(sketch, elsewhere=[small], size="600KB") is None
+    assert proposed(sketch, elsewhere=[small], size="400KB") == {"sparsity": 0.5}

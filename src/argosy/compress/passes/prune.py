@@ -14,7 +14,6 @@ from argosy.compress.passes import Bench, Made, Model, Settings, SoFar, float_mo
 from argosy.compress.passes.export import exported
 from argosy.compress.passes.kinds import is_quantized
 from argosy.compress.passes.learning import taught
-from argosy.compress.passes.stairs import went_well
 from argosy.compress.sparse import stored_sparse
 from argosy.core.errors import InvalidInput
 
@@ -53,17 +52,19 @@ class Prune:
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
         """Only where a size is asked for that nothing else has reached: zeros make nothing faster."""
         budget = so_far.budget
-        if not np.isfinite(budget.size_bytes) or len(so_far.tried) >= len(_SPARSITIES):
+        # What was lost with the fewest zeros that will do is lost with more of them as well.
+        if so_far.tried or not np.isfinite(budget.size_bytes):
             return None
         if any(c.status == "measured" and not c.misses(budget) for c in so_far.elsewhere):
             return None
-        if any(not went_well(candidate, budget.max_drop) for candidate in so_far.tried):
+        # The most first: where they are too few, that is all there is to find out.
+        if not _is_enough(_SPARSITIES[-1], so_far):
             return None
-        return {"sparsity": _SPARSITIES[len(so_far.tried)]}
+        return {"sparsity": next(sparsity for sparsity in _SPARSITIES if _is_enough(sparsity, so_far))}
 
     def draft(self, model: Model, settings: Settings, bench: Bench) -> bytes | None:
-        """Zeros change no structure."""
-        return None
+        """Take the smallest weights at once: what is left to store doesn't depend on which they are."""
+        return self.apply(model, {**settings, "tune": False}, bench).onnx
 
     def apply(self, model: Model, settings: Settings, bench: Bench) -> Made:
         """Zero the smallest weights, gradually while training, and store the rest."""
@@ -94,6 +95,12 @@ class Prune:
         onnx = stored_sparse(dense)
         changed = {"zeros": round(masks.zeros(), 4), "dense_bytes": len(dense), "stored_bytes": len(onnx)}
         return Made(onnx=onnx, module=student, changed={**changed, **done})
+
+
+def _is_enough(sparsity: float, so_far: SoFar) -> bool:
+    """Whether so many zeros come within the budget's size and latency."""
+    sketch, budget = so_far.sketch({"sparsity": sparsity}), so_far.budget
+    return sketch is not None and sketch.size_bytes <= budget.size_bytes and sketch.p95_s <= budget.latency_p95_s
 
 
 class _Masks:

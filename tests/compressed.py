@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from argosy.compress import teaching
+from argosy.compress.lessons import Lesson
 from argosy.compress.passes import Bench, Model, export
 from argosy.compress.quality import Samples
-from argosy.compress.teaching import Lesson
 from argosy.core.progress import silent
 from argosy.formats.onnx_export import onnx_bytes
 from argosy.formats.onnx_runtime import OnnxRunner
@@ -150,7 +150,7 @@ def steady(monkeypatch):
         finally:
             torch.set_num_threads(threads)
 
-    monkeypatch.setattr(teaching, "_fastest", fastest)
+    monkeypatch.setattr(teaching, "fastest", fastest)
 
 
 def quick_exports(monkeypatch):

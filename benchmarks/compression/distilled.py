@@ -48,8 +48,9 @@ def distillation_against_hard_labels(
     place: Place, job: given.Job, seeds: Sequence[int], *, epochs: int = EPOCHS
 ) -> list[dict[str, Any]]:
     """Return one entry per seed and way: accuracy on the test part, seconds, epochs."""
+    from argosy.compress.lessons import Lesson
     from argosy.compress.quality import Samples
-    from argosy.compress.teaching import Lesson, teach
+    from argosy.compress.teaching import teach
     from argosy.core.progress import silent
     from argosy.formats.onnx_runtime import OnnxRunner
 

@@ -133,6 +133,22 @@ def test_slim_takes_the_widths_of_networks_for_texts(applied, kind):
         assert list(result.chosen.changed["widths"].values()) == ["128 to 96"] * 3
 
 
+@pytest.mark.capability("C2")
+def test_slim_takes_weights_out_of_embeddings_where_there_are_any(trained, applied, kind, tmp_path):
+    if kind == "cnn":
+        path, data = trained
+        asked = [("slim", {"embeddings": 0.5})]
+        result = apply_passes(path, None, data, CompressConfig(epochs=2), TrainConfig(), tmp_path / "work", asked)
+        assert result.chosen is None
+        assert "no embedding can be made smaller: the network has none" in result.says
+        return
+    result = applied(("slim", {"embeddings": 0.5}))
+    changed = result.chosen.changed
+    assert set(changed["embeddings"].values()) <= {"12 rows of 8, of 24 of 32", "24 rows of 8, of 24 of 32"}
+    assert changed["parameters_after"] < changed["parameters_before"]
+    assert result.chosen.size_bytes < result.original.size_bytes
+
+
 @pytest.mark.capability("C3")
 def test_factorize_lowers_the_rank(applied, kind):
     result = applied(("factorize", {"energy": 0.98}))

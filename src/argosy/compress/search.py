@@ -14,6 +14,7 @@ import msgspec
 
 from argosy.compress.candidate import Candidate, Timing
 from argosy.compress.config import CompressConfig
+from argosy.compress.lessons import Lesson
 from argosy.compress.measure import BATCHES, batches_for, compare
 from argosy.compress.passes import LONGER, Bench, Hopeless, Made, Model, Pass, Sketch, SoFar, named_settings
 from argosy.compress.quality import PreparedData, Samples
@@ -21,7 +22,7 @@ from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
 from argosy.compress.sketching import Sketches
 from argosy.compress.table import PASSES
-from argosy.compress.teaching import TRIALS, Lesson
+from argosy.compress.teaching import TRIALS
 from argosy.core.clock import Clock, SystemClock
 from argosy.core.digest import canonical, digest_of, sha256, sha256_file
 from argosy.core.errors import ArgosyError, InvalidInput

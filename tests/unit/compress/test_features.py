@@ -10,8 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from argosy.compress.features import heard, with_features
+from argosy.compress.lessons import Insight, Lesson
 from argosy.compress.passes.learning import taught
-from argosy.compress.teaching import Insight, Lesson, teach
+from argosy.compress.teaching import teach
 from argosy.core.progress import silent
 from argosy.formats.onnx_runtime import OnnxRunner
 from compressed import Stripes, bench_of, one_thread, onnx_of, steady, train

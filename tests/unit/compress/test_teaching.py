@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from argosy.compress import teaching
+from argosy.compress import pace, teaching
+from argosy.compress.lessons import Insight, Lesson, Lessons
 from argosy.compress.passes import Hopeless
 from argosy.compress.quality import Samples
-from argosy.compress.teaching import Lesson, teach
+from argosy.compress.teaching import teach
 from argosy.core.errors import InvalidInput
 from argosy.core.progress import silent
 from argosy.formats.onnx_runtime import OnnxRunner
@@ -144,7 +145,7 @@ def test_every_row_is_read_once_in_an_epoch_and_no_batch_of_one_is_left(tmp_path
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_of(cnn(4), Stripes()))
     bench = bench_of(path, data)
-    lessons = teaching._Lessons(
+    lessons = Lessons(
         bench.runner, bench.samples, bench.samples.train, msgspec.structs.replace(LESSON, batch_size=size)
     )
     batches = list(lessons.epoch(0))
@@ -180,7 +181,7 @@ def test_without_a_number_of_epochs_time_says_how_many(pictures):
 
 
 def test_where_an_epoch_takes_too_long_a_part_of_it_is_learned(pictures, monkeypatch):
-    monkeypatch.setattr(teaching, "_FEWEST_STEPS", 2)
+    monkeypatch.setattr(pace, "_FEWEST_STEPS", 2)
     # A step takes 10 ms, so two of the three of an epoch fit.
     lesson = msgspec.structs.replace(LESSON, epochs=0, seconds=0.021)
     done = taught(student_of(), pictures, lesson)
@@ -195,7 +196,7 @@ def test_a_training_that_turns_out_slower_than_planned_is_made_shorter(pictures,
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(teaching, "time", clock)
+    monkeypatch.setattr(pace, "time", clock)
 
     def after_step(share):
         clock.now += 0.1
@@ -262,7 +263,7 @@ def test_texts_of_like_lengths_share_a_batch_and_are_learned(tmp_path, is_runnin
         return
     assert after > before + 0.2
     lengths = bench.samples.train["attention_mask"].sum(axis=1)
-    lessons = teaching._Lessons(bench.runner, bench.samples, bench.samples.train, lesson)
+    lessons = Lessons(bench.runner, bench.samples, bench.samples.train, lesson)
     spans = [np.ptp(lengths[rows]) for rows in lessons.epoch(0)]
     assert sorted(np.concatenate(list(lessons.epoch(0)))) == list(range(len(lengths)))
     assert max(spans) <= 3, "padding costs as much as words"
@@ -330,9 +331,9 @@ def test_what_is_fastest_here_is_found_without_moving_the_student(pictures, monk
     student = student_of().train()
     before = {name: value.clone() for name, value in student.state_dict().items()}
     threads = torch.get_num_threads()
-    insight = teaching.Insight.of(pictures.runner, pictures.samples, None)
-    lessons = teaching._Lessons(pictures.runner, pictures.samples, pictures.samples.train, LESSON, insight)
-    with teaching._fastest(student, lessons) as (context, step_s):
+    insight = Insight.of(pictures.runner, pictures.samples, None)
+    lessons = Lessons(pictures.runner, pictures.samples, pictures.samples.train, LESSON, insight)
+    with pace.fastest(student, lessons) as (context, step_s):
         assert 0 < step_s < 60
         with context():
             assert torch.isfinite(lessons.loss(student, next(iter(lessons.epoch(0)))))
@@ -350,7 +351,7 @@ def test_how_long_a_step_takes_is_measured_on_a_batch_of_usual_length(tmp_path):
     bench = bench_of(path, data)
     inputs = bench.samples.train
     lengths = inputs["attention_mask"].sum(axis=1)
-    lessons = teaching._Lessons(bench.runner, bench.samples, inputs, LESSON)
+    lessons = Lessons(bench.runner, bench.samples, inputs, LESSON)
     rows, share = lessons.usual()
     costs = [len(batch) * lengths[batch].max() for batch in lessons.epoch(0)]
     assert share == pytest.approx(len(rows) * lengths[rows].max() / np.mean(costs))
@@ -361,5 +362,5 @@ def test_how_long_a_step_takes_is_measured_on_a_batch_of_usual_length(tmp_path):
 def test_the_optimizers_part_of_a_step_leaves_the_student_alone():
     student = student_of()
     before = [p.detach().clone() for p in student.parameters()]
-    assert teaching._update_s(student) > 0
+    assert pace._update_s(student) > 0
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, student.parameters(), strict=True))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from argosy.compress.candidate import Candidate
     from argosy.compress.config import Budget
+    from argosy.compress.lessons import Lesson
     from argosy.compress.quality import Samples
-    from argosy.compress.teaching import Lesson
     from argosy.formats.runner import Answering, Runner
 
 Settings: TypeAlias = dict[str, Any]

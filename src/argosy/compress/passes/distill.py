@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from argosy.compress.candidate import Candidate
+from argosy.compress.lessons import MOST_EPOCHS
 from argosy.compress.passes import LONGER, Bench, Made, Model, Settings, SoFar, float_module, named_settings
 from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.kinds import is_quantized, takes_tokens
@@ -20,7 +21,6 @@ from argosy.compress.passes.normalizing import with_batch_norms
 from argosy.compress.passes.slim import CUTS, parameters, shares, slimmer
 from argosy.compress.passes.stairs import went_well
 from argosy.compress.select import is_settled
-from argosy.compress.teaching import MOST_EPOCHS
 from argosy.core.errors import InvalidInput
 from argosy.train.config import ModelConfig
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from argosy.compress.lessons import Lesson
 from argosy.compress.passes import Bench
-from argosy.compress.teaching import Lesson, teach
+from argosy.compress.teaching import teach
 from argosy.data.text import ATTENTION_MASK
 
 if TYPE_CHECKING:

@@ -26,6 +26,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     time_limit_s: float = math.inf
     """After this, the best so far is taken."""
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it says how small or how fast."""
+        return math.isfinite(self.size_bytes) or math.isfinite(self.latency_p95_s)
+
     def __str__(self) -> str:
         points = f"{self.max_drop * 100:g}"
         parts = [f"at most {points} point{'' if points == '1' else 's'} lost"]

@@ -84,6 +84,19 @@ def test_who_loses_little_beyond_doubt_may_answer_otherwise(candidate, original)
     assert select(original, made, budget(max_drop="0.8pt")).chosen.name == "same answers"
 
 
+def test_with_a_size_or_a_time_asked_for_the_promise_is_kept_more_firmly(candidate, original):
+    made = [
+        candidate("smallest", ratio=0.1, agreement=0.95, drop_high=0.005, drop_surely=0.009),
+        candidate("nearly the same answers", ratio=0.2, agreement=0.992),
+        candidate("small", ratio=0.3, agreement=0.95, drop_high=0.003, drop_surely=0.006),
+    ]
+    assert select(original, made, budget()).chosen.name == "smallest"
+    assert select(original, made, budget(size="1MB")).chosen.name == "small"
+    assert select(original, made, budget(latency_p95="1s")).chosen.name == "small"
+    made[1] = candidate("the same answers", ratio=0.2, agreement=0.995)
+    assert select(original, made, budget(size="1MB")).chosen.name == "the same answers"
+
+
 def test_when_none_is_sure_the_surest_is_taken_and_the_doubt_is_said(candidate, original):
     made = [
         candidate("risky", ratio=0.1, drop=0.005, drop_high=0.03),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-import numpy as np
 
 from argosy.compress.candidate import Candidate
 from argosy.compress.lessons import MOST_EPOCHS
@@ -77,9 +76,8 @@ class Distill:
             and c.quality is not None
             and c.quality.drop <= _PROMISING * so_far.budget.max_drop + 2.0 / max(1, c.quality.items)
         ]
-        bounded = np.isfinite(so_far.budget.size_bytes) or np.isfinite(so_far.budget.latency_p95_s)
         for settings in [*_unsure(model, so_far), *sorted(failed, key=lambda found: sum(found.values()))]:
-            if settings not in done and (not bounded or so_far.keeps(so_far.sketch(settings))):
+            if settings not in done and (not so_far.budget.is_bounded or so_far.keeps(so_far.sketch(settings))):
                 return settings
         return None
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from argosy.compress.candidate import Candidate
 from argosy.compress.passes import Settings, Sketch, SoFar
@@ -76,10 +75,8 @@ def next_cut(so_far: SoFar, *, is_text: bool) -> Settings | None:
     With a bound for size or time that is the least that comes within it. Without one, more while that goes well:
     channels, then blocks; for texts blocks, then everything at once; where that doesn't go, what does alone.
     """
-    budget = so_far.budget
-    is_bounded = np.isfinite(budget.size_bytes) or np.isfinite(budget.latency_p95_s)
     tried = _Tried.of(so_far, "blocks" if is_text else "ratio")
-    return (_bounded if is_bounded else _unbounded)(so_far, tried, is_text=is_text)
+    return (_bounded if so_far.budget.is_bounded else _unbounded)(so_far, tried, is_text=is_text)
 
 
 class _Tried(NamedTuple):

@@ -18,6 +18,9 @@ from argosy.formats.onnx_check import read_model_file
 
 _ENGINES = ("openvino-bf16", "openvino")
 _KNOWN = ("onnxruntime", *_ENGINES)
+# An engine without kernels for a form of graph computes it step by step: dynamic int8 of an encoder ran 3.4 times as
+# long on OpenVINO, in either precision.
+_FOREIGN = 2.0
 
 
 class Optimize:
@@ -41,7 +44,7 @@ class Optimize:
 
     def propose(self, model: Model, so_far: SoFar) -> Settings | None:
         """Try the engines that are installed beside ONNX Runtime; on what was made of the original, those that paid."""
-        if not has_openvino():
+        if not has_openvino() or _has_no_kernels(model, so_far):
             return None
         done = [candidate.recipe[-1][1]["engine"] for candidate in so_far.tried]
         left = [engine for engine in _ENGINES if engine not in done and engine != model.engine]
@@ -65,6 +68,13 @@ class Optimize:
             changed |= {"nodes_before": node_count(content), "nodes_after": node_count(made)}
             content = made
         return Made(onnx=content, engine=asked["engine"], changed=changed)
+
+
+def _has_no_kernels(model: Model, so_far: SoFar) -> bool:
+    """Whether what was tried was so much slower than on ONNX Runtime that another precision won't help."""
+    base = next((c for c in so_far.elsewhere if c.recipe == list(model.recipe) and c.status == "measured"), None)
+    before = base.latency_ratio if base is not None else 1.0
+    return any(c.status == "measured" and c.latency_ratio > _FOREIGN * before for c in so_far.tried)
 
 
 def _pays(engine: str, model: Model, so_far: SoFar) -> bool:

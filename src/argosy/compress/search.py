@@ -6,7 +6,7 @@ quantized in its turn. Every finished try is written down at once, so a killed s
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,17 @@ from argosy.compress.candidate import Candidate, Timing
 from argosy.compress.config import CompressConfig
 from argosy.compress.lessons import Lesson
 from argosy.compress.measure import BATCHES, batches_for, compare
-from argosy.compress.passes import LONGER, Bench, Hopeless, Made, Model, Pass, Sketch, SoFar, named_settings
+from argosy.compress.passes import LONGER, Bench, Hopeless, Model, Pass, Sketch, SoFar, named_settings
 from argosy.compress.quality import PreparedData, Samples
 from argosy.compress.report import CompressResult
 from argosy.compress.select import preference, select
 from argosy.compress.sketching import Sketches
 from argosy.compress.table import PASSES
 from argosy.compress.teaching import TRIALS
+from argosy.compress.tries import Tries, label
 from argosy.core.clock import Clock, SystemClock
-from argosy.core.digest import canonical, digest_of, sha256, sha256_file
-from argosy.core.errors import ArgosyError, InvalidInput
-from argosy.core.files import write_atomic
+from argosy.core.digest import sha256_file
+from argosy.core.errors import InvalidInput
 from argosy.core.progress import Progress, Reporter, silent
 from argosy.data.text import ATTENTION_MASK
 from argosy.formats.onnx_runtime import OnnxRunner
@@ -36,8 +36,6 @@ from argosy.train.config import TrainConfig
 if TYPE_CHECKING:
     from torch import nn
 
-# Changes when a record of an earlier Argosy must not be taken for a result of this one.
-_RECORDS = 3
 # int8 weights are a quarter of float32; what is above four times the size can't come within it any more.
 _BEST_SHRINK = 4.0
 # The same for time: int8 has run at most 4x faster on the networks we measured. One more doubling for safety.
@@ -45,7 +43,6 @@ _BEST_SPEEDUP = 8.0
 _QUICK_S = 0.3
 _FINAL_S = 1.0
 _FINALISTS = 6
-_LONG_S = 3.0
 # What a fine-tuning may take, of texts and of others; one for long takes four times as much. With a limit for all, a
 # share of that.
 _TEXT_TRAINING_S, _TRAINING_S = 180.0, 60.0
@@ -131,7 +128,7 @@ class Search:
         self.config, self.budget, self.samples = config, config.budget(), samples
         batches = batches_for(self.runner, samples.validation)
         self.timing: dict[str, Any] = {} if batches == BATCHES else {"batches": batches}
-        self.work, self.report, self.clock = work, report, clock
+        self.report, self.clock = report, clock
         self.root = Model(path=path, module=None if module is None else lambda: module)
         self.size, self.digest = path.stat().st_size, sha256_file(path)
         self.candidates: list[Candidate] = []
@@ -150,13 +147,8 @@ class Search:
             check_student=self._check_student,
             report=report,
         )
-        self.inputs = {
-            "records": _RECORDS,
-            "original": self.digest,
-            "data": dataset.digest,
-            "lesson": lesson,
-            "seed": config.seed,
-        }
+        inputs = {"original": self.digest, "data": dataset.digest, "lesson": lesson, "seed": config.seed}
+        self.tries = Tries(work, inputs, self.budget.max_drop, lambda runner: self._measured(runner, _QUICK_S), clock)
         self.sketches = Sketches(self.bench, self._measured, self._is_promising, work / "sketch.onnx", self.size)
 
     def explore(self, model: Model) -> None:
@@ -181,7 +173,7 @@ class Search:
                 if not self._fits(step):
                     self.out_of_time = True
                     break
-                child, candidate = self._try(model, step, name, settings)
+                child, candidate = self.tries.make(model, name, settings, self.bench, len(self.candidates))
                 tried.append(candidate)
                 self.candidates.append(candidate)
                 self._tell(candidate)
@@ -197,14 +189,14 @@ class Search:
             step: Pass = PASSES.load(name)()
             if not step.accepts(model):
                 raise InvalidInput(
-                    f"{name} can't be applied to {self.label(model.recipe) or 'this model'}",
+                    f"{name} can't be applied to {label(model.recipe) or 'this model'}",
                     hint="int8 graphs can't be cut, and every pass is applied once: put quantize and optimize last",
                 )
             default = step.default(model)
             if _AMOUNTS & set(settings):
                 default = {key: value for key, value in default.items() if key not in _AMOUNTS}
             asked = {**default, **settings}
-            child, candidate = self._try(model, step, name, asked)
+            child, candidate = self.tries.make(model, name, asked, self.bench, len(self.candidates))
             self.candidates.append(candidate)
             self._tell(candidate)
             if child is None:
@@ -301,83 +293,6 @@ class Search:
             quality=self.samples.own(),
         )
 
-    def _try(self, model: Model, step: Pass, name: str, settings: dict[str, Any]) -> tuple[Model | None, Candidate]:
-        recipe = (*model.recipe, (name, settings))
-        key = digest_of({**self.inputs, "recipe": recipe}).removeprefix("sha256:")[:24]
-        # What was given up with this bound might do with another.
-        stopped = f"{key}-{self.budget.max_drop:g}"
-        known = self._recall(key) or self._recall(stopped)
-        if known is not None:
-            module = _of_file(known.path) if known.changed.get("module") else None
-            found = Model(path=known.path, module=module, recipe=recipe, engine=known.engine)
-            return (found if known.status == "measured" else None), known
-        self.report(Progress(stage="compress", message=f"trying {self.label(recipe)}", done=len(self.candidates)))
-        begun = self.clock.monotonic()
-        try:
-            made = step.apply(model, settings, self.bench)
-            candidate = self._judge(recipe, made, f"{key}.onnx")
-        except Hopeless as news:
-            candidate = self._unfinished(recipe, "stopped", str(news))
-            if news.drop:
-                candidate = msgspec.structs.replace(
-                    candidate, given_up=news.drop, seconds=self.clock.monotonic() - begun
-                )
-                write_atomic(self.work / f"{stopped}.json", canonical(candidate))
-            # Else not written down: with another budget there may be hope, and finding out was cheap.
-            return None, candidate
-        except ArgosyError as error:
-            candidate = self._unfinished(recipe, "failed", error.message)
-        except Exception as error:  # noqa: BLE001 - libraries fail in many ways on users' models; the others may do
-            failed = self._unfinished(recipe, "failed", f"{type(error).__name__}: {str(error)[:300]}")
-            # Not written down: it may have been the machine, not the model.
-            return None, failed
-        candidate = msgspec.structs.replace(candidate, seconds=self.clock.monotonic() - begun)
-        write_atomic(self.work / f"{key}.json", canonical(candidate))
-        if candidate.status != "measured":
-            return None, candidate
-        module = _keeping(made.module)
-        return Model(path=candidate.path, module=module, recipe=recipe, engine=made.engine), candidate
-
-    def _judge(self, recipe: tuple[tuple[str, dict[str, Any]], ...], made: Made, file: str) -> Candidate:
-        runner = load_runner("onnx", made.onnx, engine=made.engine)
-        if [spec.name for spec in runner.signature.inputs] != [spec.name for spec in self.runner.signature.inputs]:
-            return self._unfinished(recipe, "failed", "the compressed model has other inputs than the original")
-        # Answers are the same on all cores; times are taken on one.
-        is_long = self.samples.seconds > _LONG_S
-        quality = self.samples.judge(
-            load_runner("onnx", made.onnx, threads=0, engine=made.engine) if is_long else runner
-        )
-        _, timings = self._measured(runner, _QUICK_S)
-        write_atomic(self.work / file, made.onnx)
-        return Candidate(
-            name=self.label(recipe),
-            recipe=list(recipe),
-            status="measured",
-            file=file,
-            folder=str(self.work),
-            digest=sha256(made.onnx),
-            engine=made.engine,
-            size_bytes=len(made.onnx),
-            size_ratio=len(made.onnx) / self.size,
-            timings=timings,
-            quality=quality,
-            changed={**made.changed, "module": made.module is not None},
-            skipped=made.skipped,
-        )
-
-    def _unfinished(self, recipe: tuple[tuple[str, dict[str, Any]], ...], status: Any, reason: str) -> Candidate:
-        return Candidate(name=self.label(recipe), recipe=list(recipe), status=status, reason=reason)
-
-    def _recall(self, key: str) -> Candidate | None:
-        try:
-            found = msgspec.json.decode((self.work / f"{key}.json").read_bytes(), type=Candidate)
-            found = msgspec.structs.replace(found, folder=str(self.work))
-            if found.status == "measured" and sha256_file(found.path) != found.digest:
-                return None
-        except (OSError, msgspec.DecodeError):
-            return None
-        return found
-
     def _measured(self, runner: Runner, seconds: float) -> tuple[list[Timing], list[Timing]]:
         """Time the original and another, in turns."""
         return compare(self.runner, runner, self.samples.validation, seconds=seconds, clock=self.clock, **self.timing)
@@ -410,10 +325,6 @@ class Search:
         quality = candidate.quality
         return quality is not None and quality.drop <= self.budget.max_drop + 2.0 / quality.items
 
-    def label(self, recipe: Sequence[tuple[str, dict[str, Any]]]) -> str:
-        """Return a recipe in words."""
-        return " + ".join(PASSES.load(name)().label(settings) for name, settings in recipe)
-
     def _tell(self, candidate: Candidate) -> None:
         fitting = [c for c in self.candidates if c.status == "measured" and not c.misses(self.budget)]
         best = min(fitting, key=lambda c: preference(c, self.budget), default=None)
@@ -426,21 +337,6 @@ class Search:
                 values={"best": best.says() if best is not None else "none within the budget yet"},
             )
         )
-
-
-def _keeping(module: "nn.Module | None") -> "Callable[[], nn.Module] | None":
-    return None if module is None else lambda: module
-
-
-def _of_file(path: Path) -> "Callable[[], nn.Module]":
-    """The module of a finished try whose process has died: its file is turned into one."""
-
-    def make() -> "nn.Module":
-        from argosy.formats.onnx_module import to_module
-
-        return to_module(path)
-
-    return make
 
 
 def _turn(step: Pass) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from argosy.compress import search, sketching
+from argosy.compress import search, sketching, tries
 from argosy.compress.candidate import Timing
 from argosy.compress.config import PASS_NAMES, CompressConfig
 from argosy.compress.passes import Made, named_settings
@@ -88,7 +88,7 @@ def world(tmp_path, monkeypatch, blobs, linear_onnx):
                 def load(self, name):
                     return lambda: made[name]
 
-            for room in (search, sketching):
+            for room in (search, sketching, tries):
                 monkeypatch.setattr(room, "PASSES", Table())
 
         def run(self, module=MODULE, clock=None, **asked):

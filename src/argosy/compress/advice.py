@@ -16,6 +16,7 @@ from argosy.compress.passes.graph import traced
 from argosy.compress.passes.kinds import takes_tokens
 from argosy.compress.quality import PreparedData
 from argosy.compress.search import Search
+from argosy.compress.tries import label
 from argosy.core.clock import SystemClock
 from argosy.core.progress import Reporter, silent
 from argosy.core.units import format_size
@@ -100,7 +101,7 @@ def advise(
     for name, settings in _SKETCHED_TEXTS if takes_tokens(search.root) else _SKETCHED:
         sketch = search.sketch(search.root, name, settings)
         if sketch is not None:
-            options.append(_sketched(search.label([(name, settings)]), name, sketch, search.size))
+            options.append(_sketched(label([(name, settings)]), name, sketch, search.size))
     wastes = wasted(search)
     return Advice(
         size_bytes=search.size,

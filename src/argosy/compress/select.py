@@ -25,6 +25,8 @@ _EPSILON = 1e-6
 _AS_GOOD = 1.1
 # From the width of an interval of 97.5 % confidence to one of 99.9 %, by the normal distribution.
 _FIRMER = 3.09 / 1.96
+# What is so many times as small and fast as the chosen one, but in doubt, is told of.
+_WORTH_TELLING = 2.0
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the chosen one keeps the drop with 80 % confidence, not only on the items that were looked at."""
     says: str
     hint: str
+    """What would have to give, or what else could be had."""
 
 
 def select(original: Candidate, candidates: Sequence[Candidate], budget: Budget) -> Selection:
@@ -46,7 +49,8 @@ def select(original: Candidate, candidates: Sequence[Candidate], budget: Budget)
         chosen = _best(fitting, budget)
         sure = is_sure(chosen, budget)
         doubt = "" if sure else "; the validation part is too small to be sure of the drop"
-        return Selection(chosen=chosen, nearest=None, is_sure=sure, says=f"{chosen.says()}{doubt}", hint="")
+        hint = _bolder(chosen, fitting, budget)
+        return Selection(chosen=chosen, nearest=None, is_sure=sure, says=f"{chosen.says()}{doubt}", hint=hint)
     nearest = min(measured, key=lambda c: _distance(c, budget), default=None)
     says, hint = _out_of_reach(original, nearest, candidates, budget)
     return Selection(chosen=None, nearest=nearest, is_sure=False, says=says, hint=hint)
@@ -58,6 +62,18 @@ def _best(fitting: Sequence[Candidate], budget: Budget) -> Candidate:
         return first
     alike = [c for c in fitting if preference(c, budget)[:2] == preference(first, budget)[:2]]
     return min((c for c in alike if c.cost <= _AS_GOOD * first.cost), key=lambda c: (drop_high(c), c.cost))
+
+
+def _bolder(chosen: Candidate, fitting: Sequence[Candidate], budget: Budget) -> str:
+    """Tell of what was left for its doubt alone, and how to have it; empty where nothing was."""
+    found = min((c for c in fitting if is_sure(c, budget)), key=lambda c: c.cost, default=chosen)
+    if found.quality is None or found.cost * _WORTH_TELLING > chosen.cost:
+        return ""
+    return (
+        f"{found.name} ({format_size(found.size_bytes)}, {1 / found.latency_ratio:.1f}x faster) is within the bound, "
+        f"too, but {found.quality.items} samples can't show it beyond doubt: ask for "
+        f'size = "{math.ceil(found.size_bytes / 1000)}KB" to have it, or judge by more data'
+    )
 
 
 def preference(candidate: Candidate, budget: Budget) -> tuple[bool, bool, float, float]:

@@ -97,6 +97,20 @@ def test_with_a_size_or_a_time_asked_for_the_promise_is_kept_more_firmly(candida
     assert select(original, made, budget(size="1MB")).chosen.name == "the same answers"
 
 
+def test_what_is_far_better_but_in_doubt_is_told_of(candidate, original):
+    tiny = candidate("tiny", ratio=0.1, size_ratio=0.05, agreement=0.95, drop_high=0.008, drop_surely=0.02)
+    small = candidate("small", ratio=0.3, size_ratio=0.2, agreement=0.95, drop_high=0.003, drop_surely=0.005)
+    found = select(original, [tiny, small], budget())
+    assert found.chosen.name == "small"
+    assert found.hint.startswith("tiny (")
+    assert "10.0x faster) is within the bound" in found.hint
+    size = found.hint.partition('size = "')[2].partition('"')[0]
+    assert select(original, [tiny, small], budget(size=size)).chosen.name == "tiny"
+    assert select(original, [small], budget()).hint == ""
+    near = candidate("near", ratio=0.3, size_ratio=0.15, agreement=0.95, drop_high=0.008, drop_surely=0.02)
+    assert select(original, [near, small], budget()).hint == ""
+
+
 def test_when_none_is_sure_the_surest_is_taken_and_the_doubt_is_said(candidate, original):
     made = [
         candidate("risky", ratio=0.1, drop=0.005, drop_high=0.03),

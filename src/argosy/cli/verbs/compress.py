@@ -70,6 +70,8 @@ def compress(
     if recipe:
         mark = "on the test part"  # who names passes has asked for no bound
     output.line(f"{result.says}")
+    if result.hint:
+        output.line(f"[dim]{result.hint}[/]")
     output.line(f"[bold]{found}[/]  {main_metrics(evaluation)}  {mark}")
     output.line(f"next: argosy deploy {found}; all that was tried: argosy models report {found} --save report")
     output.result(
@@ -82,6 +84,7 @@ def compress(
             "engine": found.manifest.engine,
             **result.values(),
             "says": result.says,
+            "hint": result.hint,
             "candidates": len(result.candidates),
             "rows": result.rows(),
         }

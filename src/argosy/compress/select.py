@@ -69,10 +69,15 @@ def _bolder(chosen: Candidate, fitting: Sequence[Candidate], budget: Budget) -> 
     found = min((c for c in fitting if is_sure(c, budget)), key=lambda c: c.cost, default=chosen)
     if found.quality is None or found.cost * _WORTH_TELLING > chosen.cost:
         return ""
+    if found.size_bytes < chosen.size_bytes:
+        asked = f'ask for size = "{math.ceil(found.size_bytes / 1000)}KB" to have it, or '
+    elif found.p95_s < chosen.p95_s:
+        asked = f'ask for latency_p95 = "{math.ceil(found.p95_s * 1e6)}us" to have it, or '
+    else:
+        asked = ""
     return (
         f"{found.name} ({format_size(found.size_bytes)}, {1 / found.latency_ratio:.1f}x faster) is within the bound, "
-        f"too, but {found.quality.items} samples can't show it beyond doubt: ask for "
-        f'size = "{math.ceil(found.size_bytes / 1000)}KB" to have it, or judge by more data'
+        f"too, but {found.quality.items} samples can't show it beyond doubt: {asked}judge by more data"
     )
 
 

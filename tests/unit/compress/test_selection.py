@@ -107,6 +107,10 @@ def test_what_is_far_better_but_in_doubt_is_told_of(candidate, original):
     size = found.hint.partition('size = "')[2].partition('"')[0]
     assert select(original, [tiny, small], budget(size=size)).chosen.name == "tiny"
     assert select(original, [small], budget()).hint == ""
+    quick = candidate("quick", ratio=0.05, size_ratio=0.3, p95_s=0.0005, agreement=0.95, drop_surely=0.02)
+    hint = select(original, [quick, small], budget()).hint
+    assert 'latency_p95 = "500us"' in hint
+    assert select(original, [quick, small], budget(latency_p95="500us")).chosen.name == "quick"
     near = candidate("near", ratio=0.3, size_ratio=0.15, agreement=0.95, drop_high=0.008, drop_surely=0.02)
     assert select(original, [near, small], budget()).hint == ""
 

@@ -98,7 +98,7 @@ class Prune:
 
 
 def _is_enough(sparsity: float, so_far: SoFar) -> bool:
-    """Whether so many zeros come within the budget's size and latency."""
+    """Whether so many zeros come within the budget's size and latency; what runs is dense, so its ratio is noise."""
     sketch, budget = so_far.sketch({"sparsity": sparsity}), so_far.budget
     return sketch is not None and sketch.size_bytes <= budget.size_bytes and sketch.p95_s <= budget.latency_p95_s
 

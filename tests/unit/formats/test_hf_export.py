@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 import encoders
@@ -61,6 +62,9 @@ def test_an_encoder_answers_as_transformers_does_alone_and_padded(tmp_path):
     folder = read_folder(path)
     content, tokenizer, found = export(folder)
     assert found.how == "torchscript"
+    # The mask is added as it is: nothing computes it from positions.
+    kinds = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    assert not kinds & {"Range", "Expand", "Where", "ConstantOfShape", "GreaterOrEqual", "Equal"}
     assert found.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert found.width == encoders.WIDTH
     assert found.checks["parity"] < 1e-5
@@ -105,6 +109,33 @@ def test_other_encoders_are_exported_as_well(tmp_path, model_type, kind, changes
     assert found.checks["parity"] < 1e-4
     answers = served(folder, content, tokenizer, found, output="embedding", finish=[Pool()])
     assert np.isfinite(answers).all()
+
+
+def test_a_model_that_reads_an_added_mask_in_another_way_is_given_the_mask_itself(tmp_path, monkeypatch):
+    path = encoders.bert_folder(tmp_path)
+    folder = read_folder(path)
+    plain = hf_export._with_torchscript
+    tried = []
+
+    def _with_torchscript(module, rows, output):
+        tried.append(module.adds_mask)
+        if module.adds_mask:
+            # As a model that knows only masks of tokens: four dimensions are of no use to it.
+            module.model.register_forward_pre_hook(_forgets_mask, with_kwargs=True)
+        else:
+            module.model._forward_pre_hooks.clear()
+        return plain(module, rows, output)
+
+    monkeypatch.setattr(hf_export, "_with_torchscript", _with_torchscript)
+    content, tokenizer, found = export(folder)
+    assert tried == [True, False]
+    answers = served(folder, content, tokenizer, found, output="embedding", finish=[Pool()])
+    np.testing.assert_allclose(answers, original(path, "AutoModel", 20), rtol=0, atol=1e-5)
+
+
+def _forgets_mask(module, positional, named):
+    del module
+    return positional, {name: value for name, value in named.items() if name != "attention_mask"}
 
 
 def test_weights_that_are_not_those_of_the_configuration_are_refused(tmp_path):

@@ -23,6 +23,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float = 1.0
     """p50 divided by the original's, both measured in turns; below 1 is faster."""
     runs: int = 0
+    interrupted: float = 0.0
+    """Share of the runs during which others were given the processor; these count by their processor time."""
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +40,8 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     drop_surely: float = 1.0
     """The same with 97.5 % confidence."""
     seen_drop: float = 0.0
-    """The drop on training samples: says little when it is small, and much when it isn't."""
+    """The drop on training samples, less what the original knows of these by heart: the points by which it is better
+    on them than on the validation part. Says little when it is small, and much when it isn't."""
     agreement: float = 1.0
     """Share of the items with the original's answer."""
     lost: int = 0

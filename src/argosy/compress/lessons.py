@@ -83,6 +83,13 @@ class Insight(msgspec.Struct, frozen=True):
         return Insight(self.answers)
 
 
+def tensor_of(array: np.ndarray) -> "torch.Tensor":
+    """Return an array as a tensor: with its own memory where that may be written to, else with a copy's."""
+    import torch
+
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
 class Lessons:
     """Batches, and how far the student's answers are from the original's."""
 
@@ -99,10 +106,10 @@ class Lessons:
         if self._lengths is None and self.count % lesson.batch_size == 1 < min(self.count, lesson.batch_size):
             self.batches -= 1
         self._outputs = [spec.name for spec in original.signature.outputs]
-        self._y = None if samples.train_y is None else torch.from_numpy(np.ascontiguousarray(samples.train_y))
-        self._soft = None if insight is None else torch.from_numpy(np.ascontiguousarray(insight.answers, np.float32))
+        self._y = None if samples.train_y is None else tensor_of(samples.train_y)
+        self._soft = None if insight is None else tensor_of(insight.answers.astype(np.float32, copy=False))
         features = None if insight is None else insight.features
-        self._features = None if features is None else torch.from_numpy(np.ascontiguousarray(features))
+        self._features = None if features is None else tensor_of(features)
         self._spread = 1.0 if features is None else float(np.var(features, axis=0).mean()) + 1e-12
         self._take: Callable[[], torch.Tensor | None] = lambda: None
 
@@ -143,10 +150,8 @@ class Lessons:
 
     def loss(self, student: "nn.Module", rows: np.ndarray) -> "torch.Tensor":
         """Return the mean loss of a batch."""
-        import torch
-
         given = without_padding({name: array[rows] for name, array in self._inputs.items()})
-        answer = student(*(torch.from_numpy(np.ascontiguousarray(array)) for array in given.values()))
+        answer = student(*(tensor_of(array) for array in given.values()))
         parts = answer if isinstance(answer, tuple) else (answer,)
         outputs = dict(zip(self._outputs, parts, strict=False))
         task = self._samples.task

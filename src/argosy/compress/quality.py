@@ -91,6 +91,8 @@ class Samples:
         self._seen_answers = self.answers(original, self._seen)
         self._seen_points = self._points(self._seen_answers, self._seen_answers, self._seen_y)
         self._original_points = self._points(self._answers, self._answers, self.y)
+        # What the original answers better on samples it has learned than on others, it knows by heart.
+        self._by_heart = max(0.0, float(self._seen_points.mean() - self._original_points.mean()))
 
     def own(self) -> Quality:
         """Return the original's quality, which is what all others are held against."""
@@ -120,7 +122,7 @@ class Samples:
             drop=float(loss.mean()),
             drop_high=drop_high,
             drop_surely=drop_surely,
-            seen_drop=float(seen.mean()),
+            seen_drop=float(seen.mean()) - self._by_heart,
             agreement=float(agrees.mean()),
             lost=int(lost.sum()),
             won=int(won.sum()),
@@ -132,12 +134,13 @@ class Samples:
             return paired_drop(self._original_points > 0, points > 0, confidence)[2]
         return mean_interval(self._original_points - points, confidence)[1]
 
-    def glimpse(self, runner: Answering) -> float:
-        """Return about how much a model loses: the drop on some of the validation part."""
+    def glimpse(self, runner: Answering) -> tuple[float, float]:
+        """Return about how much a model loses, on some of the validation part, and the standard error of that."""
         rows = np.arange(0, len(self._answers), -(-len(self._answers) // _GLIMPSED))
         got = self.answers(runner, {name: array[rows] for name, array in self.validation.items()})
         points = self._points(got, self._answers[rows], None if self.y is None else self.y[rows])
-        return float((self._original_points[rows] - points).mean())
+        lost = self._original_points[rows] - points
+        return float(lost.mean()), float(lost.std() / np.sqrt(len(lost)))
 
     def answers(self, runner: Answering, inputs: Arrays, tell: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Return what is judged for each row: logits, a number, a vector; for running text nats and the next token."""

@@ -13,6 +13,8 @@ from argosy.core.units import format_size, format_time
 
 # Middle tones: each has a contrast of at least 3 on white and on near-black, so one picture serves both themes.
 _TEXT, _GRID, _BEST, _OTHER, _BASE = "#7d8590", "#7d859055", "#2f9e6e", "#4c8dd6", "#c77d2b"
+# The kernel's own threads take the processor now and then on a quiet machine, too.
+_NOISY = 0.25
 
 
 class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,23 @@ class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
     def nearest_values(self) -> dict[str, Any]:
         """Return the same facts about the nearest point, when nothing keeps the budget."""
         return self._facts(self.nearest)
+
+    @property
+    def interrupted(self) -> float:
+        """Share of the runs, of those that the outcome rests on, during which others were given the processor."""
+        last = (candidate for candidate in (self.original, self.chosen or self.nearest) if candidate is not None)
+        timings = [timing for candidate in last for timing in candidate.timings]
+        runs = sum(timing.runs for timing in timings)
+        return sum(timing.interrupted * timing.runs for timing in timings) / runs if runs else 0.0
+
+    def noise(self) -> str:
+        """Tell of other programs that ran meanwhile; empty where they hardly did."""
+        if self.interrupted < _NOISY:
+            return ""
+        return (
+            f"other programs took the processor during {self.interrupted:.0%} of the timed runs; these count without "
+            "what was taken"
+        )
 
     def rows(self) -> list[dict[str, str]]:
         """Return the table, best first: every column is text ready to be shown."""

@@ -53,6 +53,8 @@ _LATENESS = 1.25
 # half a point counts.
 _PATIENCE = dict(zip(TRIALS, (10.0, 6.0, 4.0), strict=True))
 _NOISE = 0.005
+# So many standard errors of what a glance at it tells are to its favour.
+_DOUBT = 2.0
 _BATCH_SIZE = 32
 # Settings that say how much goes: who gives one of them does not also want what the others usually are.
 _AMOUNTS = {"ratio", "blocks", "heads", "embeddings", "sparsity", "threshold"}
@@ -316,8 +318,8 @@ class Search:
 
     def _check_student(self, student: Answering, share: float) -> None:
         """Most of what is lost comes back early in a training."""
-        drop = self.samples.glimpse(student)
-        if drop > _PATIENCE[share] * max(self.budget.max_drop, _NOISE):
+        drop, error = self.samples.glimpse(student)
+        if drop - _DOUBT * error > _PATIENCE[share] * max(self.budget.max_drop, _NOISE):
             raise Hopeless(f"after {share:.0%} of its training it still lost {drop * 100:.1f} points", drop)
 
     def _is_promising(self, candidate: Candidate) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from argosy.compress.lessons import Arrays, Insight, Lesson, Lessons, named
+from argosy.compress.lessons import Arrays, Insight, Lesson, Lessons, named, tensor_of
 from argosy.compress.pace import MOST_NORM, Course, fastest, still
 from argosy.compress.quality import Samples
 from argosy.core.errors import InvalidInput
@@ -164,7 +164,7 @@ class Student:
         """Answer as the student does now."""
         import torch
 
-        given = (torch.from_numpy(np.ascontiguousarray(inputs[spec.name])) for spec in self.signature.inputs)
+        given = (tensor_of(inputs[spec.name]) for spec in self.signature.inputs)
         with torch.no_grad():
             answer = self._student(*given)
         parts = answer if isinstance(answer, tuple) else (answer,)

@@ -239,7 +239,9 @@ def _exported(
             return content, name, checks
         finally:
             module.adds_mask = False
-    raise InvalidInput("the model could not be exported to ONNX; " + "; ".join(dict.fromkeys(said)), code="export_failed")
+    raise InvalidInput(
+        "the model could not be exported to ONNX; " + "; ".join(dict.fromkeys(said)), code="export_failed"
+    )
 
 
 def _with_torchscript(module: Any, rows: Arrays, output: str) -> Any:

@@ -1,5 +1,6 @@
 import io
 
+import msgspec
 import pytest
 
 from argosy.compress.report import CompressResult
@@ -38,6 +39,19 @@ def test_rows_begin_with_the_original_and_the_chosen(result):
 def test_values_say_how_much_faster_and_smaller(result):
     values = result.values()
     assert (values["times_faster"], values["times_smaller"], values["drop_points"]) == (5.0, 10.0, 0.5)
+
+
+def test_a_busy_machine_is_told_of(result):
+    assert result.noise() == ""
+
+    def disturbed(candidate, share):
+        timings = [msgspec.structs.replace(t, runs=100, interrupted=share) for t in candidate.timings]
+        return msgspec.structs.replace(candidate, timings=timings)
+
+    parts = {"original": disturbed(result.original, 0.2), "chosen": disturbed(result.chosen, 0.4)}
+    busy = msgspec.structs.replace(result, **parts)
+    assert busy.interrupted == pytest.approx(0.3)
+    assert busy.noise().startswith("other programs took the processor during 30% of the timed runs")
 
 
 def test_the_picture_is_a_png_that_is_the_same_for_equal_results_and_clear_on_any_ground(result, tmp_path):

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from argosy.compress.passes.graph import blocks_of, pairs_of, remove_block, shrink_pair, traced, without_block
+from argosy.compress.passes.graph import (
+    blocks_of,
+    drop_idle_norms,
+    pairs_of,
+    remove_block,
+    shrink_pair,
+    traced,
+    without_block,
+)
 from argosy.formats.onnx_module import to_module
 from compressed import Sentences, Steps, Stripes, cnn, decoder, encoder, one_thread, onnx_of, weights_of
 
@@ -95,6 +103,35 @@ def test_all_blocks_but_one_can_go_one_after_the_other(text):
         remove_block(graph, found[0])
         assert weights_of(graph) < before
     assert all(torch.isfinite(part).all() for part in answers(graph, rows(data, 4)))
+
+
+def test_norms_that_only_a_norm_reads_go_and_the_last_stays():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 6), *(nn.LayerNorm(6) for _ in range(4)), nn.Linear(6, 2))
+    for norm in module[1:5]:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    graph = traced(module)
+    assert drop_idle_norms(graph) == 3
+    given = torch.randn(5, 6)
+    wanted = module[5](module[4](module[0](given)))
+    assert torch.equal(answers(graph, [given])[0], wanted)
+    assert weights_of(graph) == weights_of(module) - 3 * 12
+
+
+def test_norms_that_something_else_reads_too_stay():
+    class Kept(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.wide = nn.LayerNorm(6), nn.LayerNorm(6), nn.LayerNorm((5, 6))
+
+        def forward(self, x):
+            y = self.first(x)
+            return y + self.wide(self.second(y))
+
+    graph = traced(Kept())
+    assert drop_idle_norms(graph) == 0
+    assert weights_of(graph) == weights_of(Kept())
 
 
 def test_what_is_left_of_a_pair_answers_as_if_the_others_were_zero(text):

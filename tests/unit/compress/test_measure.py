@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from argosy.compress.measure import compare
+from argosy.compress.measure import compare, interruptions
 from argosy.core.clock import FakeClock
 
 
@@ -26,7 +26,7 @@ X = {"x": np.zeros((5, 2), np.float32)}
 def measured(fast=0.001, slow=0.004, **kwargs):
     clock, calls = FakeClock(), []
     original, candidate = Timed(clock, slow, calls), Timed(clock, fast, calls, **kwargs)
-    mine, its = compare(original, candidate, X, seconds=2.0, clock=clock, cpu=clock.monotonic)
+    mine, its = compare(original, candidate, X, seconds=2.0, clock=clock, cpu=clock.monotonic, interrupted=lambda: 0)
     return mine, its, calls
 
 
@@ -43,6 +43,51 @@ def test_a_rare_slow_run_shows_in_p95_and_not_in_p50():
     _, its, _ = measured(every=10, slow_s=0.5)
     assert its[0].p50_s == pytest.approx(0.001 * (1 + 1 / 32))
     assert its[0].p95_s > 0.4
+
+
+def test_a_run_from_which_the_processor_was_taken_counts_by_what_it_computed():
+    clock = FakeClock()
+    neighbour = Neighbour(clock, every=4, slice_s=0.004)
+    runner = Timed(clock, 0.0001, [])
+    runner.run = neighbour.beside(runner.run)
+    clocks = {"clock": clock, "cpu": neighbour.computed, "interrupted": neighbour.slices}
+    (alone, _), _ = compare(runner, runner, X, seconds=2.0, **clocks)
+    assert alone.p95_s == pytest.approx(0.0001 * (1 + 1 / 32))
+    assert alone.interrupted == pytest.approx(0.25, abs=0.03)
+    # Where nobody counts, it is seen as the model's own.
+    (unknown, _), _ = compare(runner, runner, X, seconds=2.0, **{**clocks, "interrupted": lambda: 0})
+    assert unknown.p95_s > 0.004
+    assert unknown.interrupted == 0.0
+
+
+class Neighbour:
+    """Another program, that is given the processor in the middle of so many runs, one after the other."""
+
+    def __init__(self, clock, *, every, slice_s):
+        self.clock, self.every, self.slice_s = clock, every, slice_s
+        self.runs = self.taken = 0
+
+    def beside(self, run):
+        def interrupted(inputs):
+            self.runs += 1
+            if self.runs % self.every == 0:
+                self.taken += 1
+                self.clock.advance(self.slice_s)
+            return run(inputs)
+
+        return interrupted
+
+    def slices(self):
+        return self.taken
+
+    def computed(self):
+        return self.clock.monotonic() - self.taken * self.slice_s
+
+
+def test_the_kernel_counts_what_it_takes():
+    before = interruptions()
+    assert before >= 0
+    assert interruptions() >= before
 
 
 def test_both_run_in_turns_and_each_begins_half_of_the_time():

@@ -9,17 +9,16 @@ from argosy.formats.onnx_runtime import OnnxRunner
 class Fixed:
     """A runner that gives prepared logits for the known inputs."""
 
-    def __init__(self, samples_of, flipped=()):
+    def __init__(self, samples_of, flipped=(), seen=()):
         self.parts = samples_of
-        self.flipped = flipped
+        self.flipped = {len(samples_of.validation_y): flipped, len(samples_of.train_y): seen}
         self.signature = OnnxRunner.load(samples_of.onnx).signature
 
     def run(self, inputs):
         y = np.argmax(inputs["x"], axis=1)
         logits = np.eye(3, dtype=np.float32)[y]
-        if len(y) == len(self.parts.validation_y):
-            for item in self.flipped:
-                logits[item] = np.roll(logits[item], 1)
+        for item in self.flipped.get(len(y), ()):
+            logits[item] = np.roll(logits[item], 1)
         return {"logits": logits}
 
 
@@ -28,7 +27,7 @@ def parts(blobs, linear_onnx):
     class Parts:
         data = blobs(train=90, validation=150)
         onnx = linear_onnx()
-        validation_y = data.prepared("validation")[1]
+        train_y, validation_y = data.prepared("train")[1], data.prepared("validation")[1]
 
     return Parts
 
@@ -53,8 +52,20 @@ def test_a_glimpse_tells_about_the_same_as_the_whole_judgement(parts, blobs, lin
     # One of the three classes is never seen.
     blind = OnnxRunner.load(linear_onnx(np.eye(4, 3) * [1, 1, -9]))
     assert samples.judge(blind).drop > 0.2
-    assert samples.glimpse(blind) == pytest.approx(samples.judge(blind).drop, abs=0.08)
-    assert samples.glimpse(OnnxRunner.load(parts.onnx)) == 0.0
+    drop, error = samples.glimpse(blind)
+    assert drop == pytest.approx(samples.judge(blind).drop, abs=0.08)
+    looked_at = len(range(0, items, -(-items // 128)))
+    assert error == pytest.approx((drop * (1 - drop) / looked_at) ** 0.5)
+    assert samples.glimpse(OnnxRunner.load(parts.onnx)) == (0.0, 0.0)
+
+
+def test_what_the_original_knows_by_heart_is_no_loss_of_a_model_that_does_not(parts):
+    errs = range(60)
+    overfitted, student = Fixed(parts, flipped=errs), Fixed(parts, flipped=errs, seen=range(30))
+    assert Samples(parts.data, overfitted).judge(student).seen_drop == pytest.approx(30 / 90 - 60 / 150)
+    # One that is as good on others has nothing by heart: what is lost there is lost.
+    sound, worse = Fixed(parts), Fixed(parts, seen=range(30))
+    assert Samples(parts.data, sound).judge(worse).seen_drop == pytest.approx(30 / 90)
 
 
 def test_the_bound_widens_with_each_difference_and_with_fewer_items(parts, blobs):

@@ -220,6 +220,17 @@ def test_a_hopeless_draft_is_stopped_before_its_training(world, linear_onnx):
     assert "as long as the original" in world.run().candidates[0].reason
 
 
+@pytest.mark.parametrize(
+    ("told", "status"), [((0.15, 0.01), "stopped"), ((0.15, 0.04), "measured"), ((0.3, 0.04), "stopped")]
+)
+def test_a_student_of_which_a_glance_is_in_doubt_goes_on(world, linear_onnx, monkeypatch, told, status):
+    # Ten points are the patience after a quarter; 15 on few samples may be less than that.
+    monkeypatch.setattr(search.Samples, "glimpse", lambda *_: told)
+    world.passes(slim=[linear_onnx(padding=20_000)])
+    world.made["slim"].students = [linear_onnx()]
+    assert [candidate.status for candidate in world.run().candidates] == [status]
+
+
 def test_a_student_that_learns_too_little_is_given_up_once(world, linear_onnx):
     def run(**asked):
         world.passes(slim=[linear_onnx(padding=20_000)] * 2)

@@ -134,3 +134,88 @@ def test_other_shapes_come_of_the_training_part(tmp_path):
     found = [tuple(array.shape for array in rows.values()) for rows in shaped_rows(bench_of(path, Sentences()))]
     assert len({shape for shapes in found for shape in shapes}) == 4
     assert all(len(set(shapes)) == 1 for shapes in found)
+
+
+class Encoder(nn.Module):
+    """A small BERT of transformers', which makes its own mask; token types are given, or the model's own zeros."""
+
+    def __init__(self, *, takes_types):
+        import transformers
+
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = transformers.BertConfig(**sizes, intermediate_size=32, attn_implementation="eager")
+        self.model = transformers.BertModel(config, add_pooling_layer=False).eval()
+        self.takes_types = takes_types
+
+    def forward(self, input_ids, attention_mask, token_type_ids=None):
+        types = {"token_type_ids": token_type_ids} if self.takes_types else {}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+
+
+def holed(rows, tokens, seed=0, *, takes_types=False):
+    """Texts of which any token may be masked, not only the last ones."""
+    random = np.random.default_rng(seed)
+    mask = random.integers(0, 2, size=(rows, tokens))
+    mask[:, 0] = 1
+    found = {"input_ids": random.integers(1, 40, size=(rows, tokens)), "attention_mask": mask}
+    return found | ({"token_type_ids": random.integers(0, 2, size=(rows, tokens))} if takes_types else {})
+
+
+COMPUTED = ("Range", "Expand", "GreaterOrEqual", "And", "GatherElements", "Equal")
+
+
+@pytest.mark.parametrize("takes_types", [False, True])
+def test_masks_and_kinds_that_transformers_computes_become_a_choice_and_a_row(takes_types):
+    module = Encoder(takes_types=takes_types).eval()
+    runs = [holed(*run["input_ids"].shape, takes_types=takes_types) for run in RUNS]
+    example = {name: torch.from_numpy(array) for name, array in runs[0].items()}
+    content = folded(onnx_bytes(module, example, free_lengths=True))
+    # The rows at hand have no gaps, so that only masks which are drawn can tell.
+    whole = [{**run, "attention_mask": np.ones_like(run["attention_mask"])} for run in runs]
+    made = simplified(content, whole)
+    before, after = kinds(content), kinds(made)
+    assert sum(before[kind] for kind in COMPUTED) >= 5
+    assert not any(after[kind] for kind in COMPUTED)
+    assert after["Gather"] >= 2, "words and positions are looked up as before"
+    assert after.total() < 0.75 * before.total()
+    for rows, tokens in ((1, 1), (1, 2), (4, 30), (9, 5)):
+        given = holed(rows, tokens, seed=tokens, takes_types=takes_types)
+        for want, have in zip(answers(content, given), answers(made, given), strict=True):
+            np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_that_looks_only_back_stays():
+    class Causal(Attention):
+        def forward(self, input_ids, attention_mask):
+            x = self.table(input_ids)
+            places = torch.arange(x.shape[1])
+            seen = (places[None, :] <= places[:, None]) & attention_mask.bool()[:, None, :]
+            added = torch.where(seen, 0.0, -1e9)[:, None]
+            shape = (x.shape[0], x.shape[1], self.heads, x.shape[2] // self.heads)
+            q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.query, self.key, self.value))
+            y = ((q @ k.transpose(2, 3) / 3 + added).softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
+            return self.head(self.norm(self.output(y) + x)[:, -1])
+
+    example = {name: torch.from_numpy(array) for name, array in texts(2, 6).items()}
+    content = folded(onnx_bytes(Causal().eval(), example, free_lengths=True))
+    made = simplified(content, RUNS)
+    assert kinds(made)["LessOrEqual"] == kinds(content)["LessOrEqual"] == 1
+    given = holed(4, 9)
+    np.testing.assert_allclose(answers(made, given)[0], answers(content, given)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_pass_exports_is_simpler_at_once(tmp_path):
+    from argosy.compress.passes.export import exported
+
+    class Classifier(Encoder):
+        def forward(self, input_ids, attention_mask):
+            return super().forward(input_ids, attention_mask)[:, 0, :3]
+
+    module = Classifier(takes_types=False).eval()
+    example = {name: torch.from_numpy(array) for name, array in texts(2, 6).items()}
+    path = tmp_path / "texts.onnx"
+    path.write_bytes(onnx_bytes(module, example, output="logits", free_lengths=True))
+    made = exported(module, bench_of(path, Sentences()))
+    assert not any(kinds(made)[kind] for kind in COMPUTED)

@@ -344,6 +344,27 @@ def test_what_is_fastest_here_is_found_without_moving_the_student(pictures, monk
     assert all(torch.equal(before[name], value) for name, value in student.named_parameters())
 
 
+def test_parts_that_are_mapped_from_files_and_cannot_be_written_to_are_learned_without_a_word(tmp_path, recwarn):
+    class Mapped(Stripes):
+        def prepared(self, split):
+            inputs, y = super().prepared(split)
+            for array in (*inputs.values(), y):
+                array.setflags(write=False)
+            return inputs, y
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_of(cnn(), Mapped()))
+    bench = bench_of(path, Mapped())
+    before = torch.is_warn_always_enabled()
+    recwarn.clear()
+    torch.set_warn_always(True)
+    try:
+        taught(student_of(), bench, msgspec.structs.replace(LESSON, epochs=1))
+    finally:
+        torch.set_warn_always(before)
+    assert not [str(told.message) for told in recwarn if "not writable" in str(told.message)]
+
+
 def test_how_long_a_step_takes_is_measured_on_a_batch_of_usual_length(tmp_path):
     data = Sentences()
     path = tmp_path / "encoder.onnx"

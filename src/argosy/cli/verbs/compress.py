@@ -60,6 +60,8 @@ def compress(
             )
         view(Progress(stage="compress", message="finished", values=result.values()))
     compression_table(output, result.rows(), brief=True)
+    if noise := result.noise():
+        output.line(f"[dim]{noise}[/]")
     if save is not None:
         _save(save, result, found, workspace)
         output.line(f"wrote '{save}'")
@@ -85,6 +87,7 @@ def compress(
             **result.values(),
             "says": result.says,
             "hint": result.hint,
+            "interrupted": result.interrupted,
             "candidates": len(result.candidates),
             "rows": result.rows(),
         }

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from argosy.compress.lessons import tensor_of
 from argosy.compress.passes import Bench
+from argosy.compress.passes.simplify import simplified
 from argosy.data.text import ATTENTION_MASK, without_padding
 from argosy.formats.onnx_export import onnx_bytes
 
@@ -43,9 +45,8 @@ def _training(bench: Bench) -> dict[str, np.ndarray]:
 
 
 def _tensors(rows: dict[str, np.ndarray]) -> "list[torch.Tensor]":
-    import torch
 
-    return [torch.from_numpy(np.ascontiguousarray(array)) for array in without_padding(rows).values()]
+    return [tensor_of(array) for array in without_padding(rows).values()]
 
 
 def shaped_rows(bench: Bench) -> list[dict[str, np.ndarray]]:
@@ -69,10 +70,11 @@ def exported(module: "nn.Module", bench: Bench, *, is_draft: bool = False) -> by
     """Return the module as an ONNX file with the original's names of inputs and outputs."""
     signature = bench.runner.signature
     names = [spec.name for spec in signature.inputs]
-    return onnx_bytes(
+    made = onnx_bytes(
         module,
         dict(zip(names, rows_of(bench, 4), strict=True)),
         output=[spec.name for spec in signature.outputs],
         is_draft=is_draft,
         free_lengths=ATTENTION_MASK in bench.samples.train,
     )
+    return simplified(made, shaped_rows(bench))

@@ -152,6 +152,35 @@ def remove_block(graph: "fx.GraphModule", block: Block) -> None:
     graph.recompile()
 
 
+def drop_idle_norms(graph: "fx.GraphModule") -> int:
+    """Take out, in place, layer norms that only another one of the same width reads; return how many.
+
+    They are left where blocks went that add before they norm, as BERT's do, and one costs a tiny network as much as a
+    layer. The last norm makes of its input the same mean and deviation with them and without.
+    """
+    from torch import nn
+
+    layers = dict(graph.named_modules())
+
+    def norm(node: Any) -> Any:
+        layer = layers.get(str(node.target)) if getattr(node, "op", "") == "call_module" else None
+        return layer if isinstance(layer, nn.LayerNorm) else None
+
+    count = 0
+    for node in graph.graph.nodes:
+        before = node.args[0] if norm(node) is not None and node.args else None
+        while before is not None and norm(before) is not None and len(before.users) == 1:
+            if norm(before).normalized_shape != norm(node).normalized_shape:
+                break
+            count += 1
+            before = before.args[0]
+            node.args = (before, *node.args[1:])
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return count
+
+
 def pairs_of(graph: "fx.GraphModule") -> list[Pair]:
     """Return the pairs of linear layers of which the inner width can shrink."""
     from torch import nn

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from argosy.compress.passes.masks import with_drawn_masks, with_fixed_rows, with_plain_masks
 from argosy.formats.conversion.jobs.recurrent import needed
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def _simplified(content: bytes, runs: Sequence[dict[str, np.ndarray]]) -> bytes:
     model = onnx.load_model_from_string(content)
     changed = _with_sums(model)
     if len(runs) >= _FEWEST_RUNS:
+        runs = with_drawn_masks(runs)
+        changed += with_plain_masks(model, runs[:-1], _values)
+        changed += with_fixed_rows(model, runs[:-1], _values)
         changed += _with_sizes(model, runs[:-1])
     if not changed:
         return content
@@ -77,7 +81,7 @@ def _with_sizes(model: "onnx.ModelProto", runs: Sequence[dict[str, np.ndarray]])
     if not todo:
         return 0
     wanted = list(dict.fromkeys(name for node in todo for name in node.input))
-    seen = [_values(model, wanted, run) for run in runs]
+    seen = _values(model, wanted, runs)
     count = 0
     for node in todo:
         asked = [values[node.input[1]] for values in seen]
@@ -105,23 +109,30 @@ def _sizes(shapes: Sequence[tuple[int, ...]], asked: Sequence[np.ndarray]) -> li
     return found if found.count(-1) <= 1 else None
 
 
-def _values(model: "onnx.ModelProto", names: Sequence[str], run: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return values from inside a run."""
+def _values(
+    model: "onnx.ModelProto", names: Sequence[str], runs: Sequence[dict[str, np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """Return values from inside each run."""
     import onnx
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     given = {value.name for value in (*model.graph.input, *model.graph.output)}
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in given)
-    own = {name: run[name] for name in names if name in run}
-    asked = [name for name in names if name not in own]
-    return own | dict(zip(asked, _session(copy.SerializeToString()).run(asked, run), strict=True))
+    session, found = _session(copy.SerializeToString()), []
+    for run in runs:
+        own = {name: run[name] for name in names if name in run}
+        asked = [name for name in names if name not in own]
+        found.append(own | dict(zip(asked, session.run(asked, run), strict=True)))
+    return found
 
 
 def _agree(before: bytes, after: bytes, runs: Sequence[dict[str, np.ndarray]]) -> bool:
-    wanted = [_session(before).run(None, run) for run in runs]
+    session = _session(before)
+    wanted = [session.run(None, run) for run in runs]
     try:
-        got = [_session(after).run(None, run) for run in runs]
+        session = _session(after)
+        got = [session.run(None, run) for run in runs]
     except Exception:  # noqa: BLE001 - a wrong size fails in whichever operation meets it first
         return False
     pairs = [pair for want, have in zip(wanted, got, strict=True) for pair in zip(want, have, strict=True)]

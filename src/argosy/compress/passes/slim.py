@@ -18,6 +18,7 @@ from argosy.compress.passes.export import exported, rows_of
 from argosy.compress.passes.graph import (
     Block,
     blocks_of,
+    drop_idle_norms,
     flat,
     pairs_of,
     remove_block,
@@ -171,6 +172,7 @@ def _without_blocks(teacher: "nn.Module", share: float, bench: Bench) -> tuple["
             found = blocks_of(student, rows_of(bench, 2))
             if len(found) < 2:
                 break
+    drop_idle_norms(student)
     return student, gone
 
 

@@ -39,7 +39,7 @@ from argosy.compress.search import compress
 from argosy.train.config import TrainConfig
 
 folder = Path(sys.argv[1])
-compress(folder / "model.onnx", None, Data(), CompressConfig(passes=["quantize"]), TrainConfig(), folder / "search")
+compress(folder / "model.onnx", None, Data(), CompressConfig(passes=["quantize"], max_drop="5pt"), TrainConfig(), folder / "search")
 """
 )
 
@@ -85,7 +85,7 @@ def test_a_killed_search_resumes_without_repeating_what_was_finished(folder):
         folder / "model.onnx",
         None,
         namespace["Data"](),
-        CompressConfig(passes=["quantize"]),
+        CompressConfig(passes=["quantize"], max_drop="5pt"),
         TrainConfig(),
         folder / "search",
         lambda news: tries.append(news.message) if news.message.startswith("trying") else None,

@@ -39,7 +39,8 @@ from argosy.compress.search import compress
 from argosy.train.config import TrainConfig
 
 folder = Path(sys.argv[1])
-compress(folder / "model.onnx", None, Data(), CompressConfig(passes=["quantize"], max_drop="5pt"), TrainConfig(), folder / "search")
+config = CompressConfig(passes=["quantize"], max_drop="5pt")
+compress(folder / "model.onnx", None, Data(), config, TrainConfig(), folder / "search")
 """
 )
 

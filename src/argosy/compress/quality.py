@@ -103,6 +103,12 @@ class Samples:
             items=len(self._original_points),
         )
 
+    @property
+    def own_error(self) -> float:
+        """How much the original errs, as a share of one: what it is short of the best value; 0 where there is none."""
+        is_share = self.task in {"classification", "regression"}
+        return max(0.0, 1.0 - float(self._original_points.mean())) if is_share else 0.0
+
     def judge(self, runner: Answering) -> Quality:
         """Judge a candidate on the validation part, beside the original."""
         got = self.answers(runner, self.validation)

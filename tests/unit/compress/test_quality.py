@@ -59,6 +59,11 @@ def test_a_glimpse_tells_about_the_same_as_the_whole_judgement(parts, blobs, lin
     assert samples.glimpse(OnnxRunner.load(parts.onnx)) == (0.0, 0.0)
 
 
+def test_how_much_the_original_errs_is_what_it_is_short_of_the_best(parts):
+    assert Samples(parts.data, Fixed(parts)).own_error == 0.0
+    assert Samples(parts.data, Fixed(parts, flipped=range(30))).own_error == pytest.approx(0.2)
+
+
 def test_what_the_original_knows_by_heart_is_no_loss_of_a_model_that_does_not(parts):
     errs = range(60)
     overfitted, student = Fixed(parts, flipped=errs), Fixed(parts, flipped=errs, seen=range(30))

@@ -231,6 +231,17 @@ def test_a_student_of_which_a_glance_is_in_doubt_goes_on(world, linear_onnx, mon
     assert [candidate.status for candidate in world.run().candidates] == [status]
 
 
+@pytest.mark.parametrize(("own_error", "status"), [(0.1, "measured"), (0.01, "stopped")])
+def test_where_the_original_errs_often_a_student_may_do_so_for_a_while(
+    world, linear_onnx, monkeypatch, own_error, status
+):
+    monkeypatch.setattr(search.Samples, "glimpse", lambda *_: (0.25, 0.0))
+    monkeypatch.setattr(search.Samples, "own_error", own_error)
+    world.passes(slim=[linear_onnx(padding=20_000)])
+    world.made["slim"].students = [linear_onnx()]
+    assert [candidate.status for candidate in world.run().candidates] == [status]
+
+
 def test_a_student_that_learns_too_little_is_given_up_once(world, linear_onnx):
     def run(**asked):
         world.passes(slim=[linear_onnx(padding=20_000)] * 2)
